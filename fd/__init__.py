@@ -1,0 +1,1 @@
+"""Fisher Decorator: flow behaviour policies refined under a Fisher trust region."""

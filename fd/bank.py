@@ -1,0 +1,106 @@
+"""The bank: base actions of every state, drawn once from the frozen flow, so that the ODE leaves the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from fd.agent import Base
+from fd.checkpoint import read_tensors, write_tensors
+from fd.fisher import state_scores
+from fd.flow import base_actions
+from fd.nets import StackedMLP
+from fd.progress import Progress
+from fd.streams import generator
+
+CHUNK = {"cpu": 1024, "cuda": 262144}  # flow inputs of one seed in a pass: within the caches, or enough to fill the GPU
+
+
+@dataclass(frozen=True)
+class Bank:
+    """M base actions of each of R states, for S seeds.
+
+    Attributes:
+        actions: [S, R, M, A].
+        noise: z that each was integrated from, [S, R, M, A].
+        scores: K scores of each state, [S, R, K, A]; None where the metric needs none.
+    """
+
+    actions: Tensor
+    noise: Tensor
+    scores: Tensor | None
+
+    def gather(self, rows: Tensor, samples: Tensor, next_samples: Tensor) -> Base:
+        """What the flow says of the transitions that start at rows [S, B], by the sample numbers [S, B] of s and s'."""
+        seed = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)
+        return Base(
+            act=self.actions[seed, rows, samples],
+            next_act=self.actions[seed, rows + 1, next_samples],
+            noise=self.noise[seed, rows, samples],
+            next_noise=self.noise[seed, rows + 1, next_samples],
+            scores=None if self.scores is None else self.scores[seed, rows],
+        )
+
+
+def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Noise z of the bank, [S, R, M, A] for `shape` (R, M, A); seed s draws from its own stream."""
+    streams = [generator(seed, "bank", 0, device=device) for seed in seeds]
+    return torch.stack([torch.randn(*shape, generator=stream, device=device) for stream in streams])
+
+
+def draw_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, flow_steps: int, label: str) -> Tensor:
+    """Base actions [S, R, M, A] of states obs [R, O], integrated from noise [S, R, M, A]."""
+    seeds, rows, samples, _ = noise.shape
+    actions = torch.empty_like(noise)
+    step = max(CHUNK[obs.device.type] // samples, 1)
+    with Progress(rows, label, unit="states") as progress:
+        for low in range(0, rows, step):
+            part = noise[:, low : low + step]
+            states = obs[low : low + step].repeat_interleave(samples, dim=0).expand(seeds, -1, -1)
+            drawn = base_actions(flow, states, part.flatten(1, 2), steps=flow_steps)
+            actions[:, low : low + step] = drawn.view_as(part)
+            progress.advance(part.shape[1])
+    return actions
+
+
+def kept_actions(
+    flow: StackedMLP, obs: Tensor, noise: Tensor, *, flow_steps: int, label: str, path: Path, key: str
+) -> Tensor:
+    """`draw_actions`, kept in a file for the next method that asks with the same key.
+
+    Args:
+        flow, obs, noise, flow_steps, label: see `draw_actions`.
+        path: the file; what it holds under another key is replaced.
+        key: names all that the actions depend on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            tensors, record = read_tensors(path, obs.device)
+            if record.get("key") == key:
+                return tensors["actions"]
+        actions = draw_actions(flow, obs, noise, flow_steps=flow_steps, label=label)
+        write_tensors(path, {"actions": actions}, {"key": key})
+        return actions
+
+
+def draw_scores(
+    flow: StackedMLP, obs: Tensor, actions: Tensor, seeds: Sequence[int], *, t_eps: tuple[float, float], formula: str
+) -> Tensor:
+    """K scores of every state, [S, R, K, A], at the K base actions [S, R, K, A] and times drawn from the window t_eps."""
+    scores = torch.empty_like(actions)
+    step = max(CHUNK[obs.device.type] // actions.shape[2], 1)
+    streams = [generator(seed, "scores", 0, device=obs.device) for seed in seeds]
+    for low in range(0, obs.shape[0], step):
+        part = actions[:, low : low + step]
+        x0 = torch.stack([torch.randn(part.shape[1:], generator=g, device=obs.device) for g in streams])
+        t = torch.stack([torch.rand(*part.shape[1:3], 1, generator=g, device=obs.device) for g in streams])
+        t = t_eps[0] + (t_eps[1] - t_eps[0]) * t
+        states = obs[low : low + step].expand(len(seeds), -1, -1)
+        scores[:, low : low + step] = state_scores(flow, states, part, x0=x0, t=t, formula=formula)
+    return scores

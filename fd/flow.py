@@ -1,0 +1,46 @@
+"""The behaviour flow: its velocity field, its matching loss and its base actions.
+
+The path is x_t = (1 - t) x0 + t x1 from noise x0 ~ N(0, I) to an action x1 of the data; v(t, s, x) = E[x1 - x0 | x_t = x].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fd.nets import StackedMLP
+
+
+def velocity(flow: StackedMLP, obs: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """v(t, s, x), [S, B, A], for obs [S, B, O], x [S, B, A] and t [S, B, 1] in [0, 1]."""
+    out: Tensor = flow(obs, x, t)
+    return out
+
+
+def matching_loss(flow: StackedMLP, obs: Tensor, act: Tensor, *, x0: Tensor, t: Tensor) -> Tensor:
+    """E |v(t, s, x_t) - (x1 - x0)|^2 over batch and action axes, [S].
+
+    Args:
+        flow: velocity network.
+        obs: [S, B, O].
+        act: x1, actions of the data, [S, B, A].
+        x0: standard normal noise, [S, B, A].
+        t: uniform in [0, 1], [S, B, 1].
+
+    Source: arXiv 2502.02538, flow-matching loss of the behaviour policy.
+    """
+    x_t = (1 - t) * x0 + t * act
+    return (velocity(flow, obs, x_t, t) - (act - x0)).square().mean(dim=(-2, -1))
+
+
+@torch.no_grad()
+def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int) -> Tensor:
+    """Base actions a_b [S, B, A]: `steps` Euler steps of the flow from noise [S, B, A], clipped to [-1, 1].
+
+    They are constants of every loss, hence no gradient.
+    """
+    x = noise
+    for step in range(steps):
+        t = torch.full_like(x[..., :1], step / steps)
+        x = x + velocity(flow, obs, x, t) / steps
+    return x.clamp(-1, 1)

@@ -1,0 +1,72 @@
+"""Stacks of small MLPs: one set of weights per seed (and per critic), one batched matrix product per layer.
+
+A stack has leading axes `lead`, (S,) or (S, E); its input may leave trailing lead axes out (they are broadcast). Every member is
+initialised from its own generator and no operation mixes members, so a seed gives the same numbers alone or among others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm
+
+
+class StackedMLP(nn.Module):
+    """MLPs with GELU (tanh form) and, if asked for, LayerNorm (eps 1e-6) after each hidden activation.
+
+    Args:
+        lead: leading axes of the stack, (S,) or (S, E).
+        widths: input, hidden and output widths.
+        norm: whether hidden layers end in LayerNorm.
+        generators: one per seed; weights are Xavier uniform, biases zero.
+
+    Source: arXiv 2502.02538 (architecture), variance scaling (1, fan_avg, uniform).
+    """
+
+    def __init__(
+        self, lead: tuple[int, ...], widths: Sequence[int], *, norm: bool, generators: Sequence[torch.Generator]
+    ) -> None:
+        super().__init__()
+        self.lead = lead
+        members = math.prod(lead)
+        per_seed = members // len(generators)
+        shapes = list(itertools.pairwise(widths))
+        weights = [torch.stack([_xavier(i, o, g) for g in generators for _ in range(per_seed)]) for i, o in shapes]
+        self.weights = nn.ParameterList(weights)  # [members, in, out]
+        self.biases = nn.ParameterList([torch.zeros(members, 1, o) for _, o in shapes])
+        self.scales = nn.ParameterList([torch.ones(members, 1, o) for _, o in shapes[:-1]] if norm else [])
+        self.shifts = nn.ParameterList([torch.zeros(members, 1, o) for _, o in shapes[:-1]] if norm else [])
+
+    def forward(self, *inputs: Tensor, constant: bool = False) -> Tensor:
+        """Outputs [*lead, B, out] for inputs [*lead', B, width], concatenated along the last axis.
+
+        Args:
+            inputs: lead' is `lead`, or `lead` without its last axis.
+            constant: treat the weights as constants: no gradient reaches them.
+        """
+        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1)
+        if x.dim() == len(self.lead) + 1:
+            x = x.unsqueeze(-3).expand(*self.lead, *x.shape[-2:])
+        x = x.reshape(-1, *x.shape[-2:])
+        last = len(self.weights) - 1
+        for layer in range(last + 1):
+            x = torch.baddbmm(_use(self.biases[layer], constant), x, _use(self.weights[layer], constant))
+            if layer < last:
+                x = gelu(x, approximate="tanh")
+                if self.scales:
+                    x = layer_norm(x, x.shape[-1:], eps=1e-6)
+                    x = torch.addcmul(_use(self.shifts[layer], constant), x, _use(self.scales[layer], constant))
+        return x.view(*self.lead, *x.shape[-2:])
+
+
+def _use(parameter: Tensor, constant: bool) -> Tensor:
+    return parameter.detach() if constant else parameter
+
+
+def _xavier(fan_in: int, fan_out: int, generator: torch.Generator) -> Tensor:
+    bound = math.sqrt(6 / (fan_in + fan_out))
+    return torch.rand(fan_in, fan_out, generator=generator).mul_(2 * bound).sub_(bound)

@@ -1,0 +1,25 @@
+"""The optimiser of stacked parameters: Adam, and clipping that treats every seed by itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def optimiser(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
+    """Adam (betas .9, .999, eps 1e-8) as one fused kernel over the stacked parameters."""
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+
+
+def step(optimiser: torch.optim.Adam, loss: Tensor, parameters: list[nn.Parameter], *, clip: float) -> Tensor:
+    """One step on losses [S]; each seed's gradient is clipped to the global norm `clip` (0: not). Returns the norms [S]."""
+    grads = torch.autograd.grad(loss.sum(), parameters)
+    seeds = loss.shape[0]
+    norm = torch.stack([g.view(seeds, -1).square().sum(dim=1) for g in grads]).sum(dim=0).sqrt()
+    if clip:
+        scale = (clip / (norm + 1e-6)).clamp_max(1)
+        grads = tuple(g * scale.repeat_interleave(g.shape[0] // seeds).view(-1, *[1] * (g.dim() - 1)) for g in grads)
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = grad
+    optimiser.step()
+    return norm

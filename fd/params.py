@@ -1,0 +1,312 @@
+"""params.yaml as strict, frozen models: the one place where hyperparameters are read and checked.
+
+Every key must be known, of the right type and in range; a violation is one line that names its path in the file, the value and
+what is allowed. Nothing here has a default: the file is the whole truth, so that what DVC tracks is what runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from fd.errors import FdError
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+DatasetId = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*-v[0-9]+$")
+]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Cell = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+
+
+T = TypeVar("T")
+
+
+class Strict(BaseModel):
+    """A section of params.yaml: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, raw: Any) -> Any:
+        unknown = [key for key in raw if key not in cls.model_fields] if isinstance(raw, dict) else []
+        if unknown:
+            raise ValueError(f"unknown key {unknown[0]!r}, allowed: {', '.join(cls.model_fields)}")
+        return raw
+
+
+class OgbenchData(Strict):
+    """The published OGBench set of a single task, e.g. `cube-single-play-singletask-task1-v0`."""
+
+    source: Literal["ogbench"]
+    dataset: DatasetName
+
+
+class MinariData(Strict):
+    """A published Minari set. `observation`: keys of a dict observation to concatenate ([] when it is flat)."""
+
+    source: Literal["minari"]
+    dataset: DatasetId
+    observation: tuple[str, ...]
+    reward: Literal["sparse", "dense"]  # sparse: reward - 1, and a success ends the bootstrap
+    score: Literal["success", "return"]
+
+
+class OracleData(Strict):
+    """An OGBench set regenerated with the oracles that the ogbench package ships."""
+
+    source: Literal["generate"]
+    collector: Literal["play", "navigate"]
+    dataset: DatasetName
+    episodes: Count
+    validation_episodes: Count
+    seed: Seed
+
+
+class WaypointData(Strict):
+    """A Minari PointMaze set collected with a noisy waypoint controller, relabelled to one goal."""
+
+    source: Literal["generate"]
+    collector: Literal["waypoint"]
+    dataset: DatasetId
+    environment: Annotated[str, StringConstraints(pattern=r"^PointMaze_[A-Za-z_]+-v3$")]
+    start: Cell  # (row, column) of the maze where evaluation starts
+    goal: Cell  # (row, column) of the goal
+    horizon: Count  # steps of an episode, in the data and in evaluation
+    episodes: Count
+    action_noise: Annotated[float, Field(ge=0, le=5)]  # standard deviation, in units of the action
+    seed: Seed
+    observation: tuple[str, ...]
+    reward: Literal["sparse"]
+
+
+GenerateData = Annotated[OracleData | WaypointData, Field(discriminator="collector")]
+Data = Annotated[OgbenchData | MinariData | GenerateData, Field(discriminator="source")]
+
+
+class Network(Strict):
+    """Shape of every MLP (flow, residual or one-step policy, critics)."""
+
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=1, max_length=8)]
+    flow_steps: Annotated[int, Field(ge=1, le=1000)]  # Euler steps of the flow from noise to base action
+
+
+class Pretrain(Strict):
+    """Flow matching of the behaviour policy."""
+
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    log_every: Count
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> Pretrain:
+        if self.steps % self.log_every:
+            raise ValueError(f"steps: {self.steps} is not a multiple of log_every: {self.log_every}")
+        return self
+
+
+class Refine(Strict):
+    """Critic and policy refinement."""
+
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    discount: Annotated[float, Field(ge=0, lt=1)]
+    tau: Annotated[float, Field(gt=0, le=1)]  # Polyak rate of the target critic
+    q_agg: Literal["mean", "min"]  # over the two critics, in the target
+    normalize_q: bool  # divide the Q term by mean |Q|
+    target_divergence: Positive  # budget of the constraint, in units of mean delta^2
+    alpha: Positive  # weight of FQL's distillation term
+    bank: Annotated[int, Field(ge=0, le=1024)]  # base actions kept for a state; 0: drawn afresh at every step
+    evaluate_every: Count
+    log_every: Count
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> Refine:
+        if self.evaluate_every % self.log_every:
+            raise ValueError(f"evaluate_every: {self.evaluate_every} is not a multiple of log_every: {self.log_every}")
+        if self.steps % self.evaluate_every:
+            raise ValueError(f"steps: {self.steps} is not a multiple of evaluate_every: {self.evaluate_every}")
+        return self
+
+
+class Evaluate(Strict):
+    """Episodes in the simulator at every evaluated step."""
+
+    episodes: Count  # a seed and evaluated step
+    environments: Annotated[int, Field(ge=1, le=4096)]  # simulators alive at a time, all seeds together
+    timeout: Positive  # seconds without an answer after which a simulator counts as hung
+
+
+class Method(Strict):
+    """A method as a set of switches on shared parts."""
+
+    policy: Literal["flow", "residual", "onestep"]  # flow: base actions; residual: T(a) = a + delta; onestep: FQL
+    behaviour: Literal["frozen", "joint"]  # joint: the flow is trained by the same optimiser
+    metric: Literal["identity", "state"]  # of the penalty on delta
+    score: Literal["exact", "velocity"]  # (t v - x) / (1 - t), or the official code's v / (1 - t)
+    t_eps: tuple[Share, Share]  # window from which t is drawn for the score
+    fisher_samples: Annotated[int, Field(ge=1, le=256)]  # K
+    damping: Annotated[float, Field(ge=0, le=1e3)]
+    normalise: Literal["state", "batch", "none"]  # F is divided by its trace / A, of the state or the batch
+    dual: Literal["learned", "fixed"]
+    dual_init: Positive
+    grad_clip: Annotated[float, Field(ge=0)]  # global norm of one seed's gradient; 0: no clipping
+
+    @model_validator(mode="after")
+    def _window(self) -> Method:
+        if self.t_eps[0] > self.t_eps[1]:
+            raise ValueError(f"t_eps: {list(self.t_eps)} is not a window [low, high] with low <= high")
+        return self
+
+
+M = TypeVar("M", bound=Strict)
+
+
+class Task(Strict):
+    """A task: its data, and what it overrides in the sections of the same name."""
+
+    data: Data
+    network: dict[str, Any]
+    pretrain: dict[str, Any]
+    refine: dict[str, Any]
+    evaluate: dict[str, Any]
+
+
+class Download(Strict):
+    """Where published OGBench files are fetched from, first host first."""
+
+    mirrors: tuple[Annotated[str, StringConstraints(pattern=r"^https?://\S+$")], ...]
+    timeout: Positive  # seconds
+
+
+class Report(Strict):
+    """Statistics of the report."""
+
+    final_evaluations: Count  # the score is the mean over the last ones
+    confidence: Share
+    bootstrap: Annotated[int, Field(ge=100, le=10**6)]
+    seed: Seed
+
+
+class Compute(Strict):
+    """How the machine is used; results do not depend on it beyond rounding, so no stage depends on it."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    workers: Annotated[int, Field(ge=1, le=1024)]  # simulator processes
+
+
+class Settings(Strict):
+    """The sections of one task after its overrides."""
+
+    network: Network
+    pretrain: Pretrain
+    refine: Refine
+    evaluate: Evaluate
+
+
+class Params(Strict):
+    """The whole file."""
+
+    suite: Slug
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    tasks: Annotated[dict[Slug, Task], Field(min_length=1)]
+    methods: Annotated[dict[Slug, Method], Field(min_length=1)]
+    network: Network
+    pretrain: Pretrain
+    refine: Refine
+    evaluate: Evaluate
+    download: Download
+    report: Report
+    compute: Compute
+
+    def task(self, name: str) -> Task:
+        """The task of that name; FdError when there is none."""
+        return _pick("tasks", self.tasks, name)
+
+    def method(self, name: str) -> Method:
+        """The method of that name; FdError when there is none."""
+        return _pick("methods", self.methods, name)
+
+    def settings(self, task: str) -> Settings:
+        """The sections `network`, `pretrain`, `refine` and `evaluate` with the overrides of one task applied."""
+        overrides = self.task(task).model_dump(include=set(Settings.model_fields))
+        merged = {name: getattr(self, name).model_dump() | overrides[name] for name in Settings.model_fields}
+        return _validate(Settings, _tuples(merged), f"tasks.{task}")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Params:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} names a seed twice")
+        for task in self.tasks:
+            settings = self.settings(task)
+            evaluations = settings.refine.steps // settings.refine.evaluate_every
+            if evaluations < self.report.final_evaluations:
+                raise ValueError(
+                    f"tasks.{task}.refine: {evaluations} evaluations in {settings.refine.steps} steps, but"
+                    f" report.final_evaluations needs {self.report.final_evaluations}"
+                )
+            self._check_banks(task, settings.refine.bank)
+        return self
+
+    def _check_banks(self, task: str, bank: int) -> None:
+        for name, method in self.methods.items():
+            if method.behaviour == "frozen" and method.metric == "state" and 0 < bank < method.fisher_samples:
+                raise ValueError(
+                    f"tasks.{task}.refine.bank: {bank} base actions a state are fewer than"
+                    f" methods.{name}.fisher_samples: {method.fisher_samples} (allowed: as many or more, or 0)"
+                )
+
+
+def load(path: Path) -> Params:
+    """Params of a file.
+
+    Raises:
+        FdError: the file cannot be read, is not YAML, or breaks a rule of the models above.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FdError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise FdError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise FdError(f"{path}: holds {type(raw).__name__}, allowed: a mapping of sections")
+    return _validate(Params, _tuples(raw), str(path))
+
+
+def _pick(section: str, mapping: dict[str, T], name: str) -> T:
+    if name not in mapping:
+        raise FdError(f"{section}: {name!r} does not exist, allowed: {', '.join(mapping)}")
+    return mapping[name]
+
+
+def _validate(model: type[M], raw: dict[str, Any], place: str) -> M:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        kinds = {"generate", "ogbench", "minari", "play", "navigate", "waypoint"}  # union tags, not keys of the file
+        keys = [str(key) for i, key in enumerate(first["loc"]) if not (i and key in kinds)]
+        told = first["type"] in {"value_error", "missing", "union_tag_invalid"} or isinstance(first["input"], dict)
+        message = first["msg"].removeprefix("Value error, ") + ("" if told else f" (value: {first['input']!r})")
+        raise FdError(": ".join(part for part in (place, ".".join(keys), message[:400]) if part)) from None
+
+
+def _tuples(value: Any) -> Any:
+    """The value with every list as a tuple, which strict models ask for."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

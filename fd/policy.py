@@ -1,0 +1,96 @@
+"""Trained policies: what a run folder holds, loaded to act.
+
+policy = Policy.load(Path("runs/cube-single/fidec"))
+action = policy.act(obs, noise)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fd.agent import act, flow_net, policy_net
+from fd.checkpoint import FLOW, load_net, read_tensors
+from fd.errors import FdError
+from fd.nets import StackedMLP
+from fd.spec import Spec
+
+
+def snapshot_name(step: int) -> str:
+    """File name of the snapshot at a step."""
+    return f"step_{step:09d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The policies of all seeds of a run at one step.
+
+    Attributes:
+        spec: the agent that was trained.
+        seeds: training seeds, in the order of the first axis.
+        step: training step of the snapshot.
+        flow: behaviour flow.
+        net: residual or one-step network.
+    """
+
+    spec: Spec
+    seeds: tuple[int, ...]
+    step: int
+    flow: StackedMLP
+    net: StackedMLP
+
+    @staticmethod
+    def steps(folder: Path) -> list[int]:
+        """Steps of the snapshots in a run folder, in order.
+
+        Raises:
+            FdError: there is none.
+        """
+        found = [re.fullmatch(r"step_(\d{9})\.safetensors", path.name) for path in folder.glob("step_*")]
+        steps = sorted(int(match[1]) for match in found if match)
+        if not steps:
+            raise FdError(f"{folder}: holds no snapshot (step_*.safetensors)")
+        return steps
+
+    @classmethod
+    def load(cls, folder: Path, step: int | None = None, *, device: torch.device | str = "cpu") -> Policy:
+        """The policy of a run folder at a step (default: the last).
+
+        Raises:
+            FdError: there is no such snapshot, or a file is not what it claims to be.
+        """
+        step = cls.steps(folder)[-1] if step is None else step
+        path = folder / snapshot_name(step)
+        tensors, record = read_tensors(path, device)
+        spec = Spec.from_record(record.get("spec"), str(path))
+        seeds = tuple(record["seeds"])
+        flow_path = path if any(name.startswith("flow.") for name in tensors) else folder / FLOW
+        flow_tensors = tensors if flow_path == path else read_tensors(flow_path, device)[0]
+        none = [torch.Generator() for _ in seeds]
+        flow, net = flow_net(spec, none), policy_net(spec, none)
+        for module, source, place, prefix in (
+            (flow, flow_tensors, flow_path, "flow."),
+            (net, tensors, path, "policy."),
+        ):
+            load_net(module, source, prefix, place)
+            module.to(device)
+        return cls(spec, seeds, step, flow, net)
+
+    def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Actions [S, B, A] in [-1, 1] of every seed for obs [S, B, O] or, the same for all seeds, [B, O].
+
+        Args:
+            obs: observations.
+            noise: standard normal, [S, B, A]; drawn if not given.
+        """
+        if obs.dim() == 2:
+            obs = obs.expand(len(self.seeds), -1, -1)
+        if obs.dim() != 3 or obs.shape[0] != len(self.seeds) or obs.shape[2] != self.spec.obs_dim:
+            raise FdError(f"obs: shape {list(obs.shape)}, allowed: [{len(self.seeds)}, B, {self.spec.obs_dim}]")
+        if noise is None:
+            noise = torch.randn(*obs.shape[:2], self.spec.act_dim, device=obs.device)
+        return act(self.spec, self.flow, self.net, obs, noise)

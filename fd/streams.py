@@ -1,0 +1,24 @@
+"""Random streams that depend on nothing but their address: (seed, purpose, block).
+
+A stream needs no state to be saved: a resumed run, a seed trained alone and a seed among others draw the same numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+PURPOSES = ("weights", "pretrain", "bank", "scores", "refine")
+
+
+def generator(seed: int, purpose: str, block: int, *, device: torch.device | str = "cpu") -> torch.Generator:
+    """Generator of one stream on a device.
+
+    Args:
+        seed: training seed, at least 0.
+        purpose: one of PURPOSES.
+        block: number of the stream's block, at least 0.
+        device: where it draws.
+    """
+    state = np.random.SeedSequence([seed, PURPOSES.index(purpose), block]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state[0]) >> 1)
