@@ -1,0 +1,1 @@
+"""Tables, figures and pages made from evaluations; the only code that imports pandas and matplotlib."""

@@ -1,0 +1,95 @@
+"""What a report covers, and the estimates that its tables and figures share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fd.errors import FdError
+from fd.scores import Cell, Evaluations, read
+from fd.stats import Aggregate, Floats, Summary, aggregate, summarise
+
+AGGREGATE = "aggregate"  # its key beside the tasks in metrics.json
+
+
+@dataclass(frozen=True)
+class Task:
+    """Facts of one task of the suite that its results are held against."""
+
+    name: str
+    dataset: str
+    source: str  # generate, ogbench or minari
+    budget: float  # of the constraint: mean penalty allowed
+    steps: tuple[int, ...]  # training steps at which every method is evaluated
+    episodes: int  # of one evaluation of one seed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The grid of a report and its statistics; tables and figures keep the order of its tasks and methods."""
+
+    suite: str
+    tasks: tuple[Task, ...]
+    methods: tuple[str, ...]
+    constrained: tuple[str, ...]  # methods whose displacement has a penalty and a multiplier
+    seeds: tuple[int, ...]
+    final_evaluations: int
+    confidence: float
+    bootstrap: int
+    bootstrap_seed: int
+
+    def percent(self) -> str:
+        """The confidence level as a reader wants it, `95`."""
+        return f"{100 * self.confidence:g}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Evaluations and estimates of every cell (task, method) of the plan, and every method's aggregate."""
+
+    plan: Plan
+    evaluations: dict[tuple[str, str], Evaluations]
+    finals: dict[tuple[str, str], Floats]  # score of every seed, [S]
+    summaries: dict[tuple[str, str], Summary]
+    aggregates: dict[str, Aggregate]
+
+    def curve(self, task: str, method: str) -> list[tuple[int, Summary]]:
+        """(step, summary over seeds) at every evaluated step of a cell."""
+        evaluations = self.evaluations[task, method]
+        columns = evaluations.curve().T
+        steps = evaluations.cell.steps
+        return [(step, summarise(column, self.plan.confidence)) for step, column in zip(steps, columns, strict=True)]
+
+
+def gather(plan: Plan, folder: Path) -> Results:
+    """Results of the evaluations in `folder/<task>/<method>.csv`; only the grid of the plan is looked at.
+
+    Raises:
+        FdError: a task is called like the aggregate, or a cell, seed, evaluation or episode is missing.
+    """
+    if AGGREGATE in [task.name for task in plan.tasks]:
+        raise FdError(f"tasks.{AGGREGATE}: this name is kept for the aggregate over tasks, allowed: any other")
+    cells = [
+        Cell(task.name, method, plan.seeds, task.steps, task.episodes) for task in plan.tasks for method in plan.methods
+    ]
+    evaluations = {(cell.task, cell.method): read(folder, cell) for cell in cells}
+    finals = {key: value.final(plan.final_evaluations) for key, value in evaluations.items()}
+    summaries = {key: summarise(value, plan.confidence) for key, value in finals.items()}
+    aggregates = {}
+    for method in plan.methods:
+        scores = np.stack([finals[task.name, method] for task in plan.tasks], axis=1)  # [S, T]
+        aggregates[method] = aggregate(scores, plan.confidence, repetitions=plan.bootstrap, seed=plan.bootstrap_seed)
+    return Results(plan, evaluations, finals, summaries, aggregates)
+
+
+def leaders(intervals: dict[str, tuple[float, float, float]]) -> set[str]:
+    """Methods with the highest estimate, or whose interval overlaps that of the highest.
+
+    `intervals` is {method: (estimate, low, high)}; without intervals (nan, a single seed) the highest
+    estimates alone.
+    """
+    best = max(estimate for estimate, _, _ in intervals.values())
+    floor = max((low for estimate, low, _ in intervals.values() if estimate == best), default=np.nan)
+    return {method for method, (estimate, _, high) in intervals.items() if estimate == best or high >= floor}

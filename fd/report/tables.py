@@ -1,0 +1,209 @@
+"""Tables of scores as Markdown, CSV and LaTeX, and the metrics that DVC shows and compares."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fd.reference import METHODS, Comparison, Figure
+from fd.report.results import AGGREGATE, Results, leaders
+from fd.report.training import Training
+
+
+@dataclass(frozen=True)
+class Row:
+    """A printed row of the table of scores; `intervals` is empty where there are none."""
+
+    name: str
+    estimates: dict[str, str]
+    intervals: dict[str, str]
+    best: set[str]
+
+
+def caption(results: Results) -> str:
+    """What the numbers of the table of scores are, in one paragraph."""
+    plan = results.plan
+    seeds, final, level = len(plan.seeds), plan.final_evaluations, f"{plan.percent()} %"
+    over = "the last evaluation" if final == 1 else f"the last {final} evaluations"
+    if seeds == 1:
+        text = f"Score in percent over {over}, one seed: no spread and no interval. Bold: the highest of a row."
+    else:
+        text = (
+            f"Score in percent: mean ± standard deviation over {seeds} seeds; a seed's score is its mean over"
+            f" {over}. In brackets: the {level} t-interval of the mean over seeds, which may leave the range of a"
+            " score and has no width where all seeds agree. Last rows: the interquartile mean over all tasks and seeds"
+            f" with its {level} bootstrap interval ({plan.bootstrap} draws of seeds within tasks), and the mean."
+            " Bold: the highest estimate of a row, and every other whose interval overlaps its interval."
+        )
+    made = [task.name for task in plan.tasks if task.source == "generate"]
+    which = "all tasks" if len(made) == len(plan.tasks) else ", ".join(made)
+    return f"{text} Data of {which}: generated here, so no published figure is comparable." if made else text
+
+
+def scores_markdown(results: Results) -> str:
+    """The table of scores, rows tasks and columns methods, without its caption."""
+
+    def cell(row: Row, method: str) -> str:
+        estimate = f"**{row.estimates[method]}**" if method in row.best else row.estimates[method]
+        return f"{estimate}<br>{row.intervals[method]}" if row.intervals else estimate
+
+    methods = results.plan.methods
+    lines = [f"| task | {' | '.join(methods)} |", "|---" + "|---:" * len(methods) + "|"]
+    lines += [f"| {row.name} | {' | '.join(cell(row, method) for method in methods)} |" for row in _rows(results)]
+    return "\n".join(lines) + "\n"
+
+
+def scores_latex(results: Results) -> str:
+    """The table of scores for a paper, with its caption; needs the package booktabs."""
+    methods = results.plan.methods
+    body: list[str] = []
+    for row in _rows(results):
+        values = {method: row.estimates[method].replace(" ± ", r" \pm ") for method in methods}
+        cells = [rf"$\mathbf{{{values[m]}}}$" if m in row.best else f"${values[m]}$" for m in methods]
+        body.append(" & ".join([_escape(row.name), *cells]) + r" \\")
+        if row.intervals:
+            body.append(" & ".join(["", *(rf"{{\scriptsize ${row.intervals[m]}$}}" for m in methods)]) + r" \\")
+        if row.name == results.plan.tasks[-1].name:
+            body.append(r"\midrule")
+    text = _escape(caption(results)).replace("±", r"$\pm$")
+    head = " & ".join(["task", *map(_escape, methods)]) + r" \\"
+    columns = "l" + "r" * len(methods)
+    above = [r"\begin{table}", r"\centering", rf"\caption{{{text}}}", r"\label{tab:scores}"]
+    table = [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join([*above, *table, r"\end{table}", ""])
+
+
+def scores_csv(results: Results) -> str:
+    """One row a cell and two a method's aggregate (IQM and mean), two decimals."""
+    plan = results.plan
+    rows = [
+        {"task": task.name, "method": method, "statistic": "mean", "value": summary.mean, "std": summary.std}
+        | {"low": summary.low, "high": summary.high, "seeds": len(plan.seeds)}
+        for task in plan.tasks
+        for method in plan.methods
+        for summary in [results.summaries[task.name, method]]
+    ]
+    for method, total in results.aggregates.items():
+        shared = {"task": AGGREGATE, "method": method, "seeds": len(plan.seeds)}
+        rows.append(shared | {"statistic": "iqm", "value": total.iqm, "low": total.low, "high": total.high})
+        rows.append(shared | {"statistic": "mean", "value": total.mean})
+    return _csv(pd.DataFrame(rows))
+
+
+def curves_csv(results: Results) -> str:
+    """One row an evaluated step of a cell: the lines of the learning curves."""
+    rows = [
+        {
+            "task": task.name,
+            "method": method,
+            "step": step,
+            "mean": point.mean,
+            "low": point.low,
+            "high": point.high,
+        }
+        for task in results.plan.tasks
+        for method in results.plan.methods
+        for step, point in results.curve(task.name, method)
+    ]
+    return _csv(pd.DataFrame(rows))
+
+
+def metrics_json(results: Results) -> str:
+    """Task -> method -> {mean, std, low, high, seeds: {seed: score}}; aggregate -> method -> {iqm, low, high, mean}.
+
+    Two decimals. What a single seed does not have (std, low, high) is left out.
+    """
+    plan = results.plan
+    metrics: dict[str, dict[str, object]] = {}
+    for task in plan.tasks:
+        metrics[task.name] = {}
+        for method in plan.methods:
+            seeds = zip(plan.seeds, results.finals[task.name, method], strict=True)
+            per_seed = {str(seed): round(float(score), 2) for seed, score in seeds}
+            metrics[task.name][method] = _finite(vars(results.summaries[task.name, method])) | {"seeds": per_seed}
+    metrics[AGGREGATE] = {method: _finite(vars(total)) for method, total in results.aggregates.items()}
+    return json.dumps(metrics, indent=1) + "\n"
+
+
+def published_markdown(results: Results, comparisons: Mapping[str, Comparison]) -> str:
+    """Published figures beside ours where they are comparable, and one line a task that says why or why not."""
+    lines: list[str] = []
+    for task in results.plan.tasks:
+        for figure in comparisons[task.name].figures:
+            method = next(name for name in results.plan.methods if METHODS.get(name) == figure.method)
+            here = results.summaries[task.name, method]
+            seeds = f"{figure.seeds} seeds" if figure.seeds else "seeds not stated"
+            source = f"{figure.source} ({seeds})" + (", at second hand" if figure.secondary else "")
+            ours = _plus_minus(here.mean, here.std)
+            lines.append(f"| {task.name} | {method} | {ours} | {_published(figure)} | {source} |")
+    if lines:
+        lines = ["| task | method | here | published | source |", "|---|---|---:|---:|---|", *lines, ""]
+    notes = [f"- {task.name}: {comparisons[task.name].note}." for task in results.plan.tasks]
+    return "\n".join(lines + notes) + "\n"
+
+
+def constraint_markdown(results: Results, training: Mapping[tuple[str, str], Training]) -> str:
+    """Budget, penalty, displacement and multiplier at the end of training, of methods with a constraint."""
+    lines = [
+        "| task | method | budget | penalty | penalty / budget | mean δ² | multiplier |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for task in results.plan.tasks:
+        for method in results.plan.constrained:
+            end = training[task.name, method].end()
+            numbers = (task.budget, end["penalty"], end["penalty"] / task.budget, end["delta2"], end["dual"])
+            lines.append(f"| {task.name} | {method} | {' | '.join(f'{number:.3g}' for number in numbers)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(results: Results) -> list[Row]:
+    plan = results.plan
+    rows = []
+    for task in plan.tasks:
+        cells = {method: results.summaries[task.name, method] for method in plan.methods}
+        rows.append(_row(task.name, {m: (cell.mean, cell.low, cell.high, cell.std) for m, cell in cells.items()}))
+    totals = results.aggregates
+    rows.append(
+        _row("all tasks, IQM", {m: (total.iqm, total.low, total.high, math.nan) for m, total in totals.items()})
+    )
+    means = {method: f"{total.mean:.1f}" for method, total in totals.items()}
+    return [*rows, Row("all tasks, mean", means, {}, set())]
+
+
+def _row(name: str, cells: Mapping[str, tuple[float, float, float, float]]) -> Row:
+    """Row of {method: (estimate, low, high, spread)}."""
+    estimates = {method: _plus_minus(estimate, spread) for method, (estimate, _, _, spread) in cells.items()}
+    intervals = {m: f"[{low:.1f}, {high:.1f}]" for m, (_, low, high, _) in cells.items() if not math.isnan(low)}
+    return Row(name, estimates, intervals, leaders({method: cell[:3] for method, cell in cells.items()}))
+
+
+def _plus_minus(mean: float, spread: float | None) -> str:
+    return f"{mean:.1f}" if spread is None or math.isnan(spread) else f"{mean:.1f} ± {spread:.1f}"
+
+
+def _published(figure: Figure) -> str:
+    return f"{figure.mean:g}" if figure.spread is None else f"{figure.mean:g} ± {figure.spread:g}"
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, object]:
+    return {key: round(value, 2) for key, value in values.items() if math.isfinite(value)}
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, float_format="%.2f", lineterminator="\n")
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")

@@ -1,0 +1,106 @@
+"""The published figures as they are stored, and the rule for when one may stand beside ours."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fd.errors import FdError
+from fd.reference import METHODS, PROTOCOL_COLUMNS, SCORE_COLUMNS, Setting, compare, load
+
+FOLDER = Path(__file__).parent.parent / "reference"
+TASK1 = Setting("cube-single-play-singletask-task1-v0", "ogbench", (800000, 900000, 1000000), 50, "post")
+ALL = tuple(METHODS)
+
+
+def test_same_data_and_protocol_are_comparable() -> None:
+    comparison = compare(load(FOLDER), TASK1, ["bc", "fql", "fidec"])
+    assert [(figure.method, figure.mean, figure.spread) for figure in comparison.figures] == [("FQL", 97, 2)]
+    assert comparison.figures[0].source == "FQL paper, arXiv 2502.02538, Table 3"
+    assert comparison.note == "published figures of the same data and protocol"
+
+
+def test_other_methods_of_the_table() -> None:
+    comparison = compare(load(FOLDER), TASK1, ALL)
+    assert {figure.method for figure in comparison.figures} == {"FQL", "IFQL", "IQL", "ReBRAC"}
+
+
+def test_bc_of_the_papers_is_another_method() -> None:
+    comparison = compare(load(FOLDER), TASK1, ["bc"])
+    assert comparison.figures == () and comparison.note == "no published figure for these methods"
+
+
+def test_pixel_tasks_have_their_own_steps() -> None:
+    pixels = replace(TASK1, dataset="visual-" + TASK1.dataset, final_steps=(300000, 400000, 500000))
+    assert [figure.mean for figure in compare(load(FOLDER), pixels, ["fql"]).figures] == [81]
+    assert compare(load(FOLDER), replace(pixels, final_steps=TASK1.final_steps), ["fql"]).figures == ()
+
+
+def test_timing_of_the_reward_is_told() -> None:
+    comparison = compare(load(FOLDER), replace(TASK1, success_timing="pre"), ["fql"])
+    assert len(comparison.figures) == 1
+    assert comparison.note.endswith("their rewards have success_timing post, ours pre")
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"source": "generate"}, "a regenerated, smaller set, not the published one of that name: no published figure"),
+        ({"final_steps": (1000000,)}, "no published figure has this protocol (50 episodes at steps 1000000)"),
+        ({"final_steps": (15000, 20000, 25000)}, "no published figure has this protocol"),
+        ({"episodes": 20}, "no published figure has this protocol (20 episodes at steps 800000, 900000, 1000000)"),
+        ({"dataset": "cube-single-play-v0"}, "there is no published figure for this data set"),
+        ({"dataset": "D4RL/antmaze/umaze-v1", "source": "minari"}, "there is no published figure for this data set"),
+        ({"dataset": "antmaze-umaze-v2", "source": "minari"}, "no published figure has this protocol"),
+        ({"source": "generate", "dataset": "fd/pointmaze/umaze-v0"}, "there is no published figure for this data set"),
+    ],
+)
+def test_anything_else_is_not_comparable(change: dict[str, object], note: str) -> None:
+    comparison = compare(load(FOLDER), replace(TASK1, **change), ALL)
+    assert comparison.figures == () and note in comparison.note
+
+
+def test_stored_figures() -> None:
+    reference = load(FOLDER)
+    assert len(reference.figures) == 918
+    assert not any(figure.secondary for figure in reference.figures)  # second-hand figures are of families only
+    assert {figure.method for figure in reference.figures} >= {"FQL", "IFQL", "IQL", "ReBRAC"}
+    sources = {figure.source for figure in reference.figures}
+    assert {protocol.source for protocol in reference.protocols} <= sources
+
+
+def test_stored_settings_are_yaml() -> None:
+    values = yaml.safe_load((FOLDER / "hyperparameters.yaml").read_text())
+    assert values["FQL"]["alpha"]["cube-single"] == 300
+
+
+SCORE = "FQL,task,x-v0,offline,97,2,std,8,paper,primary"
+PROTOCOL = "paper,*,100 200,50,post"
+
+
+@pytest.mark.parametrize(
+    ("scores", "protocols", "message"),
+    [
+        (SCORE.replace("97", "high"), PROTOCOL, "scores.csv:2: 'high' is not a number"),
+        (SCORE.replace(",2,", ",wide,"), PROTOCOL, "scores.csv:2: 'wide' is not a number"),
+        (SCORE.removesuffix(",primary"), PROTOCOL, "scores.csv:2: 10 values are needed"),
+        (SCORE + ",more", PROTOCOL, "scores.csv:2: 10 values are needed"),
+        (SCORE, PROTOCOL.replace("100", "some"), "protocols.csv:2: 'some' is not a number"),
+        (SCORE, PROTOCOL.replace("50", ""), "protocols.csv:2: '' is not a number"),
+    ],
+)
+def test_broken_tables_are_named(tmp_path: Path, scores: str, protocols: str, message: str) -> None:
+    (tmp_path / "scores.csv").write_text(",".join(SCORE_COLUMNS) + f"\n{scores}\n")
+    (tmp_path / "protocols.csv").write_text(",".join(PROTOCOL_COLUMNS) + f"\n{protocols}\n")
+    with pytest.raises(FdError, match=re.escape(message)):
+        load(tmp_path)
+
+
+def test_missing_table_and_column(tmp_path: Path) -> None:
+    with pytest.raises(FdError, match=r"scores\.csv: cannot be read: No such file"):
+        load(tmp_path)
+    (tmp_path / "scores.csv").write_text("method,mean\n")
+    with pytest.raises(FdError, match=r"scores\.csv: columns 'method,mean', allowed: 'method,scope"):
+        load(tmp_path)
