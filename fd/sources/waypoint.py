@@ -1,0 +1,200 @@
+"""A Minari PointMaze set, collected by a noisy waypoint controller that walks between random cells.
+
+The controller is imperfect on purpose: its gains differ from episode to episode and its actions are noisy, so
+that there is something to improve upon. The set is relabelled to one goal, and its evaluation environment has
+that goal and one start.
+"""
+
+from collections import deque
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
+from numpy.typing import NDArray
+
+from fd.environments import make, register, temporary_files_removed
+from fd.errors import FdError
+from fd.sources.minari import root_at
+from fd.sources.shards import Episode
+
+Cell = tuple[int, int]
+
+# Ranges of the gains, drawn log-uniformly: action = position gain * way to go - velocity gain * velocity.
+POSITION_GAIN = (1.5, 10.0)
+VELOCITY_GAIN = (0.25, 1.5)
+SUCCESS_RADIUS = 0.45  # of the environments' own sparse reward
+
+
+class WaypointCollector:
+    """Collects walks in one maze."""
+
+    def __init__(self, environment: str, horizon: int, action_noise: float) -> None:
+        """Make the environment.
+
+        Args:
+            environment: id of a PointMaze environment.
+            horizon: steps of an episode.
+            action_noise: standard deviation of the noise on each action, which is clipped to [-1, 1].
+        """
+        self._env = make(maze_spec(environment, horizon))
+        unwrapped: Any = self._env.unwrapped
+        self._maze = unwrapped.maze
+        self._action_noise = action_noise
+        self._ways = {goal: distances(self._maze.maze_map, goal) for goal in self._cells()}
+
+    def _cells(self) -> list[Cell]:
+        """Free cells of the maze."""
+        maze_map = self._maze.maze_map
+        return [(i, j) for i, row in enumerate(maze_map) for j, cell in enumerate(row) if cell != 1]
+
+    def __call__(self, seed: np.random.SeedSequence) -> Episode:
+        """Collect one episode: observation [T + 1, 4] (position, velocity) and actions [T, 2]."""
+        random = np.random.default_rng(seed)
+        cells = list(self._ways)
+        position_gain, velocity_gain = (
+            np.exp(random.uniform(*np.log(bounds))) for bounds in (POSITION_GAIN, VELOCITY_GAIN)
+        )
+        start, goal = random.choice(len(cells), size=2, replace=False)
+        row, _ = self._env.reset(seed=int(random.integers(2**31)), options={"reset_cell": np.array(cells[start])})
+        observations, actions = [row["observation"]], []
+        truncated = False
+        while not truncated:
+            position, velocity = np.split(observations[-1], 2)
+            if np.linalg.norm(self._centre(cells[goal]) - position) <= SUCCESS_RADIUS:
+                goal = random.choice(np.delete(np.arange(len(cells)), goal))
+            way = self._waypoint(position, cells[goal]) - position
+            action = position_gain * way - velocity_gain * velocity + self._action_noise * random.standard_normal(2)
+            actions.append(np.clip(action, -1, 1).astype(np.float32))
+            row, _, _, truncated, _ = self._env.step(actions[-1])
+            observations.append(row["observation"])
+        return {"observation": np.array(observations), "actions": np.array(actions)}
+
+    def _centre(self, cell: Cell) -> NDArray[np.float64]:
+        """Position of a cell's centre."""
+        centre: NDArray[np.float64] = self._maze.cell_rowcol_to_xy(np.array(cell))
+        return centre
+
+    def _waypoint(self, position: NDArray[np.float64], goal: Cell) -> NDArray[np.float64]:
+        """Centre of the next cell on a shortest way to the goal, or of the goal itself."""
+        way = self._ways[goal]
+        i, j = (int(index) for index in self._maze.cell_xy_to_rowcol(position))
+        nearer = [cell for cell in _neighbours((i, j)) if way.get(cell, np.inf) < way.get((i, j), np.inf)]
+        return self._centre(nearer[0] if nearer else goal)
+
+
+def distances(maze_map: list[list[Any]], goal: Cell) -> dict[Cell, int]:
+    """Number of moves from each cell that is connected to the goal, by breadth-first search."""
+    found = {goal: 0}
+    queue = deque([goal])
+    while queue:
+        cell = queue.popleft()
+        for i, j in _neighbours(cell):
+            if (i, j) not in found and maze_map[i][j] != 1:
+                found[i, j] = found[cell] + 1
+                queue.append((i, j))
+    return found
+
+
+def _neighbours(cell: Cell) -> list[Cell]:
+    """The four cells beside one; mazes have a closed wall around, so none lies outside."""
+    i, j = cell
+    return [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
+
+
+def maze_spec(environment: str, horizon: int) -> EnvSpec:
+    """Spec of a PointMaze whose episodes end only after `horizon` steps.
+
+    Raises:
+        FdError: there is no such environment.
+    """
+    register()
+    try:
+        spec = deepcopy(gymnasium.spec(environment))  # the registry hands out its own object
+    except gymnasium.error.Error:
+        raise FdError(f"environment: '{environment}' does not exist in gymnasium-robotics") from None
+    spec.kwargs |= {"continuing_task": True, "reset_target": False}
+    spec.max_episode_steps = horizon
+    return spec
+
+
+def evaluation_spec(environment: str, horizon: int, *, start: Cell, goal: Cell) -> EnvSpec:
+    """Spec of the same maze with one start and one goal cell, whose episodes end at the goal.
+
+    Raises:
+        FdError: a cell is not free, the two are the same, or no way leads from one to the other.
+    """
+    spec = maze_spec(environment, horizon)
+    maze_map = [[1 if cell == 1 else 0 for cell in row] for row in spec.kwargs["maze_map"]]
+    free = [(i, j) for i, row in enumerate(maze_map) for j, cell in enumerate(row) if cell == 0]
+    for key, cell in (("start", start), ("goal", goal)):
+        if cell not in free:
+            allowed = ", ".join(f"[{i}, {j}]" for i, j in free)
+            raise FdError(f"{key}: {list(cell)} is no free cell of {environment}, allowed: {allowed}")
+    if start == goal or start not in distances(maze_map, goal):
+        raise FdError(f"goal: {list(goal)} cannot be walked to from start {list(start)} in {environment}")
+    for (i, j), mark in ((start, "r"), (goal, "g")):
+        maze_map[i][j] = mark  # type: ignore[call-overload]
+    spec.kwargs |= {"maze_map": maze_map, "continuing_task": False}
+    spec.additional_wrappers = (WrapperSpec("FixedGoal", "fd.environments:FixedGoal", {}),)
+    return spec
+
+
+def goal_of(evaluate: EnvSpec) -> NDArray[np.float64]:
+    """Return the centre of the goal cell of an evaluation environment."""
+    env = make(evaluate)
+    unwrapped: Any = env.unwrapped
+    (goal,) = unwrapped.maze.unique_goal_locations
+    env.close()
+    return np.asarray(goal)
+
+
+def write(root: Path, dataset: str, episodes: list[Episode], *, collect: EnvSpec, evaluate: EnvSpec) -> None:
+    """Write episodes as a Minari set, relabelled to the goal of the evaluation environment.
+
+    Args:
+        root: folder of Minari sets.
+        dataset: id of the set.
+        episodes: as the collector returns them.
+        collect: spec of the collecting environment.
+        evaluate: spec of the evaluation environment.
+    """
+    import minari
+
+    goal = goal_of(evaluate)
+    buffers = [_relabelled(episode, goal) for episode in episodes]
+    with root_at(root), temporary_files_removed():
+        minari.create_dataset_from_buffers(
+            dataset,
+            buffers,
+            env=collect,
+            eval_env=evaluate,
+            algorithm_name="noisy waypoint controller",
+            author="fd",
+            author_email="",
+            code_permalink="fd/sources/waypoint.py",
+            description="Walks between random cells, relabelled to one goal",
+            data_format="hdf5",
+        )
+
+
+def _relabelled(episode: Episode, goal: NDArray[np.float64]) -> Any:
+    """An episode in Minari's form, with the reward that its environment gives for this goal."""
+    from minari.data_collector import EpisodeBuffer
+
+    observation, steps = episode["observation"], len(episode["actions"])
+    achieved = observation[:, :2]
+    reached = np.linalg.norm(achieved[1:] - goal, axis=-1) <= SUCCESS_RADIUS
+    return EpisodeBuffer(
+        observations={
+            "observation": observation,
+            "achieved_goal": achieved,
+            "desired_goal": np.tile(goal, (steps + 1, 1)),
+        },
+        actions=episode["actions"],
+        rewards=reached.astype(np.float64),
+        terminations=np.zeros(steps, np.bool_),
+        truncations=np.arange(1, steps + 1) == steps,
+    )

@@ -1,0 +1,32 @@
+"""How every stage runs as a program: its Typer app, its common options, a user's mistakes as one line instead of a traceback."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd.errors import FdError
+
+TaskOption = Annotated[str, typer.Option(help="Name of a task in the file of settings.")]
+MethodOption = Annotated[str, typer.Option(help="Name of a method in the file of settings.")]
+ParamsOption = Annotated[Path, typer.Option("--params", help="The file of settings.")]
+
+
+def main(app: typer.Typer) -> None:
+    """Run the app; an FdError or a full disk becomes one line on stderr and exit code 2."""
+    try:
+        app()
+    except FdError as error:
+        message = str(error)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        message = f"{error.filename or 'disk'}: no space left on the device"
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

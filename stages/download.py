@@ -1,0 +1,36 @@
+"""Stage `download`: the source named in the settings -> data/<task>: transitions and a manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd import params, scratch
+from fd.errors import FdError
+from fd.sources.prepare import Job, prepare, versions
+from stages.command import ParamsOption, TaskOption, main
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    task: TaskOption,
+    params_file: ParamsOption = Path("params.yaml"),
+    out: Annotated[Path, typer.Option(help="Folder of the data folders.")] = Path("data"),
+) -> None:
+    """Download or generate the set of a task and convert it; writes data/<task>."""
+    settings = params.load(params_file)
+    data = settings.task(task).data
+    work = scratch.folder("download", task, data.model_dump(), versions())
+    job = Job(f"download {task}", settings.download, settings.compute.workers, work)
+    try:
+        prepare(data, out / task, job)
+    except FdError as error:
+        raise FdError(f"tasks.{task}.data: {error}") from error
+
+
+if __name__ == "__main__":
+    main(app)

@@ -1,0 +1,458 @@
+"""Collection in processes, the collectors, and the conversion of both formats."""
+
+import http.server
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from counting import run
+
+from fd.errors import FdError
+from fd.params import Data, Download, MinariData, OgbenchData, OracleData, WaypointData
+from fd.sources import generate, minari, ogbench, play, waypoint
+from fd.sources.prepare import Job, prepare
+from fd.transitions import load, read_manifest
+
+NO_DOWNLOAD = Download(mirrors=(), timeout=1.0)
+NAVIGATE = OracleData(
+    source="generate",
+    collector="navigate",
+    dataset="pointmaze-medium-navigate-singletask-task1-v0",
+    episodes=3,
+    validation_episodes=1,
+    seed=0,
+)
+PLAY = NAVIGATE.model_copy(
+    update={"collector": "play", "dataset": "cube-single-play-singletask-task1-v0", "episodes": 1}
+)
+WAYPOINT = WaypointData(
+    source="generate",
+    collector="waypoint",
+    dataset="fd/pointmaze/umaze-waypoint-v0",
+    environment="PointMaze_UMaze-v3",
+    start=(3, 1),
+    goal=(1, 1),
+    horizon=200,
+    episodes=5,
+    action_noise=0.5,
+    seed=0,
+    observation=("observation",),
+    reward="sparse",
+)
+
+
+def made(data: Data, folder: Path, workers: int = 2) -> Path:
+    """The data folder of a set."""
+    prepare(data, folder / "data", Job("test", NO_DOWNLOAD, workers, folder / "scratch"))
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def navigated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A regenerated OGBench set."""
+    return made(NAVIGATE, tmp_path_factory.mktemp("navigate"))
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Minari set of walks."""
+    return made(WAYPOINT, tmp_path_factory.mktemp("waypoint"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Bytes of all files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_episodes_come_in_order(tmp_path: Path) -> None:
+    assert run(tmp_path, [5, 3, 1, 4, 2]) == [5, 3, 1, 4, 2]
+    assert multiprocessing.active_children() == []
+
+
+def test_a_stopped_collection_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, [1, 2, 66], workers=1)
+    assert multiprocessing.active_children() == []
+    assert sorted(path.name for path in (tmp_path / "episodes").iterdir()) == ["000000.npz", "000001.npz"]
+    (tmp_path / "episodes" / ".000002.npz").write_bytes(b"half")
+    assert run(tmp_path, [1, 2, 3], workers=1) == [1, 2, 3]
+    assert {path.name: len(path.read_text().splitlines()) for path in (tmp_path / "traces").iterdir()} == {
+        "1": 1, "2": 1, "3": 1, "66": 1,
+    }  # fmt: skip
+
+
+def test_a_dead_process_is_one_line_and_no_other_is_left(tmp_path: Path) -> None:
+    with pytest.raises(FdError, match="a collecting process died with exit code 3"):
+        run(tmp_path, [77, 88])
+    assert multiprocessing.active_children() == []
+
+
+def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from counting import run\n"
+        "if __name__ == '__main__': run(Path(sys.argv[1]), list(range(1000, 9000)))\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.DEVNULL
+    )
+    pids: set[int] = set()
+    deadline = time.monotonic() + 30
+    while len(pids) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        pids = {int(pid) for path in tmp_path.glob("traces/*") for pid in path.read_text().split()}
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert len(pids) == 2
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("data", [NAVIGATE, WAYPOINT], ids=["navigate", "waypoint"])
+def test_a_generated_set_is_the_same_bytes(data: Data, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert contents(made(data, first, workers=1)) == contents(made(data, second, workers=2))
+    assert not (first / "scratch").exists()
+
+
+def test_another_seed_is_another_set(navigated: Path, tmp_path: Path) -> None:
+    other = made(NAVIGATE.model_copy(update={"seed": 1}), tmp_path)
+    assert not np.array_equal(load(navigated).observations, load(other).observations)
+
+
+def test_regenerated_set_is_what_ogbench_itself_reads(navigated: Path) -> None:
+    import ogbench as suite
+
+    env, expected, validation = suite.make_env_and_datasets(
+        NAVIGATE.dataset, dataset_path=str(navigated / "regenerated" / "pointmaze-medium-navigate-v0.npz")
+    )
+    env.close()
+    arrays = load(navigated)
+    going = ~arrays.ends
+    assert len(validation["rewards"]) == 1000
+    assert (arrays.ends.sum(), going.sum()) == (3, 3000)
+    np.testing.assert_array_equal(arrays.observations[going], expected["observations"])
+    np.testing.assert_array_equal(arrays.observations[np.flatnonzero(going) + 1], expected["next_observations"])
+    np.testing.assert_allclose(arrays.actions[going], expected["actions"], atol=1.1e-5)
+    np.testing.assert_array_equal(arrays.rewards[going], expected["rewards"])
+    np.testing.assert_array_equal(arrays.masks[going], expected["masks"])
+    assert (arrays.masks == 0).sum() == read_manifest(navigated).successes
+
+
+def test_manifests_tell_what_evaluation_needs(navigated: Path, walked: Path) -> None:
+    maze, walks = read_manifest(navigated), read_manifest(walked)
+    assert maze.environment == {"suite": "ogbench", "name": "pointmaze-medium-singletask-task1-v0"}
+    assert (maze.horizon, maze.success_timing, maze.validation_episodes) == (1000, "pre", 1)
+    assert walks.environment["spec"]["kwargs"]["maze_map"][3][1] == "r"
+    assert walks.environment["spec"]["kwargs"]["maze_map"][1][1] == "g"
+    assert walks.environment["spec"]["kwargs"]["continuing_task"] is False
+    assert (walks.horizon, walks.success_timing, walks.collector) == (200, "post", "waypoint")
+    assert walks.versions["mujoco"]
+
+
+def test_play_set_holds_what_any_process_collects(tmp_path: Path) -> None:
+    folder = made(PLAY, tmp_path)
+    arrays, manifest = load(folder), read_manifest(folder)
+    assert (manifest.episodes, manifest.transitions, manifest.obs_dim, manifest.act_dim) == (1, 1000, 28, 5)
+    assert manifest.horizon == 200
+    assert set(np.unique(arrays.rewards)) <= {-1, 0}
+    validation = play.PlayCollector("cube-single-v0")(np.random.SeedSequence([PLAY.seed, 1, 0]))
+    with np.load(folder / "regenerated" / "cube-single-play-v0-val.npz") as file:
+        assert set(file.files) == set(validation)
+        assert all(np.array_equal(file[name], validation[name]) for name in file.files)
+
+
+@pytest.mark.parametrize("environment", ["cube-double-v0", "scene-v0", "puzzle-3x3-v0"])
+def test_play_episodes_have_the_published_fields(environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(play, "STEPS", 40)
+    collector = play.PlayCollector(environment)
+    episode = collector(np.random.SeedSequence([0]))
+    collector(np.random.SeedSequence([1]))
+    again = collector(np.random.SeedSequence([0]))
+    assert all(np.array_equal(episode[name], again[name]) for name in episode)
+    assert ("button_states" in episode) == (environment != "cube-double-v0")
+    assert {len(values) for values in episode.values()} == {40}
+    assert episode["terminals"].tolist() == [False] * 39 + [True]
+    assert {episode[name].dtype for name in ("observations", "actions", "qpos", "qvel")} == {np.dtype(np.float32)}
+    assert np.abs(episode["actions"]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("y", "z", "visible"),
+    [(0.0, 0.02, True), (0.29, 0.02, False), (-0.3, 0.02, False), (-0.3, 0.07, True), (-0.3, 0.09, False)],
+)
+def test_a_cube_out_of_sight_is_noticed(y: float, z: float, visible: bool) -> None:
+    qpos = np.zeros((3, 21))
+    qpos[1, 15:17] = y, z
+    assert play._cube_visible(qpos) is visible
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (NAVIGATE.model_copy(update={"dataset": "pointmaze-medium-v0"}), "is no OGBench single-task set"),
+        (NAVIGATE.model_copy(update={"dataset": "antmaze-large-navigate-singletask-v0"}), "allowed: pointmaze-medium-"),
+        (NAVIGATE.model_copy(update={"dataset": "pointmaze-tiny-navigate-singletask-v0"}), "ogbench does not have"),
+        (NAVIGATE.model_copy(update={"dataset": PLAY.dataset}), "`collector: navigate`, allowed: pointmaze-medium-"),
+        (PLAY.model_copy(update={"dataset": "scene-noisy-singletask-v0"}), "`collector: play`, allowed: cube-single-"),
+        (WAYPOINT.model_copy(update={"environment": "PointMaze_Tiny-v3"}), "'PointMaze_Tiny-v3' does not exist"),
+        (
+            WAYPOINT.model_copy(update={"start": (2, 1)}),
+            "start: [2, 1] is no free cell of PointMaze_UMaze-v3, allowed:",
+        ),
+        (WAYPOINT.model_copy(update={"goal": (9, 9)}), "goal: [9, 9] is no free cell"),
+        (WAYPOINT.model_copy(update={"goal": (3, 1)}), "goal: [3, 1] cannot be walked to"),
+        (WAYPOINT.model_copy(update={"observation": ("speed",)}), "'speed' does not exist, allowed: achieved_goal"),
+        (WAYPOINT.model_copy(update={"observation": ()}), "[] given for a dict observation, allowed: achieved_goal"),
+    ],
+)
+def test_a_set_that_cannot_be_generated_is_one_line(data: Data, message: str, tmp_path: Path) -> None:
+    with pytest.raises(FdError) as error:
+        made(data, tmp_path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "data").exists()
+
+
+def test_distances_count_moves_around_walls() -> None:
+    found = waypoint.distances(waypoint.maze_spec("PointMaze_UMaze-v3", 9).kwargs["maze_map"], (1, 1))
+    assert found[3, 1] == 6
+    assert found[1, 1] == 0
+    assert (2, 1) not in found
+
+
+def test_specs_leave_the_registry_as_it_is() -> None:
+    waypoint.evaluation_spec("PointMaze_UMaze-v3", 9, start=(3, 1), goal=(1, 1))
+    spec = gymnasium.spec("PointMaze_UMaze-v3")
+    assert spec.max_episode_steps == 300
+    assert "g" not in spec.kwargs["maze_map"][1]
+
+
+def test_rewards_are_those_of_the_state_after_the_step(walked: Path) -> None:
+    arrays = load(walked)
+    goal = np.array([-1.0, 1.0])
+    going = np.flatnonzero(~arrays.ends)
+    reached = np.linalg.norm(arrays.observations[going + 1, :2] - goal, axis=1) <= 0.45
+    assert 0 < reached.sum() < len(going)
+    np.testing.assert_array_equal(arrays.rewards[going], reached - 1.0)
+    np.testing.assert_array_equal(arrays.masks[going], ~reached)
+    assert arrays.ends.sum() == WAYPOINT.episodes
+    assert arrays.ends[200]
+
+
+def changed(**changes: Callable[[Any], Any]) -> Callable[[Path, Path], None]:
+    """Copy a file with changed arrays; None drops one."""
+
+    def write(source: Path, target: Path) -> None:
+        with np.load(source) as file:
+            arrays = {name: changes.get(name, lambda x: x)(file[name]) for name in file.files}
+        np.savez(target, **{name: values for name, values in arrays.items() if values is not None})
+
+    return write
+
+
+def nan(values: Any) -> Any:
+    """The array with a NaN in row 7."""
+    values = values.copy()
+    values[7] = np.nan
+    return values
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda source, target: target.write_bytes(source.read_bytes()[:5000]), "truncated or not an npz file"),
+        (lambda source, target: target.write_text("<html>"), "truncated or not an npz file"),
+        (changed(qpos=lambda x: None), "lacks the field 'qpos', found: observations, actions"),
+        (changed(qpos=nan), "'qpos' holds NaN or infinity, first in row 7"),
+        (changed(observations=nan), "'observations' holds NaN or infinity, first in row 7"),
+        (changed(observations=lambda x: x[:, :1]), "'observations' has rows of shape (1,), allowed: (2,)"),
+        (changed(actions=lambda x: x[:-1]), "'actions' has 3002 rows, 'observations' has 3003"),
+        (changed(terminals=lambda x: x & False), "the last row of 'ends' is not True"),
+    ],
+)
+def test_damaged_ogbench_file_is_one_line(
+    damage: Callable[[Path, Path], None], message: str, navigated: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "set.npz"
+    damage(navigated / "regenerated" / "pointmaze-medium-navigate-v0.npz", target)
+    with pytest.raises(FdError) as error:
+        ogbench.convert(target, ogbench.parse(NAVIGATE.dataset))
+    assert str(target) in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, where both suites keep their sets."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MINARI_DATASETS_PATH", raising=False)
+    return tmp_path / "home"
+
+
+class Host(http.server.BaseHTTPRequestHandler):
+    """Serves /whole/…, breaks off in the middle of /half/…, and has nothing else."""
+
+    content = b""
+
+    def do_GET(self) -> None:
+        kind = self.path.split("/")[1]
+        if kind not in {"whole", "half"}:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content if kind == "whole" else self.content[: len(self.content) // 2])
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def host(navigated: Path) -> Iterator[str]:
+    """URL of a host on this machine that has a published set."""
+    Host.content = (navigated / "regenerated" / "pointmaze-medium-navigate-v0.npz").read_bytes()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+PUBLISHED = OgbenchData(source="ogbench", dataset=NAVIGATE.dataset)
+
+
+def fetched(folder: Path, *mirrors: str) -> Path:
+    """The data folder of the published set."""
+    job = Job("test", Download(mirrors=mirrors, timeout=5.0), 1, folder / "scratch")
+    prepare(PUBLISHED, folder / "data", job)
+    return folder / "data"
+
+
+def test_a_published_set_is_fetched_from_the_first_host_that_has_it(
+    home: Path, host: str, navigated: Path, tmp_path: Path
+) -> None:
+    folder = fetched(tmp_path, f"{host}/none", f"{host}/half", f"{host}/whole/")
+    kept = home / ".ogbench" / "data"
+    assert [path.name for path in kept.iterdir()] == ["pointmaze-medium-navigate-v0.npz"]
+    assert load(folder).observations.tobytes() == load(navigated).observations.tobytes()
+    manifest = read_manifest(folder)
+    assert (manifest.source, manifest.collector, manifest.seed) == ("ogbench", None, None)
+    assert manifest.files["pointmaze-medium-navigate-v0.npz"]["bytes"] == len(Host.content)
+    assert fetched(tmp_path) == folder  # the file that is there is used, and needs no host
+
+
+def test_no_host_is_one_line_with_a_hint(home: Path, host: str, tmp_path: Path) -> None:
+    with pytest.raises(FdError) as error:
+        fetched(tmp_path, f"{host}/none", f"{host}/half", "http://127.0.0.1:9")
+    message = str(error.value)
+    assert "Not Found" in message
+    assert "ended after" in message
+    assert "Connection refused" in message
+    assert message.endswith("`source: generate` with `collector: navigate` makes a set of this task without a network")
+    assert "\n" not in message
+    assert list((home / ".ogbench" / "data").iterdir()) == []
+    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_no_hint_at_generation_where_there_is_none() -> None:
+    assert "cannot make it" in generate.hint(ogbench.parse("antmaze-large-navigate-singletask-v0"))
+
+
+@pytest.fixture
+def local(walked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minari's local folder holds the walks, and there is no network."""
+    import minari as suite
+
+    def refuse(dataset: str) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(walked / "minari"))
+    monkeypatch.setattr(suite, "download_dataset", refuse)
+
+
+LOCAL = MinariData(
+    source="minari", dataset=WAYPOINT.dataset, observation=("observation",), reward="sparse", score="success"
+)
+
+
+@pytest.mark.usefixtures("local")
+def test_a_local_minari_set_needs_no_network(walked: Path, tmp_path: Path) -> None:
+    folder = made(LOCAL, tmp_path)
+    assert load(folder).rewards.tobytes() == load(walked).rewards.tobytes()
+    manifest = read_manifest(folder)
+    assert manifest.environment == read_manifest(walked).environment
+    assert set(manifest.files) == {"main_data.hdf5", "metadata.json"}
+
+
+@pytest.mark.usefixtures("local")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"dataset": "D4RL/pointmaze/umaze-v2"},
+            "or downloaded (ConnectionError: no route to host); `source: generate`",
+        ),
+        ({"observation": ("observation", "speed")}, "observation: 'speed' does not exist, allowed:"),
+        ({"score": "return"}, "has no reference returns"),
+    ],
+)
+def test_unusable_minari_set_is_one_line(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(FdError) as error:
+        made(LOCAL.model_copy(update=change), tmp_path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.usefixtures("local")
+def test_a_broken_minari_file_is_one_line(walked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "sets" / WAYPOINT.dataset / "data"
+    path.mkdir(parents=True)
+    for source in (walked / "minari" / WAYPOINT.dataset / "data").iterdir():
+        (path / source.name).write_bytes(source.read_bytes()[: 3000 if source.suffix == ".hdf5" else None])
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
+    with pytest.raises(FdError, match=r"umaze-waypoint-v0/data: cannot be read \(.*truncated file"):
+        made(LOCAL, tmp_path)
+
+
+@pytest.mark.usefixtures("local")
+def test_dense_rewards_are_kept_and_bootstrapped() -> None:
+    dataset = minari.find(WAYPOINT.dataset)
+    sparse = minari.convert(dataset, observation=("observation",), reward="sparse")
+    dense = minari.convert(dataset, observation=("observation", "desired_goal"), reward="dense")
+    assert dense.observations.shape[1] == 6
+    assert dense.masks.min() == 1
+    going = ~dense.ends
+    np.testing.assert_array_equal(dense.rewards[going], sparse.rewards[going] + 1)
+
+
+def test_flat_observations_need_no_keys() -> None:
+    rows = np.zeros((3, 2))
+    assert minari.flat("set", rows, ()) is rows
+    with pytest.raises(FdError, match=r"set: observation: \['x'\] given for a flat observation, allowed: \[\]"):
+        minari.flat("set", rows, ("x",))

@@ -1,0 +1,187 @@
+"""The arrays and their manifest: what is written is read, and every damage is one clear line."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from two_episodes import manifest_of, two_episodes
+
+from fd.errors import FdError
+from fd.transitions import ACTION_BOUND, ARRAYS, MANIFEST, assemble, load, read_manifest, save
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    arrays = two_episodes()
+    manifest = manifest_of(arrays)
+    save(tmp_path, arrays, manifest)
+    loaded = load(tmp_path)
+    for name in ("observations", "actions", "rewards", "masks", "ends"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(arrays, name))
+    assert read_manifest(tmp_path) == manifest
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST, ARRAYS]
+
+
+def test_same_arrays_are_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name, two_episodes(), manifest_of(two_episodes()))
+        contents.append([(tmp_path / name / file).read_bytes() for file in (ARRAYS, MANIFEST)])
+    assert contents[0] == contents[1]
+
+
+def test_manifest_counts_transitions_not_rows() -> None:
+    manifest = manifest_of(two_episodes())
+    assert (manifest.episodes, manifest.transitions, manifest.successes) == (2, 5, 1)
+    assert manifest.reward_sum == -4
+    assert (manifest.obs_dim, manifest.act_dim) == (3, 2)
+
+
+def test_end_rows_are_empty_and_actions_off_their_bounds() -> None:
+    ends = np.array([False, True])
+    arrays = assemble(np.zeros((2, 1)), np.array([[7.0], [3.0]]), rewards=np.ones(2), masks=np.zeros(2), ends=ends)
+    assert arrays.actions.tolist() == [[np.float32(ACTION_BOUND)], [0.0]]
+    assert arrays.rewards.tolist() == [1, 0]
+    assert arrays.masks.tolist() == [0, 1]
+    assert {arrays.observations.dtype, arrays.actions.dtype, arrays.masks.dtype} == {np.dtype(np.float32)}
+
+
+def damaged(**changes: Any) -> Callable[[Path], None]:
+    """Write arrays with changes below a manifest that still tells of the sound ones."""
+
+    def write(folder: Path) -> None:
+        arrays = two_episodes()
+        save(folder, replace(arrays, **{key: change(getattr(arrays, key)) for key, change in changes.items()}),
+             manifest_of(arrays))  # fmt: skip
+
+    return write
+
+
+def with_row(index: int, value: float) -> Callable[[Any], Any]:
+    """Set a row of an array to a value."""
+
+    def change(values: Any) -> Any:
+        values = values.copy()
+        values[index] = value
+        return values
+
+    return change
+
+
+def cut(folder: Path) -> None:
+    """A file that ends in the middle."""
+    damaged()(folder)
+    content = (folder / ARRAYS).read_bytes()
+    (folder / ARRAYS).write_bytes(content[: len(content) // 2])
+
+
+def flipped(folder: Path) -> None:
+    """A file one of whose bytes differs."""
+    damaged()(folder)
+    content = bytearray((folder / ARRAYS).read_bytes())
+    content[200] ^= 1
+    (folder / ARRAYS).write_bytes(content)
+
+
+def text(folder: Path) -> None:
+    """A text file under the name of the arrays."""
+    damaged()(folder)
+    (folder / ARRAYS).write_text("<html>404</html>")
+
+
+def single(folder: Path) -> None:
+    """One array instead of several."""
+    damaged()(folder)
+    with (folder / ARRAYS).open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def lacking(folder: Path) -> None:
+    """Arrays without the masks."""
+    damaged()(folder)
+    with np.load(folder / ARRAYS) as file:
+        kept = {name: file[name] for name in file.files if name != "masks"}
+    np.savez(folder / ARRAYS, **kept)
+
+
+def pickled(folder: Path) -> None:
+    """Objects instead of numbers, which are never unpickled."""
+    damaged()(folder)
+    with np.load(folder / ARRAYS) as file:
+        kept = {name: file[name] for name in file.files}
+    np.savez(folder / ARRAYS, **kept | {"rewards": np.array([None] * 7)})
+
+
+def missing(folder: Path) -> None:
+    """No arrays at all."""
+    damaged()(folder)
+    (folder / ARRAYS).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut, "truncated or not an npz file"),
+        (flipped, "truncated or not an npz file"),
+        (text, "truncated or not an npz file"),
+        (single, "not an npz file"),
+        (lacking, "lacks the field 'masks', found: observations, actions, rewards, ends"),
+        (pickled, "truncated or not an npz file"),
+        (missing, "no such file; run the stage download"),
+        (damaged(observations=with_row(2, np.nan)), "'observations' holds NaN or infinity, first in row 2"),
+        (damaged(rewards=with_row(1, np.inf)), "'rewards' holds NaN or infinity, first in row 1"),
+        (damaged(observations=lambda x: x[:, :2]), "obs_dim is 2, manifest.json says 3"),
+        (damaged(actions=lambda x: x[:, :1]), "act_dim is 1, manifest.json says 2"),
+        (damaged(rewards=lambda x: x[:, None]), "'rewards' has 2 dimensions, allowed: 1"),
+        (damaged(rewards=lambda x: x[:-1]), "'rewards' has 6 rows, 'observations' has 7"),
+        (damaged(rewards=lambda x: x.astype(np.float64)), "'rewards' is float64, allowed: float32"),
+        (damaged(ends=lambda x: x & False), "the last row of 'ends' is not True"),
+        (damaged(ends=lambda x: x | True), "no transition"),
+        (damaged(actions=with_row(0, 1.5)), "'actions' reach 1.5, allowed: -1 to 1"),
+        (damaged(masks=with_row(0, 0.5)), "'masks' holds values other than 0 and 1"),
+        (damaged(ends=with_row(1, True)), "transitions is 4, manifest.json says 5"),
+        (damaged(rewards=with_row(0, -2)), "SHA-256 of 'rewards' is"),
+    ],
+)
+def test_damaged_arrays_are_one_line(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+    damage(tmp_path)
+    with pytest.raises(FdError) as error:
+        load(tmp_path)
+    assert str(tmp_path / ARRAYS) in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def rewritten(change: Callable[[dict[str, Any]], Any]) -> Callable[[str], str]:
+    """Change the values of a manifest."""
+    return lambda content: json.dumps(change(json.loads(content)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content[:40], "not a JSON file"),
+        (rewritten(lambda values: [values]), "a JSON object is needed, found list"),
+        (rewritten(lambda values: values | {"horizons": 3}), "unknown field 'horizons'"),
+        (rewritten(lambda values: values | {"horizon": "long"}), "field 'horizon' holds 'long', allowed:"),
+        (rewritten(lambda values: {k: v for k, v in values.items() if k != "score"}), "lacks the field 'score'"),
+    ],
+)
+def test_damaged_manifest_is_one_line(change: Callable[[str], str], message: str, tmp_path: Path) -> None:
+    damaged()(tmp_path)
+    path = tmp_path / MANIFEST
+    path.write_text(change(path.read_text()))
+    with pytest.raises(FdError) as error:
+        load(tmp_path)
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_folder_without_data_names_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(FdError, match=r"manifest\.json: no such file; run the stage download"):
+        load(tmp_path)
