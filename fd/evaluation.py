@@ -1,0 +1,188 @@
+"""Evaluation of a run: the episodes of every snapshot, one row each, and how long they took.
+
+Rows of finished snapshots wait in the scratch folder, so that an evaluation that was killed goes on from there.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fd import provenance, scratch
+from fd.environments import make_env
+from fd.errors import FdError
+from fd.params import Evaluate
+from fd.policy import Policy
+from fd.progress import Progress
+from fd.rollout import Act, Rollout
+from fd.simulators import Episode, Floats
+from fd.transitions import Manifest
+
+COLUMNS = ("seed", "step", "episode", "return", "success", "length", "score")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: the run folder of a method, and the manifest of the data of its task."""
+
+    task: str
+    method: str
+    run: Path
+    manifest: Manifest
+
+
+def evaluate(subject: Subject, out: Path, settings: Evaluate, *, workers: int, device: torch.device) -> None:
+    """Run every snapshot's episodes; write `out`/<task>/<method>.csv, a row each, and <method>.json beside it.
+
+    Args:
+        subject: what is evaluated.
+        out: folder of the evaluations.
+        settings: section `evaluate` of the parameters.
+        workers: simulator processes.
+        device: where the policies act.
+
+    Raises:
+        FdError: the run does not fit the data, or an environment or a policy fails; nothing is written then.
+    """
+    start = time.monotonic()
+    if subject.manifest.score == "return":
+        _return_range(subject.manifest)
+    steps = Policy.steps(subject.run)
+    seeds = [_policy(subject, step).seeds for step in steps][-1]
+    work = scratch.folder(
+        "evaluate",
+        f"{subject.task}/{subject.method}",
+        {path.name: _digest(path) for path in sorted(subject.run.glob("*.safetensors"))},
+        asdict(subject.manifest),
+        [settings.episodes, settings.environments, device.type],
+    )
+    work.mkdir(parents=True, exist_ok=True)
+    speed = _simulate(subject, settings, work, steps=steps, seeds=seeds, workers=workers, device=device)
+    rows = sorted(row for step in steps for row in _read(work / f"{step}.csv"))
+    record = {"seconds": round(time.monotonic() - start, 1), **speed}
+    record |= {"machine": provenance.machine(), "versions": provenance.versions()}
+    (out / subject.task).mkdir(parents=True, exist_ok=True)
+    _write(out / subject.task / f"{subject.method}.csv", _table(rows))
+    _write(out / subject.task / f"{subject.method}.json", json.dumps(record, indent=2) + "\n")
+    shutil.rmtree(work)
+
+
+def score(episode: Episode, manifest: Manifest) -> float:
+    """Score of an episode by the protocol: 100 * success, or the return as a percentage of the manifest's return range."""
+    if manifest.score == "success":
+        return 100.0 * episode.success
+    low, high = _return_range(manifest)
+    return 100.0 * (episode.return_ - low) / (high - low)
+
+
+def _return_range(manifest: Manifest) -> tuple[float, float]:
+    match manifest.return_range:
+        case [low, high] if low < high:
+            return low, high
+    raise FdError(
+        f"{manifest.dataset}: its manifest has score 'return' and return_range {manifest.return_range}, allowed: [low, high]"
+    )
+
+
+def acting(policy: Policy, device: torch.device) -> Act:
+    """The policy as a function of numpy arrays, without gradients."""
+
+    def act(observations: Floats, noise: Floats) -> Floats:
+        with torch.inference_mode():
+            actions = policy.act(torch.from_numpy(observations).to(device), torch.from_numpy(noise).to(device))
+            result: Floats = actions.cpu().numpy()
+            return result
+
+    return act
+
+
+def _simulate(
+    subject: Subject, settings: Evaluate, work: Path, *, steps: list[int], seeds: tuple[int, ...], workers: int,
+    device: torch.device,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the rows of every snapshot that has none in `work`; return how fast that went."""
+    left = [step for step in steps if not (work / f"{step}.csv").exists()]
+    if not left:
+        return {"steps_per_second": None, "simulated_steps": 0, "building_seconds": 0.0}
+    manifest, each, start = subject.manifest, settings.episodes * len(seeds), time.monotonic()
+    pool = Rollout(
+        partial(make_env, manifest), name=subject.task, seeds=seeds, obs_dim=manifest.obs_dim, act_dim=manifest.act_dim,
+        environments=settings.environments, workers=workers, timeout=settings.timeout,
+    )  # fmt: skip
+    built, simulated = time.monotonic(), 0
+    label, done = f"evaluate {subject.task} {subject.method}", each * (len(steps) - len(left))
+    with pool, Progress(each * len(steps), label, unit="episodes", done=done) as progress:
+        for step in left:
+            act = acting(_policy(subject, step, device), device)
+            tell = partial(_tell, progress, f"step {step}")
+            rows = pool.run(act, step=step, episodes=settings.episodes, on_episode=tell)
+            _write(work / f"{step}.csv", _table(_row(row, manifest) for row in rows))
+            simulated += sum(row.length for row in rows)
+    return {
+        "steps_per_second": round(simulated / (time.monotonic() - built), 1),
+        "simulated_steps": simulated,
+        "building_seconds": round(built - start, 1),
+    }
+
+
+def _tell(progress: Progress, text: str, episode: Episode) -> None:
+    progress.advance(1, text=f"{text}, seed {episode.seed}: {'success' if episode.success else 'no success'}")
+
+
+def _policy(subject: Subject, step: int, device: torch.device | str = "cpu") -> Policy:
+    """A snapshot's policy, checked against the shapes of the data."""
+    policy = Policy.load(subject.run, step, device=device)
+    shapes = {"obs_dim": policy.spec.obs_dim, "act_dim": policy.spec.act_dim}
+    for name, width in shapes.items():
+        if width != getattr(subject.manifest, name):
+            raise FdError(
+                f"{subject.run}: snapshot {step} has {name} {width}, allowed: {getattr(subject.manifest, name)}, that of"
+                f" the data {subject.manifest.dataset}"
+            )
+    return policy
+
+
+def _row(episode: Episode, manifest: Manifest) -> tuple[float, ...]:
+    """The episode as numbers, in the order of COLUMNS."""
+    values = (episode.return_, int(episode.success), episode.length, score(episode, manifest))
+    return (episode.seed, episode.step, episode.episode, *values)
+
+
+def _table(rows: Iterable[tuple[float, ...]]) -> str:
+    """CSV text; a float is written with the digits that give it back exactly."""
+    lines = [",".join(COLUMNS), *(",".join(repr(value) for value in row) for row in rows)]
+    return "".join(line + "\n" for line in lines)
+
+
+def _read(path: Path) -> list[tuple[float, ...]]:
+    """Rows that `_table` wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [tuple(map(_number, row)) for row in list(csv.reader(file))[1:]]
+
+
+def _number(text: str) -> float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,41 @@
+"""Stage `evaluate`: data/<task> (its manifest), runs/<task>/<method> -> evals/<task>/<method>.csv, one row an episode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.command import MethodOption, ParamsOption, TaskOption, main
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    task: TaskOption,
+    method: MethodOption,
+    params_file: ParamsOption = Path("params.yaml"),
+    data: Annotated[Path, typer.Option(help="Folder of the data folders.")] = Path("data"),
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Folder of the evaluations.")] = Path("evals"),
+) -> None:
+    """Run the policies of every snapshot of a run in its simulator; writes evals/<task>/<method>.csv and .json."""
+    # Imported here, for the simulators' processes import this file again: without torch they start 2 s sooner.
+    from fd import params
+    from fd.compute import select
+    from fd.evaluation import Subject, evaluate
+    from fd.transitions import read_manifest
+
+    values = params.load(params_file)
+    values.method(method)
+    settings = values.settings(task).evaluate
+    subject = Subject(task, method, runs / task / method, read_manifest(data / task))
+    # One thread: the policy's batches are small, and threads that wait for cores taken by simulators stall it.
+    device = select(values.compute.device, threads=1)
+    evaluate(subject, out, settings, workers=values.compute.workers, device=device)
+
+
+if __name__ == "__main__":
+    main(app)

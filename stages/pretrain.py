@@ -1,0 +1,62 @@
+"""Stage `pretrain`: data/<task> -> behaviour/<task>: the behaviour flows of all seeds, trained once for all methods."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd import params, provenance, scratch, transitions
+from fd.checkpoint import FLOW, Checkpoint, write_tensors
+from fd.compute import select
+from fd.loop import Schedule
+from fd.nets import StackedMLP
+from fd.pretraining import pretrain
+from fd.replay import Replay
+from fd.streams import generator
+from stages.command import ParamsOption, TaskOption, main
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    task: TaskOption,
+    params_file: ParamsOption = Path("params.yaml"),
+    data: Annotated[Path, typer.Option(help="Folder of the data folders.")] = Path("data"),
+    out: Annotated[Path, typer.Option(help="Folder of the behaviour folders.")] = Path("behaviour"),
+) -> None:
+    """Train the behaviour flow of every seed on data/<task> by flow matching; writes behaviour/<task>."""
+    settings, seeds = (values := params.load(params_file)).settings(task), values.seeds
+    device = select(values.compute.device, values.compute.threads)
+    arrays, manifest = transitions.load(data / task), transitions.read_manifest(data / task)
+    work = scratch.folder(
+        "pretrain", task, manifest.sha256, seeds, settings.network.model_dump(), settings.pretrain.model_dump()
+    )
+    widths = (manifest.obs_dim + manifest.act_dim + 1, *settings.network.hidden, manifest.act_dim)
+    streams = [generator(seed, "weights", 0) for seed in seeds]
+    flow = StackedMLP((len(seeds),), widths, norm=False, generators=streams).to(device)
+    built, start = work / "out", time.monotonic()
+    schedule = Schedule(
+        settings.pretrain.steps, settings.pretrain.batch_size, settings.pretrain.log_every, settings.pretrain.steps
+    )
+    pretrain(
+        flow, Replay.of(arrays, device), schedule, seeds=seeds, learning_rate=settings.pretrain.learning_rate,
+        checkpoint=Checkpoint(work, built, lambda step: None), label=f"pretrain {task}",
+    )  # fmt: skip
+    record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
+    write_tensors(built / FLOW, {f"flow.{name}": value for name, value in flow.state_dict().items()}, record)
+    record |= {
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    (built / "behaviour.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    scratch.publish(built, out / task, work)
+
+
+if __name__ == "__main__":
+    main(app)

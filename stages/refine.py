@@ -1,0 +1,119 @@
+"""Stage `refine`: data/<task>, behaviour/<task> -> runs/<task>/<method>: the policies of all seeds at the evaluated steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd import params, provenance, scratch, transitions
+from fd.agent import Agent
+from fd.bank import Bank, draw_noise, draw_scores, kept_actions
+from fd.checkpoint import FLOW, Checkpoint, load_net, read_tensors, write_tensors
+from fd.compute import select
+from fd.errors import FdError
+from fd.loop import Schedule
+from fd.policy import snapshot_name
+from fd.refinement import refine
+from fd.replay import Replay
+from fd.spec import Spec
+from fd.streams import generator
+from stages.command import MethodOption, ParamsOption, TaskOption, main
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    task: TaskOption,
+    method: MethodOption,
+    params_file: ParamsOption = Path("params.yaml"),
+    data: Annotated[Path, typer.Option(help="Folder of the data folders.")] = Path("data"),
+    behaviour: Annotated[Path, typer.Option(help="Folder of the behaviour folders.")] = Path("behaviour"),
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+) -> None:
+    """Refine the policy of every seed with one method; writes snapshots and training log to runs/<task>/<method>."""
+    values = params.load(params_file)
+    settings, seeds, start = values.settings(task), values.seeds, time.monotonic()
+    device = select(values.compute.device, values.compute.threads)
+    manifest = transitions.read_manifest(data / task)
+    shape = {"obs_dim": manifest.obs_dim, "act_dim": manifest.act_dim}
+    spec = Spec.of(
+        settings.network.model_dump(), settings.refine.model_dump(), values.method(method).model_dump(), shape
+    )
+    schedule = Schedule(
+        settings.refine.steps, settings.refine.batch_size, settings.refine.log_every, settings.refine.evaluate_every
+    )
+    agent = Agent(spec, [generator(seed, "weights", 0) for seed in seeds]).to(device)
+    flow_file = behaviour / task / FLOW
+    tensors, origin = read_tensors(flow_file, device)
+    if origin.get("data_sha256") != manifest.sha256 or tuple(origin.get("seeds", ())) != seeds:
+        raise FdError(
+            f"{flow_file}: is of other data or seeds {origin.get('seeds')}, allowed: {data / task}, {list(seeds)}"
+        )
+    if spec.behaviour == "frozen":
+        load_net(agent.flow, tensors, "flow.", flow_file)
+    work = scratch.folder(
+        "refine", f"{task}/{method}", asdict(spec), asdict(schedule), settings.refine.bank, seeds, origin
+    )
+    built = work / "out"
+    checkpoint = Checkpoint(work, built, lambda step: write_snapshot(built, agent, step=step, seeds=seeds))
+    if spec.behaviour == "frozen":
+        built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
+    if agent.trained():
+        replay = Replay.of(transitions.load(data / task), device)
+        bank = make_bank(
+            agent,
+            replay,
+            task,
+            key=hashlib.sha256(flow_file.read_bytes()).hexdigest(),
+            seeds=seeds,
+            samples=settings.refine.bank,
+        )
+        refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=f"refine {task} {method}")
+    else:
+        for step in range(schedule.save_every, schedule.steps + 1, schedule.save_every):
+            write_snapshot(built, agent, step=step, seeds=seeds)
+    record = {"task": task, "method": method, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
+    record |= {
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    (built / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    scratch.publish(built, out / task / method, work)
+
+
+def make_bank(agent: Agent, replay: Replay, task: str, *, key: str, seeds: Sequence[int], samples: int) -> Bank | None:
+    """The bank of a frozen flow (named by `key`), or None where base actions are drawn afresh at every step."""
+    spec = agent.spec
+    if spec.behaviour == "joint" or samples == 0:
+        return None
+    obs, rows = replay.obs, len(replay.obs)
+    noise = draw_noise(seeds, (rows, samples, spec.act_dim), obs.device)
+    actions = kept_actions(
+        agent.flow, obs, noise, flow_steps=spec.flow_steps, label=f"bank {task}",
+        path=scratch.ROOT / "banks" / f"{task}.safetensors", key=f"{key} {obs.device.type} {samples} {spec.flow_steps}",
+    )  # fmt: skip
+    scores = None
+    if spec.metric != "identity" and spec.policy == "residual":
+        chosen = actions[:, :, : spec.fisher_samples]
+        scores = draw_scores(agent.flow, obs, chosen, seeds, t_eps=spec.t_eps, formula=spec.score)
+    return Bank(actions, noise, scores)
+
+
+def write_snapshot(folder: Path, agent: Agent, *, step: int, seeds: tuple[int, ...]) -> None:
+    """What acting and evaluating need of an agent at a step; the flow only where this run trains it."""
+    names = ["policy", "critic"] + (["flow"] if agent.spec.behaviour == "joint" else [])
+    tensors = {name: value for name, value in agent.state_dict().items() if name.split(".")[0] in names}
+    write_tensors(folder / snapshot_name(step), tensors, {"spec": asdict(agent.spec), "seeds": seeds, "step": step})
+
+
+if __name__ == "__main__":
+    main(app)

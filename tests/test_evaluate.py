@@ -1,0 +1,220 @@
+"""The stage `evaluate` on a run with fresh weights, in a real simulator."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+import torch
+import yaml
+
+from fd import evaluation, scores, transitions
+from fd.agent import Agent
+from fd.errors import FdError
+from fd.evaluation import score
+from fd.policy import snapshot_name
+from fd.rollout import Rollout
+from fd.simulators import Episode
+from fd.spec import Spec
+from fd.transitions import Manifest
+from stages import evaluate
+from stages.command import main
+from stages.refine import write_snapshot
+
+MANIFEST = Manifest(
+    source="generate", dataset="tests/reacher-v0", collector="none",
+    environment={"suite": "minari", "spec": json.loads(gymnasium.spec("Reacher-v5").to_json()), "observation": []},
+    horizon=8, score="return", return_range=[-20.0, 0.0], success_timing="post", versions={}, seed=0, episodes=1,
+    validation_episodes=0, files={}, transitions=1, obs_dim=10, act_dim=2, successes=0, reward_sum=0.0, sha256={},
+)  # fmt: skip
+SEEDS, STEPS, EPISODES = (5, 2), (10, 20), 3
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with settings, the manifest of a task and a run of two seeds and two snapshots."""
+    monkeypatch.chdir(tmp_path)
+    values = yaml.safe_load((Path(__file__).parent.parent / "params.yaml").read_text())
+    data = next(iter(values["tasks"].values()))["data"]
+    sections: dict[str, Any] = {"network": {}, "pretrain": {}, "refine": {}}
+    values["seeds"], values["compute"]["device"] = list(SEEDS), "cpu"
+    values["tasks"] = {
+        "reacher": {"data": data, **sections, "evaluate": {"episodes": EPISODES, "environments": 4, "timeout": 60.0}}
+    }
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    write_manifest(MANIFEST)
+    write_run(SEEDS)
+    return tmp_path
+
+
+def write_manifest(manifest: Manifest) -> None:
+    Path("data/reacher").mkdir(parents=True, exist_ok=True)
+    values = {field: getattr(manifest, field) for field in manifest.__dataclass_fields__}
+    Path("data/reacher", transitions.MANIFEST).write_text(json.dumps(values))
+
+
+def write_run(seeds: tuple[int, ...], *, obs_dim: int = 10, broken: bool = False) -> None:
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    shapes = {"obs_dim": obs_dim, "act_dim": 2, "hidden": [16, 16]}
+    spec = Spec.of(values["network"], values["refine"], values["methods"]["fidec"], {**shapes, "behaviour": "joint"})
+    folder = Path("runs/reacher/fidec")
+    folder.mkdir(parents=True, exist_ok=True)
+    for step in STEPS:
+        agent = Agent(spec, [torch.Generator().manual_seed(seed + step) for seed in seeds])
+        if broken:
+            agent.policy.biases[2].data[1] = torch.nan
+        write_snapshot(folder, agent, step=step, seeds=seeds)
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **options: str) -> tuple[int, str]:
+    """Exit code and standard error of the stage as a program."""
+    arguments = {"task": "reacher", "method": "fidec"} | options
+    monkeypatch.setattr(
+        sys, "argv", ["evaluate", *(part for key, value in arguments.items() for part in (f"--{key}", value))]
+    )
+    with pytest.raises(SystemExit) as exit_:
+        main(evaluate.app)
+    assert multiprocessing.active_children() == []
+    return int(exit_.value.code or 0), capsys.readouterr().err
+
+
+def test_the_table_has_a_row_an_episode(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    assert run(capsys, monkeypatch)[0] == 0
+    with Path("evals/reacher/fidec.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == evaluation.COLUMNS == scores.COLUMNS
+    expected = [(seed, step, episode) for seed in (2, 5) for step in STEPS for episode in range(EPISODES)]
+    assert [(int(row["seed"]), int(row["step"]), int(row["episode"])) for row in rows] == expected
+    assert len({row["return"] for row in rows}) == len(rows)
+    for row in rows:
+        assert float(row["score"]) == 100 * (float(row["return"]) + 20) / 20
+        assert (row["success"], row["length"]) == ("0", "8")
+    record = json.loads(Path("evals/reacher/fidec.json").read_text())
+    assert record["simulated_steps"] == len(rows) * 8
+    assert record["steps_per_second"] > 0 and record["seconds"] > 0 and record["machine"]["cores"] > 0
+    assert {"mujoco", "gymnasium", "torch"} <= set(record["versions"])
+    assert sorted(path.name for path in Path("evals/reacher").iterdir()) == ["fidec.csv", "fidec.json"]
+    assert list(Path(".scratch").iterdir()) == []
+
+
+def test_the_table_is_the_same_whatever_the_workers_and_after_a_failure(
+    project: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """A run that fails at the second snapshot goes on there, and its table is that of an uninterrupted one."""
+    assert run(capsys, monkeypatch, out="one")[0] == 0
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["compute"]["workers"] = 1
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    original, called = Rollout.run, list[int]()
+
+    def failing(self: Rollout, act: Any, *, step: int, **more: Any) -> list[Episode]:
+        called.append(step)
+        if called == [10, 20]:
+            raise FdError("reacher: the environment fails")
+        return original(self, act, step=step, **more)
+
+    monkeypatch.setattr(Rollout, "run", failing)
+    code, error = run(capsys, monkeypatch, out="two")
+    assert (code, error.splitlines()[-1]) == (2, "error: reacher: the environment fails")
+    assert not Path("two").exists()
+    assert run(capsys, monkeypatch, out="two")[0] == 0
+    assert called == [10, 20, 20]
+    assert Path("two/reacher/fidec.csv").read_bytes() == Path("one/reacher/fidec.csv").read_bytes()
+
+
+def test_rows_kept_of_another_run_are_not_used(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    original = Rollout.run
+
+    def failing(self: Rollout, act: Any, *, step: int, **more: Any) -> list[Episode]:
+        if step == 20:
+            raise ZeroDivisionError
+        return original(self, act, step=step, **more)
+
+    monkeypatch.setattr(Rollout, "run", failing)
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--task", "reacher", "--method", "fidec"])
+    with pytest.raises(ZeroDivisionError):
+        main(evaluate.app)
+    assert len(list(Path(".scratch").iterdir())) == 1
+    monkeypatch.setattr(Rollout, "run", original)
+    write_run((6, 7))
+    assert run(capsys, monkeypatch)[0] == 0
+    assert {line.split(",")[0] for line in Path("evals/reacher/fidec.csv").read_text().splitlines()[1:]} == {"6", "7"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "walker"}, r"tasks: 'walker' does not exist, allowed: reacher"),
+        ({"method": "sac"}, r"methods: 'sac' does not exist, allowed: .*fidec"),
+        ({"method": "bc"}, r"runs/reacher/bc: holds no snapshot"),
+        ({"data": "nowhere"}, r"nowhere/reacher/manifest.json: no such file"),
+        ({"params": "nowhere.yaml"}, r"nowhere.yaml: cannot be read"),
+    ],
+)
+def test_bad_options_are_one_line(
+    project: Path, capsys: Any, monkeypatch: Any, options: dict[str, str], message: str
+) -> None:
+    fails(capsys, monkeypatch, message, **options)
+
+
+def test_a_run_of_other_shapes_than_its_data_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    write_run(SEEDS, obs_dim=9)
+    fails(capsys, monkeypatch, r"runs/reacher/fidec: snapshot 10 has obs_dim 9, allowed: 10, .* tests/reacher-v0")
+
+
+def test_an_environment_of_other_shapes_than_its_data_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    write_manifest(replace(MANIFEST, obs_dim=9))
+    write_run(SEEDS, obs_dim=9)
+    fails(capsys, monkeypatch, r"reacher: .*shapes \(10,\) and \(2,\), the data have \(9,\) and \(2,\)")
+
+
+def test_an_environment_that_does_not_exist_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    write_manifest(replace(MANIFEST, environment={"suite": "ogbench", "name": "cube-no-v0"}))
+    fails(capsys, monkeypatch, r"reacher: .*cube-no")
+
+
+def test_a_truncated_snapshot_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    path = Path("runs/reacher/fidec", snapshot_name(20))
+    path.write_bytes(path.read_bytes()[:200])
+    fails(capsys, monkeypatch, re.escape(str(path)))
+
+
+def test_a_policy_that_gives_nan_is_named_by_its_seed_and_step(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    write_run(SEEDS, broken=True)
+    fails(capsys, monkeypatch, r"reacher: the policy of seed 2, snapshot 10 gave NaN")
+
+
+def test_a_return_without_a_range_is_an_error(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    write_manifest(replace(MANIFEST, return_range=None))
+    fails(capsys, monkeypatch, r"tests/reacher-v0: .* return_range None, allowed")
+
+
+def fails(capsys: Any, monkeypatch: Any, message: str, **options: str) -> None:
+    """The stage ends with code 2, one line that matches, and nothing written."""
+    code, error = run(capsys, monkeypatch, **options)
+    assert code == 2
+    assert "Traceback" not in error
+    assert re.match(f"error: .*{message}", error.splitlines()[-1])
+    assert not Path("evals").exists()
+
+
+def test_score_is_success_or_normalised_return() -> None:
+    episode = Episode(seed=0, step=1, episode=2, return_=-5.0, success=True, length=3)
+    assert score(episode, MANIFEST) == 75.0
+    assert score(episode, replace(MANIFEST, score="success")) == 100.0
+    assert score(replace(episode, success=False), replace(MANIFEST, score="success")) == 0.0
+
+
+def test_the_processes_of_the_simulators_do_not_import_torch() -> None:
+    """They import the stage again; its heavy imports stand inside its command."""
+    code = "import sys, stages.evaluate, fd.rollout, fd.environments; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False).returncode == 0
