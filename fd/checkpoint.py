@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fd.errors import FdError
 
 STATE = "state.safetensors"
+LOG = "train.csv"
 FLOW = "flow.safetensors"  # of a behaviour folder, and of a run whose flow is frozen
 COLUMNS = (
     "step", "seed", "flow_loss", "critic_loss", "policy_loss", "q", "q_loss", "penalty", "dual", "delta2", "grad_norm",
@@ -24,10 +25,17 @@ COLUMNS = (
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """Writes named tensors and a JSON record to a safetensors file, whole or not at all."""
+    """Writes named tensors and a JSON record to a safetensors file, whole or not at all.
+
+    Raises:
+        FdError: it cannot be written, for want of space, say.
+    """
     temporary = path.with_name(f".{path.name}")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, temporary, metadata={"fd": json.dumps(record, sort_keys=True)})
+    try:
+        save_file(contiguous, temporary, metadata={"fd": json.dumps(record, sort_keys=True)})
+    except SafetensorError as error:
+        raise FdError(f"{path}: cannot be written: {error}") from None
     os.replace(temporary, path)
 
 
@@ -41,6 +49,8 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
         with safe_open(path, framework="pt", device=str(device)) as file:
             record = json.loads((file.metadata() or {})["fd"])
             return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118
+    except FileNotFoundError:
+        raise FdError(f"{path}: no such file; run the stage that makes it") from None
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise FdError(f"{path}: is not a file of weights written by this project: {error}") from None
 
@@ -51,7 +61,7 @@ class Checkpoint:
     Args:
         folder: scratch folder of the run; made if absent.
         snapshot: called with the step at every checkpoint, to write what evaluation needs.
-        out: folder that the stage will publish; the log `train.csv` is written there.
+        out: folder that the stage will publish; the log LOG is written there.
     """
 
     def __init__(self, folder: Path, out: Path, snapshot: Callable[[int], None]) -> None:
@@ -63,7 +73,7 @@ class Checkpoint:
     def restore(self, module: nn.Module, adam: torch.optim.Adam) -> int:
         """Loads the last state, if there is one, and returns the steps done."""
         path = self._folder / STATE
-        if not path.exists():
+        if not path.exists() or not (self._out / LOG).exists():  # without the log, killed just after publishing
             return 0
         device = next(module.parameters()).device
         tensors, record = read_tensors(path, device)
@@ -87,12 +97,12 @@ class Checkpoint:
     def save(self, step: int, module: nn.Module, adam: torch.optim.Adam) -> None:
         """Writes the snapshot and the log of this step, then the state from which the run can go on."""
         self._snapshot(step)
-        temporary = self._out / ".train.csv"
+        temporary = self._out / f".{LOG}"
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows)
-        os.replace(temporary, self._out / "train.csv")
+        os.replace(temporary, self._out / LOG)
         tensors = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
         for index, state in adam.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -70,11 +69,8 @@ def evaluate(subject: Subject, out: Path, settings: Evaluate, *, workers: int, d
     work.mkdir(parents=True, exist_ok=True)
     speed = _simulate(subject, settings, work, steps=steps, seeds=seeds, workers=workers, device=device)
     rows = sorted(row for step in steps for row in _read(work / f"{step}.csv"))
-    record = {"seconds": round(time.monotonic() - start, 1), **speed}
-    record |= {"machine": provenance.machine(), "versions": provenance.versions()}
-    (out / subject.task).mkdir(parents=True, exist_ok=True)
+    provenance.write(out / subject.task / f"{subject.method}.json", speed, start=start)
     _write(out / subject.task / f"{subject.method}.csv", _table(rows))
-    _write(out / subject.task / f"{subject.method}.json", json.dumps(record, indent=2) + "\n")
     shutil.rmtree(work)
 
 

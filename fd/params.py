@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from fd.errors import FdError
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 DatasetId = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*-v[0-9]+$")
@@ -25,6 +26,7 @@ Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Cell = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
+MOST_VALUES = 10**5  # of a file of settings; a few nested aliases can stand for any number of values
 
 T = TypeVar("T")
 
@@ -242,7 +244,7 @@ class Params(Strict):
         """The sections `network`, `pretrain`, `refine` and `evaluate` with the overrides of one task applied."""
         overrides = self.task(task).model_dump(include=set(Settings.model_fields))
         merged = {name: getattr(self, name).model_dump() | overrides[name] for name in Settings.model_fields}
-        return _validate(Settings, _tuples(merged), f"tasks.{task}")
+        return _validate(Settings, _tuples(merged), f"tasks.{task}.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:
@@ -279,12 +281,40 @@ def load(path: Path) -> Params:
     except (OSError, UnicodeDecodeError) as error:
         raise FdError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _Loader)
+        size = _size(raw, {})
     except yaml.YAMLError as error:
         raise FdError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise FdError(f"{path}: nested too deeply, allowed: a mapping of sections") from None
     if not isinstance(raw, dict):
         raise FdError(f"{path}: holds {type(raw).__name__}, allowed: a mapping of sections")
-    return _validate(Params, _tuples(raw), str(path))
+    if size > MOST_VALUES:
+        raise FdError(f"{path}: holds {size} values, aliases written out, allowed: up to {MOST_VALUES}")
+    return _validate(Params, _tuples(raw), f"{path}: ")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as DVC takes it: a key that stands twice in a mapping is an error."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=node.start_mark)
+        return node
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values a value holds; what aliases repeat, one object in memory, counts wherever it stands."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 1 + sum(
+            _size(item, known) for item in (value.values() if isinstance(value, dict) else value)
+        )
+    return known[id(value)]
 
 
 def _pick(section: str, mapping: dict[str, T], name: str) -> T:
@@ -297,12 +327,44 @@ def _validate(model: type[M], raw: dict[str, Any], place: str) -> M:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        kinds = {"generate", "ogbench", "minari", "play", "navigate", "waypoint"}  # union tags, not keys of the file
-        keys = [str(key) for i, key in enumerate(first["loc"]) if not (i and key in kinds)]
-        told = first["type"] in {"value_error", "missing", "union_tag_invalid"} or isinstance(first["input"], dict)
-        message = first["msg"].removeprefix("Value error, ") + ("" if told else f" (value: {first['input']!r})")
-        raise FdError(": ".join(part for part in (place, ".".join(keys), message[:400]) if part)) from None
+        raise FdError(place + _told(error.errors(include_url=False)[0])) from None
+
+
+def _told(error: ErrorDetails) -> str:
+    """One line on a violation: its path in the file, the value, what is allowed."""
+    tags = {"generate", "ogbench", "minari", "play", "navigate", "waypoint"}  # of the unions, not keys of the file
+    keys = [str(key) for i, key in enumerate(error["loc"]) if key != "[key]" and (i < 3 or key not in tags)]
+    kind, context = error["type"], error.get("ctx", {})
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if kind == "missing":
+        message = "is missing"
+    elif kind == "union_tag_not_found":
+        message = f"the key {context['discriminator']} is missing"
+    elif kind == "union_tag_invalid":
+        keys.append(str(context["discriminator"]).strip("'"))
+        message = f"{context['tag']!r}, allowed: {context['expected_tags']}"
+    elif kind != "value_error":
+        message = message.split(" after validation")[0].split("should have ")[-1].replace("String should", "text to")
+        message = f"{_shown(error['input'])}, allowed: {_SHAPES.get(kind, message)}"
+    return ": ".join(part for part in (".".join(keys), message[:400]) if part)
+
+
+_SHAPES = {
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "float_type": "a number (with a dot and no quotes, as in 3.0e-4)",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "string_type": "text",
+}
+
+
+def _shown(value: Any) -> str:
+    """A value as the file has it, cut where it is long."""
+    shown = repr(list(value) if isinstance(value, tuple) else value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _tuples(value: Any) -> Any:

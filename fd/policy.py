@@ -1,7 +1,7 @@
 """Trained policies: what a run folder holds, loaded to act.
 
-policy = Policy.load(Path("runs/cube-single/fidec"))
-action = policy.act(obs, noise)
+policy = Policy.load(Path("runs/umaze/fidec"))
+action = policy.act(obs)[policy.seeds.index(0)]  # of the policy trained with seed 0
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fd.agent import act, flow_net, policy_net
@@ -80,17 +82,26 @@ class Policy:
             module.to(device)
         return cls(spec, seeds, step, flow, net)
 
-    def act(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Actions [S, B, A] in [-1, 1] of every seed for obs [S, B, O] or, the same for all seeds, [B, O].
+    def act(self, obs: Tensor | NDArray[np.floating], noise: Tensor | None = None) -> Tensor:
+        """Actions in [-1, 1] of every seed: [S, A] for one observation [O], [S, B, A] for [B, O] or [S, B, O].
 
         Args:
-            obs: observations.
-            noise: standard normal, [S, B, A]; drawn if not given.
+            obs: observations, the same for all seeds or each seed's own.
+            noise: standard normal, [S, B, A] (B = 1 for one observation); drawn if not given.
+
+        Raises:
+            FdError: a shape is another.
         """
-        if obs.dim() == 2:
-            obs = obs.expand(len(self.seeds), -1, -1)
-        if obs.dim() != 3 or obs.shape[0] != len(self.seeds) or obs.shape[2] != self.spec.obs_dim:
-            raise FdError(f"obs: shape {list(obs.shape)}, allowed: [{len(self.seeds)}, B, {self.spec.obs_dim}]")
+        seeds, width = len(self.seeds), self.spec.obs_dim
+        given = torch.as_tensor(obs, dtype=torch.float32, device=self.net.weights[0].device)
+        if given.dim() not in (1, 2, 3) or given.shape[-1] != width or (given.dim() == 3 and len(given) != seeds):
+            allowed = f"[{width}], [B, {width}] or [{seeds}, B, {width}]"
+            raise FdError(f"obs: shape {list(given.shape)}, allowed: {allowed}")
+        rows = 1 if given.dim() == 1 else given.shape[-2]
+        shape = (seeds, rows, self.spec.act_dim)
         if noise is None:
-            noise = torch.randn(*obs.shape[:2], self.spec.act_dim, device=obs.device)
-        return act(self.spec, self.flow, self.net, obs, noise)
+            noise = torch.randn(shape, device=given.device)
+        if noise.shape != shape:
+            raise FdError(f"noise: shape {list(noise.shape)}, allowed: {list(shape)}")
+        actions = act(self.spec, self.flow, self.net, given.expand(seeds, rows, width), noise)
+        return actions.squeeze(1) if given.dim() == 1 else actions

@@ -62,7 +62,8 @@ class Progress:
 
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
-        return f"{(self._done - self._first) / seconds:.0f} {self._unit}/s"
+        rate = (self._done - self._first) / seconds
+        return f"{rate:.{0 if rate >= 10 else 2}f} {self._unit}/s"
 
     def _line(self, text: str) -> None:
         self._told = time.monotonic()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,3 +38,16 @@ def machine() -> dict[str, str | int | float | None]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1), "gpu": gpu}
+
+
+def write(path: Path, record: dict[str, Any], *, start: float) -> None:
+    """Writes a stage's record as JSON, with versions, machine and the seconds since `start` (of `time.monotonic`).
+
+    It stands beside the output that it speaks of, not in it: the output is the same bytes on every run, the seconds are not.
+    """
+    seconds = {"seconds": round(time.monotonic() - start, 1)}
+    text = json.dumps(record | {"versions": versions(), "machine": machine()} | seconds, indent=2) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(".scratch")
-CODE = Path(__file__).parent
+CODE = [Path(__file__).parent, Path(__file__).parent.parent / "stages"]
 
 
 def folder(stage: str, cell: str, *depends: Any) -> Path:
     """Scratch folder of a cell of a stage (not made); another one whenever the code or `depends` (JSON values) changes."""
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
-    for path in sorted(CODE.rglob("*.py")):
+    for path in sorted(path for package in CODE for path in package.rglob("*.py")):
         digest.update(path.read_bytes())
     return ROOT / f"{stage}-{cell.replace('/', '-')}-{digest.hexdigest()[:16]}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,15 +16,13 @@ ParamsOption = Annotated[Path, typer.Option("--params", help="The file of settin
 
 
 def main(app: typer.Typer) -> None:
-    """Run the app; an FdError or a full disk becomes one line on stderr and exit code 2."""
+    """Run the app; an FdError, a full disk or a folder that cannot be written becomes one line on stderr and exit code 2."""
     try:
         app()
     except FdError as error:
         message = str(error)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        message = f"{error.filename or 'disk'}: no space left on the device"
+        message = f"{error.filename or 'the system'}: {error.strerror or error}"
     else:
         return
     print(f"error: {message}", file=sys.stderr)

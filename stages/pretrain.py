@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -33,15 +32,14 @@ def command(
     settings, seeds = (values := params.load(params_file)).settings(task), values.seeds
     device = select(values.compute.device, values.compute.threads)
     arrays, manifest = transitions.load(data / task), transitions.read_manifest(data / task)
-    work = scratch.folder(
-        "pretrain", task, manifest.sha256, seeds, settings.network.model_dump(), settings.pretrain.model_dump()
-    )
+    parts = [manifest.sha256, seeds, settings.network.model_dump(), settings.pretrain.model_dump(), device.type]
+    work = scratch.folder("pretrain", task, parts)
     widths = (manifest.obs_dim + manifest.act_dim + 1, *settings.network.hidden, manifest.act_dim)
     streams = [generator(seed, "weights", 0) for seed in seeds]
     flow = StackedMLP((len(seeds),), widths, norm=False, generators=streams).to(device)
     built, start = work / "out", time.monotonic()
     schedule = Schedule(
-        settings.pretrain.steps, settings.pretrain.batch_size, settings.pretrain.log_every, settings.pretrain.steps
+        settings.pretrain.steps, settings.pretrain.batch_size, settings.pretrain.log_every, settings.pretrain.log_every
     )
     pretrain(
         flow, Replay.of(arrays, device), schedule, seeds=seeds, learning_rate=settings.pretrain.learning_rate,
@@ -49,13 +47,8 @@ def command(
     )  # fmt: skip
     record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
     write_tensors(built / FLOW, {f"flow.{name}": value for name, value in flow.state_dict().items()}, record)
-    record |= {
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    (built / "behaviour.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     scratch.publish(built, out / task, work)
+    provenance.write(out / f"{task}.json", record, start=start)
 
 
 if __name__ == "__main__":

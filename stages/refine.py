@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -59,35 +58,23 @@ def command(
         )
     if spec.behaviour == "frozen":
         load_net(agent.flow, tensors, "flow.", flow_file)
-    work = scratch.folder(
-        "refine", f"{task}/{method}", asdict(spec), asdict(schedule), settings.refine.bank, seeds, origin
-    )
+    flow_sha256 = hashlib.sha256(flow_file.read_bytes()).hexdigest()
+    parts = [asdict(spec), asdict(schedule), settings.refine.bank, seeds, flow_sha256, device.type]
+    work = scratch.folder("refine", f"{task}/{method}", parts)
     built = work / "out"
     checkpoint = Checkpoint(work, built, lambda step: write_snapshot(built, agent, step=step, seeds=seeds))
     if spec.behaviour == "frozen":
         built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
     if agent.trained():
         replay = Replay.of(transitions.load(data / task), device)
-        bank = make_bank(
-            agent,
-            replay,
-            task,
-            key=hashlib.sha256(flow_file.read_bytes()).hexdigest(),
-            seeds=seeds,
-            samples=settings.refine.bank,
-        )
+        bank = make_bank(agent, replay, task, key=flow_sha256, seeds=seeds, samples=settings.refine.bank)
         refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=f"refine {task} {method}")
     else:
         for step in range(schedule.save_every, schedule.steps + 1, schedule.save_every):
             write_snapshot(built, agent, step=step, seeds=seeds)
     record = {"task": task, "method": method, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
-    record |= {
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    (built / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     scratch.publish(built, out / task / method, work)
+    provenance.write(out / task / f"{method}.json", record, start=start)
 
 
 def make_bank(agent: Agent, replay: Replay, task: str, *, key: str, seeds: Sequence[int], samples: int) -> Bank | None:
@@ -99,7 +86,8 @@ def make_bank(agent: Agent, replay: Replay, task: str, *, key: str, seeds: Seque
     noise = draw_noise(seeds, (rows, samples, spec.act_dim), obs.device)
     actions = kept_actions(
         agent.flow, obs, noise, flow_steps=spec.flow_steps, label=f"bank {task}",
-        path=scratch.ROOT / "banks" / f"{task}.safetensors", key=f"{key} {obs.device.type} {samples} {spec.flow_steps}",
+        path=scratch.ROOT / "banks" / f"{task}.safetensors",
+        key=scratch.folder("bank", task, key, obs.device.type, samples, spec.flow_steps).name,
     )  # fmt: skip
     scores = None
     if spec.metric != "identity" and spec.policy == "residual":

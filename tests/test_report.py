@@ -109,9 +109,9 @@ def write_suite(
             "data_sha256": {"actions": "00"},
         }
         shared |= {"versions": {"torch": "2.13.0", "numpy": "2.4.0"}, "machine": MACHINE}
-        write_json(root / "behaviour" / task / "behaviour.json", shared | {"seconds": 61.2})
+        write_json(root / "behaviour" / f"{task}.json", shared | {"seconds": 61.2})
         for method in params["methods"]:
-            write_json(root / "runs" / task / method / "run.json", shared | {"method": method, "seconds": 125.0})
+            write_json(root / "runs" / task / f"{method}.json", shared | {"method": method, "seconds": 125.0})
             logged = range(refine["log_every"], refine["steps"] + 1, refine["log_every"])
             rows = [(step, seed, *constraint(task, method, i, step)) for step in logged for i, seed in seeds]
             write_csv(root / "runs" / task / method / "train.csv", "step,seed,dual,penalty,delta2", rows)
@@ -315,7 +315,7 @@ def test_published_figures_stand_beside_ours_under_the_same_protocol(suite: Path
 
 
 def test_two_machines_are_both_named(suite: Path) -> None:
-    edit(suite / "runs" / "near" / "fql" / "run.json", machine=MACHINE | {"gpu": "Example GPU"})
+    edit(suite / "runs" / "near" / "fql.json", machine=MACHINE | {"gpu": "Example GPU"})
     assert run(suite) == (0, "")
     text = (suite / "reports" / "report.md").read_text()
     assert "- pretrain, refine, evaluate: Example CPU, 2 cores, 16 GiB, no GPU\n" in text
@@ -327,28 +327,28 @@ def test_two_machines_are_both_named(suite: Path) -> None:
     [
         (lambda root: (root / "evals/near/fql.csv").unlink(), "evals/near/fql.csv: no such file"),
         (lambda root: (root / "evals/near/fql.json").unlink(), "evals/near/fql.json: no such file"),
-        (lambda root: (root / "runs/far/bc/run.json").unlink(), "runs/far/bc/run.json: no such file"),
+        (lambda root: (root / "runs/far/bc.json").unlink(), "runs/far/bc.json: no such file"),
         (lambda root: (root / "runs/far/fidec/train.csv").unlink(), "runs/far/fidec/train.csv: no such file"),
-        (lambda root: (root / "behaviour/far/behaviour.json").unlink(), "behaviour.json: no such file"),
+        (lambda root: (root / "behaviour/far.json").unlink(), "behaviour/far.json: no such file"),
         (lambda root: (root / "data/far/manifest.json").unlink(), "data/far/manifest.json: no such file"),
-        (lambda root: (root / "runs/far/bc/run.json").write_text("{"), "run.json: not a JSON file"),
+        (lambda root: (root / "runs/far/bc.json").write_text("{"), "bc.json: not a JSON file"),
         (
-            lambda root: (root / "runs/far/bc/run.json").write_text("[]"),
-            "run.json: holds list, allowed: an object",
+            lambda root: (root / "runs/far/bc.json").write_text("[]"),
+            "bc.json: holds list, allowed: an object",
         ),
         (
-            lambda root: edit(root / "runs/far/bc/run.json", seeds=[0]),
-            "run.json: seeds is [0], but [0, 4] is needed",
+            lambda root: edit(root / "runs/far/bc.json", seeds=[0]),
+            "bc.json: seeds is [0], but [0, 4] is needed",
         ),
         (
-            lambda root: edit(root / "runs/far/bc/run.json", method="fql"),
-            "run.json: method is 'fql', but 'bc' is",
+            lambda root: edit(root / "runs/far/bc.json", method="fql"),
+            "bc.json: method is 'fql', but 'bc' is",
         ),
         (
-            lambda root: edit(root / "runs/far/bc/run.json", data_sha256="x"),
-            "run.json: data_sha256 is of other data; run this",
+            lambda root: edit(root / "runs/far/bc.json", data_sha256="x"),
+            "bc.json: data_sha256 is of other data; run this",
         ),
-        (lambda root: edit(root / "runs/far/bc/run.json", "seconds"), "run.json: field 'seconds' is missing"),
+        (lambda root: edit(root / "runs/far/bc.json", "seconds"), "bc.json: field 'seconds' is missing"),
         (
             lambda root: edit(root / "evals/far/bc.json", machine={}),
             "bc.json: machine, versions or seconds are malformed",

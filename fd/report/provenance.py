@@ -66,10 +66,10 @@ def gather(plan: Plan, *, data: Path, behaviour: Path, runs: Path, evals: Path) 
         if manifest.dataset != task.dataset:
             raise FdError(f"{folder}: dataset {manifest.dataset!r}, but params.yaml says {task.dataset!r}")
         wanted = {"task": task.name, "seeds": list(plan.seeds), "data_sha256": manifest.sha256}
-        found.pretrain[task.name] = _record(behaviour / task.name / "behaviour.json", wanted)
+        found.pretrain[task.name] = _record(behaviour / f"{task.name}.json", wanted)
         for method in plan.methods:
             key = task.name, method
-            found.refine[key] = _record(runs / task.name / method / "run.json", wanted | {"method": method})
+            found.refine[key] = _record(runs / task.name / f"{method}.json", wanted | {"method": method})
             found.evaluate[key] = _record(evals / task.name / f"{method}.json", {})
     return found
 

@@ -1,0 +1,132 @@
+"""The loop, its random numbers and the bank: what a step draws depends on its number alone."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fd.bank import Bank, draw_actions, draw_noise, draw_scores, kept_actions
+from fd.checkpoint import Checkpoint, read_tensors
+from fd.errors import FdError
+from fd.fisher import state_scores
+from fd.flow import base_actions
+from fd.loop import BLOCK, Draws, Schedule, run
+from fd.nets import StackedMLP
+from fd.streams import PURPOSES, generator
+
+CPU = torch.device("cpu")
+
+
+def draws(*seeds: int) -> Draws:
+    return Draws(seeds, "refine", CPU, lambda g: [torch.randn(BLOCK, 3, generator=g), torch.rand(BLOCK, generator=g)])
+
+
+def test_numbers_of_a_step_do_not_depend_on_the_steps_before() -> None:
+    whole = draws(0, 1)
+    in_order = [whole.at(index) for index in range(2 * BLOCK + 5)]
+    for index in (0, BLOCK - 1, BLOCK, 2 * BLOCK + 4):
+        for among, alone in zip(in_order[index], draws(0, 1).at(index), strict=True):
+            assert torch.equal(among, alone)
+    assert len({numbers[1][0].item() for numbers in in_order}) == len(in_order)
+
+
+def test_a_seed_draws_the_same_among_others() -> None:
+    for among, alone in zip(draws(4, 7).at(70), draws(7).at(70), strict=True):
+        assert torch.equal(among[1:], alone)
+
+
+def test_streams_differ_by_seed_purpose_and_block() -> None:
+    first = [torch.rand(1, generator=generator(s, p, b)).item() for s in range(4) for p in PURPOSES for b in range(4)]
+    assert len(set(first)) == 4 * len(PURPOSES) * 4
+
+
+def fit(folder: Path, steps: int, **faults: float) -> nn.Linear:
+    """A loop over the given steps whose metric is the step's number; `nan_at` makes it NaN for seed 5 at that step."""
+    module = nn.Linear(1, 1)
+    adam = torch.optim.Adam(module.parameters(), lr=0.1)
+
+    def one(index: int) -> dict[str, torch.Tensor]:
+        module(torch.ones(1, 1)).sum().backward()
+        adam.step()
+        value = float("nan") if index == faults.get("nan_at") else float(index)
+        return {"q": torch.tensor([float(index), value])}
+
+    checkpoint = Checkpoint(folder / "work", folder / "out", lambda step: None)
+    run(one, module, adam, Schedule(steps, 1, 5, 10), seeds=(3, 5), checkpoint=checkpoint, label="refine cube fidec")
+    return module
+
+
+def test_a_row_is_the_mean_since_the_last_one(tmp_path: Path) -> None:
+    fit(tmp_path, 20)
+    with (tmp_path / "out" / "train.csv").open(newline="") as file:
+        rows = [(row["step"], row["seed"], float(row["q"])) for row in csv.DictReader(file)]
+    assert rows == [(str(at), seed, at - 3.0) for at in (5, 10, 15, 20) for seed in ("3", "5")]
+
+
+@pytest.mark.parametrize("nan_at", [10, 12, 14])
+def test_a_number_that_is_none_ends_the_run_wherever_it_came_up(nan_at: int, tmp_path: Path) -> None:
+    with pytest.raises(FdError, match=r"^refine cube fidec: q of seed 5 is nan by step 15, allowed: finite numbers$"):
+        fit(tmp_path, 20, nan_at=nan_at)
+    assert read_tensors(tmp_path / "work" / "state.safetensors")[1]["step"] == 10
+
+
+def test_a_damaged_state_is_told_with_its_place(tmp_path: Path) -> None:
+    fit(tmp_path, 10)
+    path = tmp_path / "work" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(FdError, match=r"state\.safetensors: is not a file of weights"):
+        fit(tmp_path, 20)
+
+
+FLOW = StackedMLP((2,), (3 + 2 + 1, 8, 2), norm=False, generators=[torch.Generator().manual_seed(s) for s in range(2)])
+
+
+def test_the_bank_holds_what_the_flow_gives() -> None:
+    obs = torch.randn(2000, 3)  # more than one chunk
+    noise = draw_noise((0, 1), (2000, 4, 2), CPU)
+    actions = draw_actions(FLOW, obs, noise, flow_steps=3, label="bank")
+    for sample in (0, 3):
+        torch.testing.assert_close(
+            actions[:, :, sample], base_actions(FLOW, obs.expand(2, -1, -1), noise[:, :, sample], steps=3)
+        )
+    assert torch.equal(draw_noise((1,), (2000, 4, 2), CPU)[0], noise[1])
+
+
+def test_a_batch_takes_rows_and_samples_of_its_own_seed() -> None:
+    actions, noise = torch.randn(2, 6, 4, 2), torch.randn(2, 6, 4, 2)
+    scores = torch.randn(2, 6, 3, 2)
+    rows, samples, after = (torch.tensor(values) for values in ([[0, 3], [4, 1]], [[1, 0], [3, 2]], [[2, 2], [0, 1]]))
+    found = Bank(actions, noise, scores).gather(rows, samples, after)
+    assert found.noise is not None and found.next_noise is not None and found.scores is not None
+    for seed in range(2):
+        for i in range(2):
+            row, sample, following = (int(values[seed, i]) for values in (rows, samples, after))
+            assert torch.equal(found.act[seed, i], actions[seed, row, sample])
+            assert torch.equal(found.noise[seed, i], noise[seed, row, sample])
+            assert torch.equal(found.next_act[seed, i], actions[seed, row + 1, following])
+            assert torch.equal(found.next_noise[seed, i], noise[seed, row + 1, following])
+            assert torch.equal(found.scores[seed, i], scores[seed, row])
+
+
+def test_scores_of_the_bank_are_within_the_window_and_of_their_state() -> None:
+    obs, actions = torch.randn(5, 3), torch.randn(2, 5, 4, 2).clamp(-1, 1)
+    found = draw_scores(FLOW, obs, actions, (0, 1), t_eps=(0.8, 0.8), formula="exact")
+    x0 = torch.stack([torch.randn(5, 4, 2, generator=generator(seed, "scores", 0)) for seed in (0, 1)])
+    t = torch.full((2, 5, 4, 1), 0.8)
+    torch.testing.assert_close(found, state_scores(FLOW, obs.expand(2, -1, -1), actions, x0=x0, t=t, formula="exact"))
+
+
+def test_kept_actions_are_used_for_their_key_only(tmp_path: Path) -> None:
+    obs, noise, path = torch.randn(5, 3), torch.randn(2, 5, 4, 2), tmp_path / "banks" / "cube.safetensors"
+
+    def kept(noise: torch.Tensor, key: str) -> torch.Tensor:
+        return kept_actions(FLOW, obs, noise, flow_steps=3, label="bank", path=path, key=key)
+
+    first = kept(noise, "a")
+    assert torch.equal(kept(torch.zeros_like(noise), "a"), first)
+    assert not torch.equal(kept(torch.zeros_like(noise), "b"), first)
+    assert torch.equal(kept(noise, "a"), first)

@@ -1,0 +1,198 @@
+"""One real pipeline, small: it runs, it is then up to date, and an edit of the settings touches the cells that it should."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import settings
+
+ROOT = Path(__file__).parent.parent
+PARTS = (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "fd", "stages", "reference")
+CELLS = {
+    "download@umaze", "pretrain@umaze", "refine@umaze-deflow", "refine@umaze-fidec",
+    "evaluate@umaze-deflow", "evaluate@umaze-fidec", "report",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A copy of the project with its own settings and a Git history of one commit."""
+
+    folder: Path
+    values: dict[str, Any]
+
+    def write(self, values: dict[str, Any]) -> None:
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def run(self, *command: str) -> str:
+        """Standard output of a command; its failure shows all that it printed."""
+        home = self.folder.parent / "home"
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        keep = {key: os.environ[key] for key in ("LANG", "LD_LIBRARY_PATH", "MUJOCO_GL") if key in os.environ}
+        identity = {f"GIT_{role}_{part}": "test" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+        found = subprocess.run(
+            command, cwd=self.folder, env=keep | identity | {"PATH": path, "HOME": str(home)},
+            check=False, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert found.returncode == 0, f"{command}\n{found.stdout}\n{found.stderr}"
+        return found.stdout
+
+    def dvc(self, *arguments: str) -> str:
+        return self.run(sys.executable, "-m", "dvc", *arguments)
+
+    def stale(self) -> set[str]:
+        """Stages that DVC finds changed by themselves; those after them follow."""
+        return set(json.loads(self.dvc("status", "--json")))
+
+    def repro(self) -> set[str]:
+        """Stages that a reproduction ran."""
+        return set(re.findall(r"Running stage '([^']+)'", self.dvc("repro")))
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """The pipeline of one task and two methods, before it has run."""
+    folder = tmp_path_factory.mktemp("pipeline") / "clone"
+    for part in PARTS:
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, folder / part)
+    values = settings()
+    values["methods"] = {name: values["methods"][name] for name in ("deflow", "fidec")}
+    values["evaluate"]["episodes"] = 1
+    made = Pipeline(folder, values)
+    made.write(values)
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
+        made.run("git", *command)
+    return made
+
+
+@pytest.fixture(scope="module")
+def reproduced(pipeline: Pipeline) -> Pipeline:
+    """The same after its first reproduction."""
+    assert pipeline.repro() == CELLS
+    return pipeline
+
+
+@pytest.fixture
+def ready(reproduced: Pipeline) -> Iterator[Pipeline]:
+    """The same with its settings as they were, before and after a test."""
+    yield reproduced
+    reproduced.write(reproduced.values)
+
+
+def test_the_whole_pipeline_runs_and_is_then_up_to_date(ready: Pipeline) -> None:
+    assert ready.stale() == set()
+    assert "Data and pipelines are up to date." in ready.dvc("repro")
+    for name in ("report.md", "scores.md", "scores.csv", "scores.tex", "curves.csv", "learning_curves.svg"):
+        assert (ready.folder / "reports" / name).stat().st_size > 0
+    unknown = ready.run("git", "status", "--porcelain").splitlines()
+    assert sorted(unknown) == ["?? dvc.lock", "?? reports/"]  # what the stages make is ignored or reported
+
+
+def test_dvc_shows_metrics_plots_parameters_and_the_graph(ready: Pipeline) -> None:
+    metrics = json.loads(ready.dvc("metrics", "show", "--json"))
+    values = metrics[""]["data"][str(Path("reports", "metrics.json"))]["data"]
+    assert "fidec" in json.dumps(values) and "umaze" in json.dumps(values)
+    assert "fidec" in ready.dvc("metrics", "show")
+    graph = ready.dvc("dag", "--dot").replace("\n", "")
+    for edge in ('"download@umaze" -> "pretrain@umaze"', '"refine@umaze-fidec" -> "evaluate@umaze-fidec"'):
+        assert edge in graph
+    page = ready.dvc("plots", "show", "-o", "plots").strip().removeprefix("file://")
+    html = Path(page).read_text()
+    assert all(name in html for name in ("learning_curves", "scores", "constraint"))
+    shutil.rmtree(ready.folder / "plots")
+    ready.write(edited("methods", "fidec", "damping", to=0.5)(ready.values))
+    diff = json.loads(ready.dvc("params", "diff", "--json"))
+    assert diff == {"params.yaml": {"methods.fidec.damping": {"old": 0.001, "new": 0.5, "diff": 0.499}}}
+
+
+def edited(*place: str, to: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Set one place of the settings."""
+
+    def change(values: dict[str, Any]) -> dict[str, Any]:
+        values = node = copy.deepcopy(values)
+        for key in place[:-1]:
+            node = node[key]
+        node[place[-1]] = to
+        return values
+
+    return change
+
+
+def with_another_task(values: dict[str, Any]) -> dict[str, Any]:
+    values = copy.deepcopy(values)
+    values["tasks"]["umaze-near"] = copy.deepcopy(values["tasks"]["umaze"])
+    values["tasks"]["umaze-near"]["data"]["start"] = [1, 3]
+    return values
+
+
+def with_another_method(values: dict[str, Any]) -> dict[str, Any]:
+    values = copy.deepcopy(values)
+    values["methods"]["fidec-damped"] = values["methods"]["fidec"] | {"damping": 0.1}
+    return values
+
+
+def without_deflow(values: dict[str, Any]) -> dict[str, Any]:
+    values = copy.deepcopy(values)
+    del values["methods"]["deflow"]
+    return values
+
+
+REFINE, EVALUATE = ({f"{stage}@umaze-{method}" for method in ("deflow", "fidec")} for stage in ("refine", "evaluate"))
+EDITS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], set[str]]] = {
+    "a switch of a method": (edited("methods", "fidec", "score", to="velocity"), {"refine@umaze-fidec", "report"}),
+    "an override of a task": (edited("tasks", "umaze", "refine", to={"discount": 0.9}), REFINE | {"report"}),
+    "an override of its evaluation": (edited("tasks", "umaze", "evaluate", to={"episodes": 2}), EVALUATE | {"report"}),
+    "its data": (edited("tasks", "umaze", "data", "seed", to=1), {"download@umaze", "report"}),
+    "the seeds": (edited("seeds", to=[0, 1, 2]), {"pretrain@umaze", "report"} | REFINE),
+    "pretraining": (edited("pretrain", "learning_rate", to=2e-3), {"pretrain@umaze"}),
+    "the network": (edited("network", "hidden", to=[16, 24]), {"pretrain@umaze"} | REFINE),
+    "the report": (edited("report", "confidence", to=0.9), {"report"}),
+    "the machine": (edited("compute", "threads", to=2), set()),
+    "a task more": (
+        with_another_task,
+        {"download@umaze-near", "pretrain@umaze-near", "report"}
+        | {f"{stage}@umaze-near-{method}" for stage in ("refine", "evaluate") for method in ("deflow", "fidec")},
+    ),
+    "a method more": (with_another_method, {"refine@umaze-fidec-damped", "evaluate@umaze-fidec-damped", "report"}),
+    "a method less": (without_deflow, {"report"}),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_makes_exactly_these_cells_stale(name: str, ready: Pipeline) -> None:
+    edit, stale = EDITS[name]
+    ready.write(edit(ready.values))
+    assert ready.stale() == stale
+
+
+def test_a_switch_runs_its_cells_and_a_removed_method_leaves_the_report(ready: Pipeline) -> None:
+    edit, stale = EDITS["a switch of a method"]
+    ready.write(edit(ready.values))
+    assert ready.repro() == stale | {"evaluate@umaze-fidec"}
+    ready.write(without_deflow(edit(ready.values)))
+    assert ready.repro() == {"report"}
+    with (ready.folder / "reports" / "scores.csv").open(newline="") as file:
+        text = json.dumps(list(csv.DictReader(file)))
+    assert "fidec" in text and "deflow" not in text
+    for name in ("report.md", "scores.md", "metrics.json", "curves.csv"):
+        assert "deflow" not in (ready.folder / "reports" / name).read_text().lower()
+    ready.write(ready.values)
+    assert ready.repro() == {"report"}  # the cells as they were come out of the run cache
+    assert ready.stale() == set()

@@ -1,0 +1,143 @@
+"""A trained policy from Python: load a run, act on an observation."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from conftest import TASK
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from fd.agent import act
+from fd.checkpoint import FLOW, read_tensors, write_tensors
+from fd.environments import make_env
+from fd.errors import FdError
+from fd.policy import Policy, snapshot_name
+from fd.transitions import read_manifest
+from stages import refine
+
+METHODS = ("bc", "fql", "fidec", "fidec-official")
+
+
+@pytest.fixture(scope="module")
+def trained(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with a run of each kind of method; leave it as it is."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(made, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for method in METHODS:
+            result = CliRunner().invoke(refine.app, ["--task", TASK, "--method", method], catch_exceptions=False)
+            assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def project(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(trained)
+    return trained
+
+
+def test_the_promise_of_the_readme(project: Path) -> None:
+    """Load a run, act on an observation as the simulator gives it."""
+    env: gymnasium.Env[np.ndarray, np.ndarray] = make_env(read_manifest(Path("data/umaze")))
+    obs, _ = env.reset(seed=0)
+
+    policy = Policy.load(Path("runs/umaze/fidec"))
+    action = policy.act(obs)[policy.seeds.index(1)]
+
+    assert action.shape == (2,) and action.abs().max() <= 1
+    env.step(action.numpy())
+    env.close()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shapes_of_observations(method: str, project: Path) -> None:
+    policy = Policy.load(Path("runs", TASK, method))
+    assert (policy.seeds, policy.step) == ((0, 1), 40)
+    obs = torch.randn(5, 4)
+    noise = torch.randn(2, 5, 2)
+    batch = policy.act(obs, noise)
+    assert batch.shape == (2, 5, 2) and batch.abs().max() <= 1 and not batch.requires_grad
+    torch.testing.assert_close(policy.act(obs.expand(2, 5, 4), noise), batch)
+    torch.testing.assert_close(policy.act(obs[3], noise[:, 3:4]), batch[:, 3])
+    torch.testing.assert_close(policy.act(obs.double().numpy(), noise), batch)
+
+
+def test_each_seed_acts_on_its_own_observations(project: Path) -> None:
+    policy = Policy.load(Path("runs", TASK, "fidec"))
+    obs, noise = torch.randn(2, 5, 4), torch.randn(2, 5, 2)
+    whole = policy.act(obs, noise)
+    torch.testing.assert_close(whole[1], policy.act(obs[1], noise)[1])
+
+
+def test_a_policy_is_what_was_trained(project: Path) -> None:
+    """The loaded networks are the files' tensors, and noise is what makes actions random."""
+    folder = Path("runs", TASK, "fidec")
+    policy, noise = Policy.load(folder), torch.randn(2, 3, 2)
+    tensors = read_tensors(folder / snapshot_name(40))[0] | read_tensors(folder / FLOW)[0]
+    for prefix, net in (("flow.", policy.flow), ("policy.", policy.net)):
+        for name, value in net.state_dict().items():
+            assert torch.equal(value, tensors[prefix + name])
+    obs = torch.randn(3, 4)
+    assert torch.equal(policy.act(obs, noise), act(policy.spec, policy.flow, policy.net, obs.expand(2, 3, 4), noise))
+    assert not torch.equal(policy.act(obs), policy.act(obs))
+
+
+def test_an_earlier_step(project: Path) -> None:
+    folder = Path("runs", TASK, "fidec")
+    assert Policy.steps(folder) == [20, 40]
+    early, late = Policy.load(folder, 20), Policy.load(folder)
+    assert early.step == 20
+    noise = torch.randn(2, 3, 2)
+    assert not torch.equal(early.act(torch.ones(3, 4), noise), late.act(torch.ones(3, 4), noise))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (5, 3), (4, 1), (3, 5, 4), (2, 5, 3), (1, 2, 5, 4), (0,)])
+def test_an_observation_of_another_shape_is_told(shape: tuple[int, ...], project: Path) -> None:
+    policy = Policy.load(Path("runs", TASK, "fidec"))
+    with pytest.raises(FdError) as error:
+        policy.act(torch.zeros(shape))
+    assert str(error.value) == f"obs: shape {list(shape)}, allowed: [4], [B, 4] or [2, B, 4]"
+
+
+@pytest.mark.parametrize("shape", [(2,), (5, 2), (2, 4, 2), (1, 5, 2)])
+def test_noise_of_another_shape_is_told(shape: tuple[int, ...], project: Path) -> None:
+    with pytest.raises(FdError, match=r"^noise: shape .*, allowed: \[2, 5, 2\]$"):
+        Policy.load(Path("runs", TASK, "fidec")).act(torch.zeros(5, 4), torch.zeros(shape))
+
+
+def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FdError, match=r"holds no snapshot"):
+        Policy.load(tmp_path / "nowhere")
+
+
+def test_a_damaged_run_is_told(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(Path("runs", TASK, "fidec"), folder)
+    with pytest.raises(FdError, match=r"step_000000030\.safetensors: no such file"):
+        Policy.load(folder, 30)
+    snapshot = folder / snapshot_name(40)
+    tensors, record = read_tensors(snapshot)
+    content = snapshot.read_bytes()
+    write_tensors(snapshot, tensors, record | {"spec": record["spec"] | {"hidden": [16, 8]}})
+    with pytest.raises(FdError, match=r"flow\.weights\.1 is \[2, 16, 16\], allowed: \[2, 16, 8\]"):
+        Policy.load(folder)
+    write_tensors(snapshot, tensors, {"seeds": [0, 1]})
+    with pytest.raises(FdError, match=r"header does not describe an agent"):
+        Policy.load(folder)
+    save_file(tensors, snapshot)
+    with pytest.raises(FdError, match=r"is not a file of weights written by this project"):
+        Policy.load(folder)
+    snapshot.write_bytes(content[:-50])
+    with pytest.raises(FdError, match=r"is not a file of weights written by this project"):
+        Policy.load(folder)
+    snapshot.write_bytes(content)
+    (folder / FLOW).unlink()
+    with pytest.raises(FdError, match=r"flow\.safetensors: no such file"):
+        Policy.load(folder)

@@ -1,0 +1,113 @@
+"""The objective: its value, where its gradients go and where they stop."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fd.fisher import Metric
+from fd.nets import StackedMLP
+from fd.refine import displace, distillation_loss, refinement_loss
+
+S, B, O, A, K = 2, 6, 3, 2, 4
+METRICS = {"identity": Metric("identity", 1e-3, "state"), "state": Metric("state", 1e-3, "state")}
+
+
+def nets() -> tuple[StackedMLP, StackedMLP]:
+    """A policy and critics of two seeds."""
+    generators = [torch.Generator().manual_seed(seed) for seed in range(S)]
+    policy = StackedMLP((S,), (O + A, 8, A), norm=False, generators=generators)
+    return policy, StackedMLP((S, 2), (O + A, 8, 1), norm=True, generators=generators)
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+OBS, BASE, SCORES = drawn(S, B, O, seed=0), drawn(S, B, A, seed=1).clamp(-1, 1), drawn(S, B, K, A, seed=2)
+
+
+def loss_of(
+    policy: StackedMLP, critic: StackedMLP, log_dual: Tensor, *, metric: str = "state", **switches: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    chosen = {"normalize_q": False, "learn_dual": True} | switches
+    scores = None if metric == "identity" else SCORES
+    return refinement_loss(
+        policy, critic, log_dual, OBS, BASE, scores=scores, metric=METRICS[metric], budget=0.01, **chosen
+    )
+
+
+@pytest.mark.parametrize("metric", ["identity", "state"])
+def test_loss_is_that_of_the_method(metric: str) -> None:
+    (policy, critic), log_dual = nets(), torch.tensor([0.5, 2.0]).log()
+    loss, told = loss_of(policy, critic, log_dual, metric=metric)
+    act, delta = displace(policy, OBS, BASE)
+    torch.testing.assert_close(act, (BASE + delta).clamp(-1, 1))
+    q = critic(OBS, act).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(told["q"], q.detach())
+    torch.testing.assert_close(told["delta2"], delta.detach().square().mean(dim=(1, 2)))
+    if metric == "identity":
+        torch.testing.assert_close(told["penalty"], told["delta2"])
+    torch.testing.assert_close(told["dual"], log_dual.exp())
+    cost = told["penalty"]
+    torch.testing.assert_close(loss, -q + told["dual"] * cost - log_dual * (cost - 0.01))
+
+
+def test_q_term_is_divided_by_a_constant() -> None:
+    (policy, critic), log_dual = nets(), torch.zeros(S)
+    plain, told = loss_of(policy, critic, log_dual)
+    scaled, also = loss_of(policy, critic, log_dual, normalize_q=True)
+    q = critic(OBS, displace(policy, OBS, BASE)[0]).mean(dim=1).squeeze(-1)
+    torch.testing.assert_close(also["q_loss"], told["q_loss"] / q.detach().abs().mean(dim=1))
+    torch.testing.assert_close(scaled - also["q_loss"], plain - told["q_loss"])
+
+
+@pytest.mark.parametrize("metric", ["identity", "state"])
+def test_critics_base_actions_and_scores_are_constants(metric: str) -> None:
+    (policy, critic), log_dual = nets(), torch.zeros(S, requires_grad=True)
+    loss_of(policy, critic, log_dual, metric=metric)[0].sum().backward()
+    assert all(parameter.grad is None for parameter in critic.parameters())
+    assert all(parameter.grad is not None for parameter in policy.parameters())
+    assert not BASE.requires_grad and not SCORES.requires_grad
+
+
+def test_dual_moves_by_its_own_term_alone() -> None:
+    """d/d log_dual is budget - cost, with nothing of the penalty's share dual * cost."""
+    (policy, critic), log_dual = nets(), torch.full((S,), math.log(7.0), requires_grad=True)
+    loss, told = loss_of(policy, critic, log_dual)
+    (gradient,) = torch.autograd.grad(loss.sum(), [log_dual])
+    torch.testing.assert_close(gradient, 0.01 - told["penalty"])
+
+
+def test_dual_term_gives_the_policy_no_gradient() -> None:
+    policy, critic = nets()
+    log_dual = torch.full((S,), math.log(7.0))
+    gradients = [
+        torch.autograd.grad(loss_of(policy, critic, log_dual, learn_dual=learn)[0].sum(), list(policy.parameters()))
+        for learn in (True, False)
+    ]
+    for learned, fixed in zip(*gradients, strict=True):
+        torch.testing.assert_close(learned, fixed)
+
+
+def test_distillation_pulls_to_the_base_action_unclipped() -> None:
+    policy, critic = nets()
+    policy.biases[1].data += 3.0  # far outside the bounds, where only the distillation term has a gradient
+    noise = drawn(S, B, A, seed=3)
+    loss, told = distillation_loss(policy, critic, OBS, noise, BASE, alpha=5.0, normalize_q=False)
+    act = policy(OBS, noise)
+    assert act.min() > 1
+    distill = (act - BASE).square().mean(dim=(1, 2))
+    torch.testing.assert_close(told["penalty"], distill.detach())
+    torch.testing.assert_close(loss, 5.0 * distill - critic(OBS, act.clamp(-1, 1)).mean(dim=(1, 2, 3)))
+    for found, expected in zip(
+        torch.autograd.grad(loss.sum(), list(policy.parameters()), retain_graph=True),
+        torch.autograd.grad(5.0 * distill.sum(), list(policy.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected)
+    loss.sum().backward()
+    assert all(parameter.grad is None for parameter in critic.parameters())
