@@ -44,7 +44,7 @@ def command(
     case: Annotated[str, typer.Option(help=f"One of {', '.join(CASES)}.")] = "cube-single",
     params_file: Annotated[Path, typer.Option("--params", help="The file of settings.")] = Path("params.yaml"),
     method: Annotated[str, typer.Option(help="Method whose policy acts.")] = "fidec",
-    environments: Annotated[int, typer.Option(help="Environments alive at a time.")] = 12,
+    environments: Annotated[int, typer.Option(help="Environments alive at a time.")] = 6,
     workers: Annotated[int, typer.Option(help="Simulator processes.")] = 2,
     episodes: Annotated[int, typer.Option(help="Episodes of each of the three seeds, in one round.")] = 8,
     rounds: Annotated[int, typer.Option(help="Measurements, of which the median is told.")] = 3,
@@ -173,7 +173,8 @@ def untrained(case: str, params_file: Path, method: str) -> Policy:
 
     env, values = build(case), params.load(params_file)
     (obs_dim,), (act_dim,) = env.observation_space.shape or (), env.action_space.shape or ()
-    sections = (values.network, values.refine, values.method(method))
+    network = values.settings(case).network if case in values.tasks else values.network
+    sections = (network, values.refine, values.method(method))
     spec = Spec.of(*(section.model_dump() for section in sections), {"obs_dim": obs_dim, "act_dim": act_dim})
     weights = [generator(seed, "weights", 0) for seed in SEEDS]
     return Policy(spec, SEEDS, 0, flow_net(spec, weights), policy_net(spec, weights))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu
 
 from fd.nets import StackedMLP
 
@@ -37,10 +38,17 @@ def matching_loss(flow: StackedMLP, obs: Tensor, act: Tensor, *, x0: Tensor, t: 
 def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int) -> Tensor:
     """Base actions a_b [S, B, A]: `steps` Euler steps of the flow from noise [S, B, A], clipped to [-1, 1].
 
-    They are constants of every loss, hence no gradient.
+    They are constants of every loss, hence no gradient. The layers of `velocity` are taken apart here, so that what does not change
+    along the path is computed once: acting and building a bank are little but this loop.
     """
+    width = obs.shape[-1]
+    (first, *weights), (bias, *biases) = flow.weights, flow.biases
+    from_obs = torch.baddbmm(bias, obs, first[:, :width])
+    from_x, from_t = first[:, width:-1], first[:, -1:]
     x = noise
     for step in range(steps):
-        t = torch.full_like(x[..., :1], step / steps)
-        x = x + velocity(flow, obs, x, t) / steps
+        v = torch.baddbmm(torch.add(from_obs, from_t, alpha=step / steps), x, from_x)
+        for weight, shift in zip(weights, biases, strict=True):
+            v = torch.baddbmm(shift, gelu(v, approximate="tanh"), weight)
+        x = torch.add(x, v, alpha=1 / steps)
     return x.clamp(-1, 1)
