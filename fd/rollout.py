@@ -1,17 +1,17 @@
 """Episodes of many seeds' policies in simulators that live in worker processes.
 
-The environments are built once and serve every snapshot. Environment j of a seed runs its episodes j, j + n, j + 2n, …; a worker steps its
-environments, and while it waits for actions another one is at work. A call of the policy always has the rows of all environments,
-of which those of the waiting worker are used. So no number in the result depends on the number of workers or on who is faster.
+The environments are built once and serve every snapshot. They stand in two half-batches: while the simulators step one, the
+policy acts on the other. Episodes are handed out in lock-step with the batches, so which environment runs what, and the
+shape and content of every batch, do not depend on the number of workers; nor, then, does any number in the result.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
-import time
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
 from typing import Any, Self
@@ -54,7 +54,8 @@ class Rollout:
             seeds: training seeds, one policy each.
             obs_dim: width of an observation.
             act_dim: width of an action.
-            environments: alive at a time, rounded up to a multiple of the number of seeds.
+            environments: alive at a time, rounded up to a multiple of the number of seeds; two or more for each seed
+                let policy and simulators work at the same time.
             workers: processes, one core each.
             timeout: seconds within which an environment must be built, and a turn of steps and resets be answered.
 
@@ -65,23 +66,17 @@ class Rollout:
         each = -(-environments // len(self._seeds))
         workers = min(workers, each * len(self._seeds))
         context = multiprocessing.get_context("spawn")  # a fork would copy torch's locks in whatever state they are
-        slots = each * len(self._seeds)
-        memory = _allocate(context, slots, workers, widths=(obs_dim, act_dim))
+        memory = _allocate(context, each * len(self._seeds), workers, widths=(obs_dim, act_dim))
         self._places = memory.spots()
-        self._observations, self._noise, self._actions = (
-            rows.reshape(len(self._seeds), each, rows.shape[1]) for rows in memory.rows()
-        )
-        self._each, self._step = each, 0
-        self._shares = [range(worker, slots, workers) for worker in range(workers)]  # the slots of each worker
+        self._halves = _halves(len(self._seeds), each, workers=workers, memory=memory)
+        self._running: dict[int, Key] = {}  # by slot
         self._processes: list[SpawnProcess] = []
         self._connections: list[Connection[Any, Any]] = []
         try:
             for worker in range(workers):
                 self._start(context, make_env, worker=worker, memory=memory)
-            for worker, share in enumerate(self._shares):
-                for _ in share:
-                    self._wait({worker: time.monotonic()})
-                    self._receive(worker)
+            for worker in (owner for half in self._halves for owner in half.owners):
+                self._receive(worker)
         except BaseException:
             self.close()
             raise
@@ -111,7 +106,7 @@ class Rollout:
         """Run episodes 0, 1, … of every seed at one snapshot.
 
         Args:
-            act: the policies of all seeds. It is always called with the same shapes.
+            act: the policies of all seeds. It is called with one shape, or two when n is odd.
             step: of the snapshot; part of the random streams.
             episodes: of each seed.
             on_episode: called with each episode when it ends.
@@ -123,31 +118,21 @@ class Rollout:
             FdError: an environment raises, dies or hangs, or an action is not finite. The pool is closed then.
         """
         rows: list[Episode] = []
-        self._step = step
-        episodes_of = {
-            slot: [
-                Key(self._seeds[slot // self._each], step, n) for n in range(slot % self._each, episodes, self._each)
-            ]
-            for share in self._shares
-            for slot in share
-        }
-        left = [sum(len(episodes_of[slot]) for slot in share) for share in self._shares]
+        queues = [iter([Key(seed, step, episode) for episode in range(episodes)]) for seed in self._seeds]
         try:
-            asked = {worker: time.monotonic() for worker, count in enumerate(left) if count}
-            for worker in asked:
-                self._send(worker, {slot: episodes_of[slot] for slot in self._shares[worker]})
-            while asked:
-                for worker in self._wait(asked):
-                    for row in self._receive(worker):
-                        rows.append(row)
-                        left[worker] -= 1
-                        if on_episode is not None:
+            for half in self._halves:
+                self._send(half, self._assign(half, queues))
+            while self._running:
+                for half in filter(self._busy, self._halves):
+                    ended = self._collect(half)
+                    rows += ended
+                    if on_episode is not None:
+                        for row in ended:
                             on_episode(row)
-                    del asked[worker]
-                    if left[worker]:
-                        self._decide(act, worker)
-                        self._send(worker, None)
-                        asked[worker] = time.monotonic()
+                    starts = self._assign(half, queues)
+                    if self._busy(half):
+                        self._decide(act, half, step)
+                        self._send(half, starts)
         except BaseException:
             self.close()
             raise
@@ -156,52 +141,68 @@ class Rollout:
     def _start(self, context: SpawnContext, make_env: MakeEnv, *, worker: int, memory: Memory) -> None:
         here, there = context.Pipe()
         self._connections.append(here)
-        details = {"share": self._shares[worker], "memory": memory, "worker": worker}
+        shares = [[slot for slot in half.slots if half.owner(slot) == worker] for half in self._halves]
+        details = {"shares": shares, "memory": memory, "worker": worker}
         process = context.Process(target=serve, args=(there, make_env), kwargs=details, daemon=True)
         process.start()
         self._processes.append(process)
         there.close()  # the worker's end is its alone, so that its death is the end of the stream
 
-    def _decide(self, act: Act, worker: int) -> None:
-        """Act for a worker. Other rows are old, or change meanwhile; their actions go nowhere."""
-        actions = act(self._observations, self._noise)
-        if actions.shape != self._actions.shape:
+    def _busy(self, half: _Half) -> bool:
+        return any(slot in self._running for slot in half.slots)
+
+    def _assign(self, half: _Half, queues: list[Iterator[Key]]) -> dict[int, Key]:
+        """Give the next episodes of each seed to its free slots; return them by slot."""
+        starts = {}
+        for slot in half.slots:
+            if slot not in self._running:
+                key = next(queues[half.seed_index(slot)], None)
+                if key is not None:
+                    starts[slot] = key
+        self._running.update(starts)
+        return starts
+
+    def _decide(self, act: Act, half: _Half, step: int) -> None:
+        """Act on a half-batch. Rows without an episode hold an old observation; their actions go nowhere."""
+        actions = act(half.observations, half.noise)
+        if actions.shape != half.actions.shape:
             raise FdError(
-                f"{self._name}: the policy gave actions of shape {actions.shape}, allowed: {self._actions.shape}"
+                f"{self._name}: the policy gave actions of shape {actions.shape}, allowed: {half.actions.shape}"
             )
-        share = self._shares[worker]
-        mine = slice(share.start, None, share.step)
-        flat, rows = (array.reshape(-1, array.shape[-1])[mine] for array in (actions, self._observations))
-        if not np.isfinite(flat).all():
-            slot = share[int(np.argwhere(~np.isfinite(flat))[0][0])]
-            finite = "are finite" if np.isfinite(rows).all() else "are not finite either"
+        if not np.isfinite(actions).all():
+            seed = self._seeds[int(np.argwhere(~np.isfinite(actions))[0][0])]
+            finite = "are finite" if np.isfinite(half.observations).all() else "are not finite either"
             raise FdError(
-                f"{self._name}: the policy of seed {self._seeds[slot // self._each]}, snapshot {self._step} gave NaN or"
-                f" infinity as an action (the observations {finite})"
+                f"{self._name}: the policy of seed {seed}, snapshot {step} gave NaN or infinity as an action"
+                f" (the observations {finite})"
             )
-        self._actions.reshape(-1, actions.shape[-1])[mine] = flat
+        half.actions[:] = actions
 
-    def _send(self, worker: int, message: dict[int, list[Key]] | None) -> None:
-        """Ask a worker for a turn: with a message, to begin these episodes, by slot; without, to go on."""
+    def _send(self, half: _Half, starts: dict[int, Key]) -> None:
+        """Ask a half-batch's workers for a turn: start these episodes, step the other running ones."""
+        for worker in half.workers:
+            mine = {slot: key for slot, key in starts.items() if half.owner(slot) == worker}
+            try:
+                self._connections[worker].send((half.index, mine))
+            except OSError:
+                raise self._death(worker) from None
+
+    def _collect(self, half: _Half) -> list[Episode]:
+        """Wait for a half-batch's workers; return the episodes that ended, in the order of their slots."""
+        ended: dict[int, Episode] = {}
+        for worker in half.workers:
+            ended |= self._receive(worker)
+        for slot in ended:
+            del self._running[slot]
+        return [ended[slot] for slot in sorted(ended)]
+
+    def _receive(self, worker: int) -> dict[int, Episode]:
+        """Return a worker's next answer: the episodes that ended in the turn, by slot."""
+        connection = self._connections[worker]
         try:
-            self._connections[worker].send(message)
-        except OSError:
-            raise self._death(worker) from None
-
-    def _wait(self, asked: dict[int, float]) -> list[int]:
-        """Return those workers that have answered, one at least; `asked`: when each was asked, by `time.monotonic`."""
-        connections = {id(self._connections[worker]): worker for worker in asked}
-        first = min(asked, key=lambda worker: asked[worker])
-        left = max(asked[first] + self._timeout - time.monotonic(), 0)
-        ready = wait([self._connections[worker] for worker in asked], left)
-        if not ready:
-            raise FdError(f"{self._name}: {self._place(first)}: hangs, no answer in {self._timeout:g} s")
-        return sorted(connections[id(connection)] for connection in ready)
-
-    def _receive(self, worker: int) -> list[Episode]:
-        """Return a worker's answer: the episodes that ended in the turn."""
-        try:
-            answer: str | list[Episode] = self._connections[worker].recv()
+            if not connection.poll(self._timeout):
+                raise FdError(f"{self._name}: {self._place(worker)}: hangs, no answer in {self._timeout:g} s")
+            answer: str | dict[int, Episode] = connection.recv()
         except (EOFError, OSError):
             raise self._death(worker) from None
         if isinstance(answer, str):
@@ -216,13 +217,33 @@ class Rollout:
 
     def _place(self, worker: int) -> str:
         """What the worker is doing."""
-        slot, steps, episode = (int(number) for number in self._places[worker])
+        slot, steps = (int(number) for number in self._places[worker])
         if slot == NOWHERE:
             return "a simulator process between two turns"
-        if episode == NOWHERE:
+        if slot not in self._running:
             return "an environment being built"
-        key = Key(self._seeds[slot // self._each], self._step, episode)
-        return f"the environment of {key}, in " + (f"step {steps}" if steps else "reset")
+        return f"the environment of {self._running[slot]}, in " + (f"step {steps}" if steps else "reset")
+
+
+@dataclass(frozen=True)
+class _Half:
+    """A half-batch: a run of slots, their rows as [S, n, width] arrays, and the worker of each slot."""
+
+    index: int
+    slots: range
+    observations: Floats
+    noise: Floats
+    actions: Floats
+    owners: list[int]
+    workers: list[int]
+
+    def owner(self, slot: int) -> int:
+        """Return the worker of a slot."""
+        return self.owners[slot - self.slots.start]
+
+    def seed_index(self, slot: int) -> int:
+        """Return the index of the seed whose policy acts in a slot."""
+        return (slot - self.slots.start) // int(self.observations.shape[1])
 
 
 def _allocate(context: SpawnContext, slots: int, workers: int, *, widths: tuple[int, int]) -> Memory:
@@ -231,7 +252,24 @@ def _allocate(context: SpawnContext, slots: int, workers: int, *, widths: tuple[
         observations=context.RawArray("f", slots * widths[0]),
         noise=context.RawArray("f", slots * widths[1]),
         actions=context.RawArray("f", slots * widths[1]),
-        places=context.RawArray("i", workers * 3),
+        places=context.RawArray("i", workers * 2),
         obs_dim=widths[0],
         act_dim=widths[1],
     )
+
+
+def _halves(seeds: int, each: int, *, workers: int, memory: Memory) -> list[_Half]:
+    """Two half-batches of `each` slots a seed together, or one when there is but one slot a seed."""
+    halves: list[_Half] = []
+    for n in (each - each // 2, each // 2):
+        first = halves[-1].slots.stop if halves else 0
+        slots = range(first, first + seeds * n)
+        dealt = [number % workers for number in range(len(slots))]
+        # Dealt in opposite directions, so that what one half has too much for a worker the other has too little.
+        owners = [workers - 1 - worker for worker in dealt] if halves else dealt
+        observations, noise, actions = (
+            rows[slots.start : slots.stop].reshape(seeds, n, rows.shape[1]) for rows in memory.rows()
+        )
+        half = _Half(len(halves), slots, observations, noise, actions, owners, sorted(set(owners)))
+        halves += [half] if n else []
+    return halves

@@ -56,7 +56,7 @@ class Memory:
     observations: Any  # float32, rows of width O
     noise: Any  # float32, rows of width A
     actions: Any  # float32, rows of width A
-    places: Any  # int32, for each worker the slot it is in (or NOWHERE), its step there (0: reset), its episode (or NOWHERE)
+    places: Any  # int32, for each worker the slot it is in (or NOWHERE) and its step there (0: reset)
     obs_dim: int
     act_dim: int
 
@@ -69,8 +69,8 @@ class Memory:
         )
 
     def spots(self) -> NDArray[np.int32]:
-        """Return the [workers, 3] view of places."""
-        return np.frombuffer(self.places, np.int32).reshape(-1, 3)
+        """Return the [workers, 2] view of places."""
+        return np.frombuffer(self.places, np.int32).reshape(-1, 2)
 
 
 def streams(key: Key) -> tuple[int, np.random.Generator]:
@@ -82,14 +82,16 @@ def streams(key: Key) -> tuple[int, np.random.Generator]:
     return int(environment.generate_state(1)[0]), np.random.Generator(np.random.PCG64(noise))
 
 
-def serve(connection: Connection[Any, Any], make_env: MakeEnv, *, share: range, memory: Memory, worker: int) -> None:
+def serve(
+    connection: Connection[Any, Any], make_env: MakeEnv, *, shares: list[list[int]], memory: Memory, worker: int
+) -> None:
     """Build an environment for each slot, then take turns until the process is ended from outside.
 
     Args:
-        connection: gets [] for each environment built, then for each message the episodes that ended in the turn; and, as
-            the last answer, a text when an environment fails. A message holds the episodes to run by slot, or None: go on.
+        connection: gets {} for each environment built, then {slot: Episode} with the episodes that ended for each
+            message (half, {slot: Key to start}); and, as the last answer, a text when an environment fails.
         make_env: see `fd.rollout.Rollout`.
-        share: this worker's slots.
+        shares: this worker's slots in each half-batch.
         memory: shared with the parent and the other workers.
         worker: its row of `memory.places`.
     """
@@ -97,33 +99,32 @@ def serve(connection: Connection[Any, Any], make_env: MakeEnv, *, share: range, 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     place = memory.spots()[worker]
     try:
-        slots, episodes = {}, dict[int, list[Key]]()
-        for slot in share:
-            place[:] = slot, 0, NOWHERE
+        slots = {}
+        for slot in (slot for share in shares for slot in share):
+            place[:] = slot, 0
             slots[slot] = _Slot(make_env(), slot, memory)
-            connection.send([])
+            connection.send({})
         while True:
             place[0] = NOWHERE
-            episodes = connection.recv() or episodes
-            connection.send(_turn(slots, episodes, place))
+            half, starts = connection.recv()
+            connection.send(_turn({slot: slots[slot] for slot in shares[half]}, starts, place))
     except (EOFError, BrokenPipeError):  # the parent is gone
         return
     except Exception as error:  # noqa: BLE001 any simulator, any fault: the parent names it and ends the stage
         connection.send(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _turn(slots: dict[int, _Slot], episodes: dict[int, list[Key]], place: NDArray[np.int32]) -> list[Episode]:
-    """Step the running episodes and begin the next where one ended; return those that ended."""
-    ended = []
+def _turn(slots: dict[int, _Slot], starts: dict[int, Key], place: NDArray[np.int32]) -> dict[int, Episode]:
+    """Start the given episodes and step the other running ones; return those that ended."""
+    ended = {}
     for number, slot in slots.items():
-        if slot.running:
-            place[:] = number, slot.length + 1, slot.key.episode
+        if number in starts:
+            place[:] = number, 0
+            slot.start(starts[number])
+        elif slot.running:
+            place[:] = number, slot.length + 1
             if slot.step():
-                ended.append(slot.episode())
-        if not slot.running and episodes[number]:
-            key = episodes[number].pop(0)
-            place[:] = number, 0, key.episode
-            slot.start(key)
+                ended[number] = slot.episode()
     return ended
 
 
@@ -145,7 +146,7 @@ class _Slot:
     def start(self, key: Key) -> None:
         """Reset the environment and show its first observation and noise."""
         seed, self._generator = streams(key)
-        self.key, self._return, self._success = key, 0.0, False
+        self._key, self._return, self._success = key, 0.0, False
         self.running, self.length = True, 0
         observation, _ = self._env.reset(seed=seed)
         self._show(observation)
@@ -164,9 +165,9 @@ class _Slot:
     def episode(self) -> Episode:
         """Return the row of the episode that ended."""
         return Episode(
-            seed=self.key.seed,
-            step=self.key.step,
-            episode=self.key.episode,
+            seed=self._key.seed,
+            step=self._key.step,
+            episode=self._key.episode,
             return_=self._return,
             success=self._success,
             length=self.length,
