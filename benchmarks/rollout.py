@@ -44,7 +44,7 @@ def command(
     case: Annotated[str, typer.Option(help=f"One of {', '.join(CASES)}.")] = "cube-single",
     params_file: Annotated[Path, typer.Option("--params", help="The file of settings.")] = Path("params.yaml"),
     method: Annotated[str, typer.Option(help="Method whose policy acts.")] = "fidec",
-    environments: Annotated[int, typer.Option(help="Environments alive at a time.")] = 6,
+    environments: Annotated[int, typer.Option(help="Environments alive at a time.")] = 12,
     workers: Annotated[int, typer.Option(help="Simulator processes.")] = 2,
     episodes: Annotated[int, typer.Option(help="Episodes of each of the three seeds, in one round.")] = 8,
     rounds: Annotated[int, typer.Option(help="Measurements, of which the median is told.")] = 3,
