@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from processes import alive
 
 from fd.environments import FlatEnv, make
 from fd.errors import FdError
@@ -240,14 +241,6 @@ def test_workers_end_with_a_parent_that_is_killed_even_inside_a_hanging_step(tmp
         parent.kill()
     assert len(children) == 2
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and any(_alive(child) for child in children):
+    while time.monotonic() < deadline and any(alive(child) for child in children):
         time.sleep(0.05)
-    assert not any(_alive(child) for child in children)
-
-
-def _alive(process: int) -> bool:
-    """Whether it runs; a zombie that nobody has collected does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    assert not any(alive(child) for child in children)

@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 import pytest
 from counting import run
+from processes import alive
 
 from fd.errors import FdError
 from fd.params import Data, Download, MinariData, OgbenchData, OracleData, WaypointData
@@ -118,14 +119,6 @@ def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(alive(pid) for pid in pids)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not waited for yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("data", [NAVIGATE, WAYPOINT], ids=["navigate", "waypoint"])
