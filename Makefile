@@ -5,6 +5,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro test setup check clean
 
 repro: setup
+	$(if $(SUITE),python -m stages.suite $(SUITE))
 	dvc repro
 
 test: setup

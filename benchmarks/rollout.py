@@ -1,22 +1,28 @@
 """How much of the simulators' raw stepping rate an evaluation keeps: `python -m benchmarks.rollout`.
 
-Raw: as many processes as there are workers, each replaying recorded episodes of the policy in one environment, and nothing
-else (a step's cost depends on the actions: resting in contact costs more than flailing). Kept: the rate through
-`fd.rollout` with the untrained policies of three seeds, of the size that params.yaml gives. Both are told by the clock and
-by the processors' time; the second is fair on a machine that others use, too.
+Raw: as many processes as there are workers, each replaying episodes in one environment, and nothing else. Kept: the rate
+through `fd.rollout` with the untrained policies of three seeds, of the size that params.yaml gives. Both run the same
+episodes (a step's cost depends on the actions: resting in contact costs more than flailing), and they take turns, slice
+by slice, since a machine that others use, too, changes its speed from one second to the next: each slice of the pool is
+held against the raw slices right before and after it. Told are medians and, for the shares, quartiles, by the clock and by
+the processors' time; the second is the fairer where others take the cores themselves.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import gymnasium
 import numpy as np
@@ -46,8 +52,8 @@ def command(
     method: Annotated[str, typer.Option(help="Method whose policy acts.")] = "fidec",
     environments: Annotated[int, typer.Option(help="Environments alive at a time.")] = 12,
     workers: Annotated[int, typer.Option(help="Simulator processes.")] = 2,
-    episodes: Annotated[int, typer.Option(help="Episodes of each of the three seeds, in one round.")] = 8,
-    rounds: Annotated[int, typer.Option(help="Measurements, of which the median is told.")] = 3,
+    episodes: Annotated[int, typer.Option(help="Episodes of each environment in a slice.")] = 1,
+    slices: Annotated[int, typer.Option(help="Slices of the pool, each between two raw ones.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Measure the raw stepping rate of a simulator and what an evaluation keeps of it."""
@@ -59,86 +65,124 @@ def command(
     torch.set_num_threads(1)
     policy = untrained(case, params_file, method)
     act = acting(policy, torch.device("cpu"))
-    recording = record(case, act, episodes=2)
+    episodes *= -(-environments // len(SEEDS))  # of each seed
     start = time.perf_counter()
     with Rollout(
-        partial(build, case), name=case, seeds=SEEDS, obs_dim=policy.spec.obs_dim, act_dim=policy.spec.act_dim,
-        environments=environments, workers=workers, timeout=60.0,
+        partial(build, case), name=case, seeds=SEEDS, obs_dim=policy.spec.obs_dim, noise_dim=policy.spec.act_dim,
+        act_dim=policy.spec.act_dim, environments=environments, workers=workers, timeout=60.0,
     ) as pool:  # fmt: skip
         building = time.perf_counter() - start
-        pool.run(act, step=0, episodes=1)
-        measured = [measure(case, pool, act, step=step, episodes=episodes, recording=recording, workers=workers)
-                    for step in range(1, rounds + 1)]  # fmt: skip
+        simulators = [child.pid for child in multiprocessing.active_children() if child.pid]
+        with Raw(case, record(case, act, episodes), workers) as raw:
+            raws, kept = [raw.rate()], list[Rate]()
+            for number in range(slices + 1):
+                kept.append(kept_rate(pool, act, episodes, simulators))
+                raws.append(raw.rate())
+                if number == 0:  # a warm-up of both
+                    raws, kept = raws[1:], []
+    found = [compare(one, raws[i : i + 2]) for i, one in enumerate(kept)]
     result: dict[str, Any] = {
         "case": case,
         "environments": environments,
         "workers": workers,
         "building_seconds": building,
     }
-    result |= {name: statistics.median(values[name] for values in measured) for name in measured[0]}
+    for name in found[0]:
+        quartiles = statistics.quantiles((values[name] for values in found), n=4, method="inclusive")
+        result[name] = quartiles[1]
+        if name.endswith("share"):
+            result[f"{name}_quartiles"] = [round(quartiles[0], 3), round(quartiles[2], 3)]
     result = {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in result.items()}
     print(json.dumps(result) if as_json else "\n".join(f"{name:24}{value}" for name, value in result.items()))
 
 
-def measure(
-    case: str, pool: Rollout, act: Act, *, step: int, episodes: int, recording: Recording, workers: int
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Rate:
+    """Of a slice: steps per second, and processor seconds a step of the simulators and of the policy's process."""
+
+    steps: float
+    cpu: float
+    policy_cpu: float
+
+
+def compare(kept: Rate, raws: Sequence[Rate]) -> dict[str, float]:
     """Return rates in steps per second, processor time in µs a step, and the shares kept."""
-    simulators = [child.pid for child in multiprocessing.active_children() if child.pid]
-    clock, cpu, own = time.perf_counter(), cpu_seconds(simulators), time.process_time()
-    steps = sum(row.length for row in pool.run(act, step=step, episodes=episodes))
-    seconds, cpu, own = time.perf_counter() - clock, cpu_seconds(simulators) - cpu, time.process_time() - own
-    raw = raw_rates(case, recording, workers)
-    raw_rate, raw_cpu = sum(rate for rate, _ in raw), statistics.mean(cpu for _, cpu in raw)
+    raw_steps, raw_cpu = statistics.mean(raw.steps for raw in raws), statistics.mean(raw.cpu for raw in raws)
     return {
-        "raw_steps_per_second": raw_rate,
-        "steps_per_second": steps / seconds,
-        "share": steps / seconds / raw_rate,
+        "raw_steps_per_second": raw_steps,
+        "steps_per_second": kept.steps,
+        "share": kept.steps / raw_steps,
         "raw_cpu_us": 1e6 * raw_cpu,
-        "simulator_cpu_us": 1e6 * cpu / steps,
-        "policy_cpu_us": 1e6 * own / steps,
-        "cpu_share": raw_cpu * steps / (cpu + own),
+        "simulator_cpu_us": 1e6 * kept.cpu,
+        "policy_cpu_us": 1e6 * kept.policy_cpu,
+        "cpu_share": raw_cpu / (kept.cpu + kept.policy_cpu),
     }
 
 
-def raw_rates(case: str, recording: Recording, processes: int) -> list[tuple[float, float]]:
-    """Return (steps per second, processor seconds a step) of each of several processes that step at the same time."""
-    context = multiprocessing.get_context("spawn")
-    barrier, answers = context.Barrier(processes), context.Queue()
-    started = [
-        context.Process(target=replay, args=(case, recording, barrier.wait, answers.put)) for _ in range(processes)
-    ]
-    for process in started:
-        process.start()
-    found = [answers.get(timeout=300) for _ in started]
-    for process in started:
-        process.join()
-    return found
+def kept_rate(pool: Rollout, act: Act, episodes: int, simulators: list[int]) -> Rate:
+    """Run the episodes of a slice in the pool, whose processes are given."""
+    clock, cpu, own = time.perf_counter(), cpu_seconds(simulators), time.process_time()
+    steps = sum(row.length for row in pool.run(act, step=0, episodes=episodes))
+    seconds, cpu, own = time.perf_counter() - clock, cpu_seconds(simulators) - cpu, time.process_time() - own
+    return Rate(steps / seconds, cpu / steps, own / steps)
 
 
-def replay(
-    case: str, recording: Recording, ready: Callable[[], int], tell: Callable[[tuple[float, float]], None]
-) -> None:
-    """Replay the recorded episodes for 4 s or more from when all are ready, and tell how fast that went."""
+class Raw:
+    """Processes that share the episodes of a slice and replay them at the same time; between two slices they sleep."""
+
+    def __init__(self, case: str, recording: Recording, processes: int) -> None:
+        """Start the processes and build an environment in each."""
+        context = multiprocessing.get_context("spawn")
+        self._connections: list[Connection[Any, Any]] = []
+        for first in range(processes):
+            here, there = context.Pipe()
+            context.Process(target=replay, args=(case, recording[first::processes], there), daemon=True).start()
+            there.close()
+            self._connections.append(here)
+        for connection in self._connections:
+            connection.recv()
+
+    def __enter__(self) -> Self:
+        """Return the processes, which are ready."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """End the processes: each at the end of its pipe."""
+        for connection in self._connections:
+            connection.close()
+
+    def rate(self) -> Rate:
+        """Replay the episodes; the processes' rates are added, for they end at slightly different times."""
+        for connection in self._connections:
+            connection.send(None)
+        found = [connection.recv() for connection in self._connections]
+        cpu = sum(cpu for _, _, cpu in found) / sum(steps for steps, _, _ in found)
+        return Rate(sum(steps / seconds for steps, seconds, _ in found), cpu, 0.0)
+
+
+def replay(case: str, recording: Recording, connection: Connection[Any, Any]) -> None:
+    """Replay the recorded episodes whenever asked, and tell the steps, the seconds and the processor's seconds."""
     env = build(case)
     env.reset(seed=0)
-    ready()
-    steps, start, cpu = 0, time.perf_counter(), time.process_time()
-    while time.perf_counter() - start < 4.0:
-        for seed, actions in recording:
-            env.reset(seed=seed)
-            for action in actions:
-                env.step(action)
-            steps += len(actions)
-    tell((steps / (time.perf_counter() - start), (time.process_time() - cpu) / steps))
+    connection.send(None)
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.recv()
+            clock, cpu = time.perf_counter(), time.process_time()
+            for seed, actions in recording:
+                env.reset(seed=seed)
+                for action in actions:
+                    env.step(action)
+            steps = sum(len(actions) for _, actions in recording)
+            connection.send((steps, time.perf_counter() - clock, time.process_time() - cpu))
 
 
 def record(case: str, act: Act, episodes: int) -> Recording:
-    """Record episodes of every seed's policy."""
+    """Record the episodes that the pool runs at snapshot 0."""
     env, recording = build(case), Recording()
     (width,) = env.action_space.shape or ()
-    for index, seed in enumerate(SEEDS):
-        for episode in range(episodes):
+    for episode in range(episodes):
+        for index, seed in enumerate(SEEDS):
             start, generator = streams(Key(seed, 0, episode))
             observation, ended, actions = env.reset(seed=start)[0], False, list[Floats]()
             while not ended:
@@ -166,7 +210,7 @@ def build(case: str) -> gymnasium.Env[Any, Any]:
 def untrained(case: str, params_file: Path, method: str) -> Policy:
     """Return a policy with fresh weights, of the shapes that the settings give."""
     from fd import params
-    from fd.agent import flow_net, policy_net
+    from fd.agent import critic_net, flow_net, policy_net
     from fd.policy import Policy
     from fd.spec import Spec
     from fd.streams import generator
@@ -174,10 +218,10 @@ def untrained(case: str, params_file: Path, method: str) -> Policy:
     env, values = build(case), params.load(params_file)
     (obs_dim,), (act_dim,) = env.observation_space.shape or (), env.action_space.shape or ()
     network = values.settings(case).network if case in values.tasks else values.network
-    sections = (network, values.refine, values.method(method))
+    sections = (network, values.refine, values.method(method).train)
     spec = Spec.of(*(section.model_dump() for section in sections), {"obs_dim": obs_dim, "act_dim": act_dim})
     weights = [generator(seed, "weights", 0) for seed in SEEDS]
-    return Policy(spec, SEEDS, 0, flow_net(spec, weights), policy_net(spec, weights))
+    return Policy(spec, SEEDS, 0, *(net(spec, weights) for net in (flow_net, policy_net, critic_net)))
 
 
 if __name__ == "__main__":

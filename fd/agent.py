@@ -12,31 +12,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fd.critic import critic_loss, target_values
-from fd.fisher import Metric, state_scores
+from fd.baselines import awr_loss, ddpgbc_loss, distillation_loss, expectile_loss, rebrac_loss
+from fd.critic import constant_values, critic_loss
+from fd.fisher import Metric, score, state_scores
 from fd.flow import base_actions, matching_loss
 from fd.nets import StackedMLP
 from fd.optim import step
-from fd.refine import displace, distillation_loss, refinement_loss
+from fd.refine import LOG_DUAL_LIMIT, displace, refinement_loss
 from fd.replay import Batch
 from fd.spec import Spec
 
 CRITICS = 2
+POLICY_GAIN = 0.1  # of the last layer of policies without a flow: variance scaling 0.01
 
 
 @dataclass(frozen=True)
 class Noise:
     """Every random number of an update; fields that a method does not use are None.
 
-    base, next_base [S, B, A]: noise z of the base actions. fisher_base, fisher_x0 [S, B, K, A], fisher_t [S, B, K, 1]: of the K scores.
-    flow_x0 [S, B, A], flow_t [S, B, 1]: of the flow-matching loss.
+    base, next_base [S, B, A]: noise z of the base actions. fisher_base, fisher_x0 [S, B, K, A], fisher_t [S, B, K, 1]: of the K scores
+    (of a base action's own score only fisher_t, K = 1). probes [S, 2, B, A]: of the divergence. target [S, B, A]: of ReBRAC's target
+    policy. flow_x0 [S, B, A], flow_t [S, B, 1]: of the flow-matching loss.
     """
 
-    base: Tensor
-    next_base: Tensor
+    base: Tensor | None = None
+    next_base: Tensor | None = None
     fisher_base: Tensor | None = None
     fisher_x0: Tensor | None = None
     fisher_t: Tensor | None = None
+    probes: Tensor | None = None
+    target: Tensor | None = None
     flow_x0: Tensor | None = None
     flow_t: Tensor | None = None
 
@@ -46,18 +51,18 @@ class Base:
     """What the behaviour flow says of a batch, constants of every loss.
 
     act, next_act [S, B, A]: base actions of obs and next_obs, from noise and next_noise [S, B, A].
-    scores [S, B, K, A]: of obs; None where the metric needs none.
+    scores [S, B, K, A]: of obs, or of the base actions (K = 1); None where the metric needs none.
     """
 
     act: Tensor
     next_act: Tensor
-    noise: Tensor | None
-    next_noise: Tensor | None
+    noise: Tensor
+    next_noise: Tensor
     scores: Tensor | None
 
 
 class Agent(nn.Module):
-    """Flow, critics, target critics, policy and dual of S seeds.
+    """Flow, critics, target critics, policy and dual of S seeds; V or a target policy where the method has one.
 
     Args:
         spec: shapes, switches and hyperparameters.
@@ -70,20 +75,27 @@ class Agent(nn.Module):
         super().__init__()
         self.spec = spec
         self.seeds = len(generators)
-        widths, critics = (spec.obs_dim + spec.act_dim, *spec.hidden, 1), (self.seeds, CRITICS)
         self.flow = flow_net(spec, generators)
         self.policy = policy_net(spec, generators)
-        self.critic = StackedMLP(critics, widths, norm=True, generators=generators)
-        self.target = StackedMLP(critics, widths, norm=True, generators=generators)
+        self.critic = critic_net(spec, generators)
+        self.target = critic_net(spec, generators)
         self.target.load_state_dict(self.critic.state_dict())
         self.log_dual = nn.Parameter(torch.full((self.seeds,), spec.dual_init).log())
-        refines = spec.policy != "flow"
+        self.value: StackedMLP | None = None
+        self.target_policy: StackedMLP | None = None
+        if spec.critic == "expectile":
+            widths = (spec.obs_dim, *spec.hidden, 1)
+            self.value = StackedMLP((self.seeds,), widths, norm=True, generators=generators)
+        if spec.policy == "deterministic":
+            self.target_policy = policy_net(spec, generators)
+            self.target_policy.load_state_dict(self.policy.state_dict())
+            self.target_policy.requires_grad_(False)
         self.flow.requires_grad_(spec.behaviour == "joint")
-        self.policy.requires_grad_(refines)
-        self.critic.requires_grad_(refines)
+        self.policy.requires_grad_(spec.policy != "flow")
+        self.critic.requires_grad_(spec.critic != "none")
         self.target.requires_grad_(False)
-        self.log_dual.requires_grad_(spec.policy == "residual" and spec.dual == "learned")
-        self.metric = Metric(spec.metric, spec.damping, spec.normalise)
+        self.log_dual.requires_grad_(spec.dual == "learned")
+        self.metric = Metric(spec.metric, spec.damping, spec.normalise, spec.desmooth)
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that the optimiser steps."""
@@ -96,62 +108,114 @@ class Agent(nn.Module):
     def base(self, batch: Batch, noise: Noise) -> Base:
         """Base actions and scores of a batch, drawn afresh from the flow in one integration."""
         spec, size = self.spec, batch.obs.shape[1]
+        assert noise.base is not None and noise.next_base is not None
         obs, start = [batch.obs, batch.next_obs], [noise.base, noise.next_base]
-        needs_scores = spec.metric != "identity" and spec.policy == "residual"
-        if needs_scores:
-            assert noise.fisher_base is not None and noise.fisher_x0 is not None and noise.fisher_t is not None
+        if spec.state_scores:
+            assert noise.fisher_base is not None
             obs.append(batch.obs.repeat_interleave(spec.fisher_samples, dim=1))
             start.append(noise.fisher_base.flatten(1, 2))
         drawn = base_actions(self.flow, torch.cat(obs, dim=1), torch.cat(start, dim=1), steps=spec.flow_steps)
+        act, next_act, fisher_act = drawn[:, :size], drawn[:, size : 2 * size], drawn[:, 2 * size :]
         scores = None
-        if needs_scores:
-            assert noise.fisher_base is not None and noise.fisher_x0 is not None and noise.fisher_t is not None
-            fisher_act = drawn[:, 2 * size :].view_as(noise.fisher_base)
+        if spec.state_scores:
+            assert noise.fisher_x0 is not None and noise.fisher_t is not None
             scores = state_scores(
-                self.flow, batch.obs, fisher_act, x0=noise.fisher_x0, t=noise.fisher_t, formula=spec.score
-            )
-        return Base(drawn[:, :size], drawn[:, size : 2 * size], noise.base, noise.next_base, scores)
+                self.flow, batch.obs, fisher_act.view_as(noise.fisher_x0),
+                x0=noise.fisher_x0, t=noise.fisher_t, formula=spec.score,
+            )  # fmt: skip
+        elif spec.action_scores:
+            assert noise.fisher_t is not None
+            scores = score(self.flow, batch.obs, act, noise.fisher_t[:, :, 0], formula=spec.score).unsqueeze(2)
+        return Base(act, next_act, noise.base, noise.next_base, scores)
 
-    def losses(self, batch: Batch, base: Base, noise: Noise | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss [S] and metrics, each [S]; `noise` is needed where the flow is trained along."""
+    def losses(
+        self, batch: Batch, base: Base | None, noise: Noise, *, with_policy: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss [S] and metrics, each [S].
+
+        Args:
+            batch: transitions.
+            base: what the flow says of them, where the method asks (`Spec.based`).
+            noise: random numbers of this update.
+            with_policy: whether the policy is improved in this update, too.
+        """
         spec = self.spec
-        total = torch.zeros_like(self.log_dual)
+        losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         if spec.behaviour == "joint":
-            assert noise is not None and noise.flow_x0 is not None and noise.flow_t is not None
-            flow_loss = matching_loss(self.flow, batch.obs, batch.act, x0=noise.flow_x0, t=noise.flow_t)
-            total, metrics["flow_loss"] = total + flow_loss, flow_loss.detach()
-        if spec.policy == "flow":
-            return total, metrics
-        y = target_values(
-            self.target, batch.next_obs, self._next_actions(batch, base),
-            reward=batch.reward, mask=batch.mask, discount=spec.discount, q_agg=spec.q_agg,
-        )  # fmt: skip
-        loss, _ = critic_loss(self.critic, batch.obs, batch.act, y)
-        metrics["critic_loss"] = loss.detach()
-        policy_loss, policy_metrics = self._policy_loss(batch, base)
-        return total + loss + policy_loss, metrics | {"policy_loss": policy_loss.detach()} | policy_metrics
+            assert noise.flow_x0 is not None and noise.flow_t is not None
+            losses["flow_loss"] = matching_loss(self.flow, batch.obs, batch.act, x0=noise.flow_x0, t=noise.flow_t)
+        if spec.critic != "none":
+            y = self.target_values(batch, base, noise)
+            losses["critic_loss"], q = critic_loss(self.critic, batch.obs, batch.act, y)
+            metrics |= _spread("q", q)
+        if self.value is not None:
+            losses["critic_loss"] = CRITICS * losses["critic_loss"]  # IQL sums over the ensemble
+            q = constant_values(self.target, batch.obs, batch.act, q_agg="min")
+            losses["value_loss"], v = expectile_loss(self.value, batch.obs, q, expectile=spec.expectile)
+            metrics |= _spread("v", v)
+        if with_policy and spec.policy != "flow":
+            losses["policy_loss"], more = self._policy_loss(batch, base, noise)
+            metrics |= more
+        return sum(losses.values(), torch.zeros_like(self.log_dual)), metrics | {
+            name: loss.detach() for name, loss in losses.items()
+        }
 
     @torch.no_grad()
-    def _next_actions(self, batch: Batch, base: Base) -> Tensor:
+    def target_values(self, batch: Batch, base: Base | None, noise: Noise) -> Tensor:
+        """y = r + discount * mask * value of s', [S, B]."""
+        spec = self.spec
+        if self.value is not None:
+            value: Tensor = self.value(batch.next_obs).squeeze(-1)
+        elif self.target_policy is not None:
+            assert noise.target is not None and batch.next_act is not None and batch.next_known is not None
+            smoothing = (noise.target * spec.target_noise).clamp(-spec.noise_clip, spec.noise_clip)
+            next_act = (self.target_policy(batch.next_obs).tanh() + smoothing).clamp(-1, 1)
+            value = constant_values(self.target, batch.next_obs, next_act, q_agg="min")
+            distance = (next_act - batch.next_act).square().sum(dim=-1)
+            value = value - spec.rebrac_alpha_critic * distance * batch.next_known
+        else:
+            value = constant_values(self.target, batch.next_obs, self._next_actions(batch, base), q_agg=spec.q_agg)
+        return batch.reward + spec.discount * batch.mask * value
+
+    def _next_actions(self, batch: Batch, base: Base | None) -> Tensor:
+        assert base is not None
         if self.spec.policy == "residual":
             return displace(self.policy, batch.next_obs, base.next_act)[0]
-        assert base.next_noise is not None
         out: Tensor = self.policy(batch.next_obs, base.next_noise)
         return out.clamp(-1, 1)
 
-    def _policy_loss(self, batch: Batch, base: Base) -> tuple[Tensor, dict[str, Tensor]]:
+    def _policy_loss(self, batch: Batch, base: Base | None, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         spec = self.spec
+        if spec.policy == "deterministic":
+            return rebrac_loss(self.policy, self.critic, batch.obs, batch.act, alpha=spec.rebrac_alpha)
+        if spec.policy == "gaussian":
+            if spec.extraction == "ddpgbc":
+                return ddpgbc_loss(self.policy, self.critic, batch.obs, batch.act, alpha=spec.iql_alpha)
+            return awr_loss(self.policy, batch.obs, batch.act, self._advantage(batch), alpha=spec.iql_alpha)
+        assert base is not None
         if spec.policy == "residual":
             return refinement_loss(
                 self.policy, self.critic, self.log_dual, batch.obs, base.act,
                 scores=base.scores, metric=self.metric, budget=spec.target_divergence,
-                normalize_q=spec.normalize_q, learn_dual=spec.dual == "learned",
+                normalize_q=spec.normalize_q, learn_dual=spec.dual == "learned", probes=noise.probes,
             )  # fmt: skip
-        assert base.noise is not None
         return distillation_loss(
             self.policy, self.critic, batch.obs, base.noise, base.act, alpha=spec.alpha, normalize_q=spec.normalize_q
         )
+
+    @torch.no_grad()
+    def _advantage(self, batch: Batch) -> Tensor:
+        """min_E Q(s, a) - V(s) at the data's actions, [S, B]."""
+        assert self.value is not None
+        value: Tensor = self.value(batch.obs).squeeze(-1)
+        return constant_values(self.critic, batch.obs, batch.act, q_agg="min") - value
+
+
+def _spread(name: str, numbers: Tensor) -> dict[str, Tensor]:
+    flat = numbers.flatten(1)
+    low, high = flat.aminmax(dim=1)
+    return {f"{name}_mean": flat.mean(dim=1), f"{name}_min": low, f"{name}_max": high}
 
 
 def flow_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
@@ -161,25 +225,62 @@ def flow_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
 
 
 def policy_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
-    """The residual delta(s, a_b) or the one-step policy mu(s, z) of S seeds; both read [s, an action-sized vector]."""
-    widths = (spec.obs_dim + spec.act_dim, *spec.hidden, spec.act_dim)
-    return StackedMLP((len(generators),), widths, norm=False, generators=generators)
+    """The policy's network of S seeds.
+
+    The residual delta(s, a_b) and the one-step policy mu(s, z) read [s, an action-sized vector]; policies without a flow read s.
+    """
+    if spec.policy in ("gaussian", "deterministic"):
+        widths, gain = (spec.obs_dim, *spec.hidden, spec.act_dim), POLICY_GAIN
+    else:
+        widths, gain = (spec.obs_dim + spec.act_dim, *spec.hidden, spec.act_dim), 1.0
+    return StackedMLP((len(generators),), widths, norm=False, generators=generators, last_gain=gain)
+
+
+def critic_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
+    """The critic ensemble of S seeds, [S, E]."""
+    widths = (spec.obs_dim + spec.act_dim, *spec.hidden, 1)
+    return StackedMLP((len(generators), CRITICS), widths, norm=True, generators=generators)
 
 
 @torch.no_grad()
-def act(spec: Spec, flow: StackedMLP, policy: StackedMLP, obs: Tensor, noise: Tensor) -> Tensor:
-    """Actions [S, B, A] in [-1, 1] for obs [S, B, O] and standard normal noise [S, B, A]."""
+def act(
+    spec: Spec, flow: StackedMLP, policy: StackedMLP, obs: Tensor, noise: Tensor, *, refinements: int = 1
+) -> Tensor:
+    """Actions [S, B, A] in [-1, 1] for obs [S, B, O] and standard normal noise [S, B, A].
+
+    Policies without a flow act by their mean. A residual is applied `refinements` times, each to the action before.
+    """
     if spec.policy == "onestep":
         out: Tensor = policy(obs, noise)
         return out.clamp(-1, 1)
-    base = base_actions(flow, obs, noise, steps=spec.flow_steps)
-    return base if spec.policy == "flow" else displace(policy, obs, base)[0]
+    if spec.policy in ("gaussian", "deterministic"):
+        out = policy(obs)
+        return out.tanh() if spec.policy == "deterministic" else out.clamp(-1, 1)
+    action = base_actions(flow, obs, noise, steps=spec.flow_steps)
+    if spec.policy == "residual":
+        for _ in range(refinements):
+            action = displace(policy, obs, action)[0]
+    return action
 
 
-def update(agent: Agent, adam: torch.optim.Adam, batch: Batch, base: Base, noise: Noise | None) -> dict[str, Tensor]:
-    """One update of every seed: metrics, each [S]. The target critics follow the critics from before the step."""
-    loss, metrics = agent.losses(batch, base, noise)
+def update(
+    agent: Agent, adam: torch.optim.Adam, batch: Batch, base: Base | None, noise: Noise, *, with_policy: bool = True
+) -> dict[str, Tensor]:
+    """One update of every seed: metrics, each [S]. Targets follow their networks from before the step, with the policy.
+
+    Args:
+        agent, adam: what is updated.
+        batch, base, noise, with_policy: see `Agent.losses`.
+    """
+    loss, metrics = agent.losses(batch, base, noise, with_policy=with_policy)
+    pairs = [(agent.target, agent.critic)]
+    if agent.target_policy is not None:
+        pairs.append((agent.target_policy, agent.policy))
     with torch.no_grad():
-        torch._foreach_lerp_(list(agent.target.parameters()), list(agent.critic.parameters()), agent.spec.tau)
+        if with_policy:
+            for target, online in pairs:
+                torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), agent.spec.tau)
     metrics["grad_norm"] = step(adam, loss, agent.trained(), clip=agent.spec.grad_clip)
+    with torch.no_grad():
+        agent.log_dual.clamp_(-LOG_DUAL_LIMIT, LOG_DUAL_LIMIT)
     return metrics

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fd.agent import Base
 from fd.checkpoint import read_tensors, write_tensors
+from fd.errors import FdError
 from fd.fisher import state_scores
 from fd.flow import base_actions
 from fd.nets import StackedMLP
@@ -28,7 +29,7 @@ class Bank:
     Attributes:
         actions: [S, R, M, A].
         noise: z that each was integrated from, [S, R, M, A].
-        scores: K scores of each state, [S, R, K, A]; None where the metric needs none.
+        scores: K scores of each state, [S, R, K, A], or the one of each action, [S, R, M, 1, A]; None where the metric needs none.
     """
 
     actions: Tensor
@@ -38,12 +39,15 @@ class Bank:
     def gather(self, rows: Tensor, samples: Tensor, next_samples: Tensor) -> Base:
         """What the flow says of the transitions that start at rows [S, B], by the sample numbers [S, B] of s and s'."""
         seed = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)
+        scores = self.scores
+        if scores is not None:
+            scores = scores[seed, rows] if scores.dim() == 4 else scores[seed, rows, samples]
         return Base(
             act=self.actions[seed, rows, samples],
             next_act=self.actions[seed, rows + 1, next_samples],
             noise=self.noise[seed, rows, samples],
             next_noise=self.noise[seed, rows + 1, next_samples],
-            scores=None if self.scores is None else self.scores[seed, rows],
+            scores=scores,
         )
 
 
@@ -90,9 +94,23 @@ def kept_actions(
 
 
 def draw_scores(
-    flow: StackedMLP, obs: Tensor, actions: Tensor, seeds: Sequence[int], *, t_eps: tuple[float, float], formula: str
-) -> Tensor:
-    """K scores of every state, [S, R, K, A], at the K base actions [S, R, K, A] and times drawn from the window t_eps."""
+    flow: StackedMLP, obs: Tensor, actions: Tensor, seeds: Sequence[int], *, t_eps: tuple[float, float], formula: str,
+    on_path: bool,
+) -> Tensor:  # fmt: skip
+    """K scores of every state, [S, R, K, A], at K base actions [S, R, K, A] and times drawn from the window t_eps.
+
+    Args:
+        flow: velocity network.
+        obs: [R, O].
+        actions: base actions.
+        seeds: training seeds; each draws from its own stream.
+        t_eps: window of times.
+        formula: see `fd.fisher.score`.
+        on_path: take the score at the point of the path that leads to an action at time t, not at the action itself.
+
+    Raises:
+        FdError: a score is not finite.
+    """
     scores = torch.empty_like(actions)
     step = max(CHUNK[obs.device.type] // actions.shape[2], 1)
     streams = [generator(seed, "scores", 0, device=obs.device) for seed in seeds]
@@ -102,5 +120,8 @@ def draw_scores(
         t = torch.stack([torch.rand(*part.shape[1:3], 1, generator=g, device=obs.device) for g in streams])
         t = t_eps[0] + (t_eps[1] - t_eps[0]) * t
         states = obs[low : low + step].expand(len(seeds), -1, -1)
-        scores[:, low : low + step] = state_scores(flow, states, part, x0=x0, t=t, formula=formula)
+        scores[:, low : low + step] = state_scores(flow, states, part, x0=x0 if on_path else None, t=t, formula=formula)
+    for seed, finite in zip(seeds, scores.flatten(1).isfinite().all(dim=1).tolist(), strict=True):
+        if not finite:
+            raise FdError(f"the behaviour flow of seed {seed} has scores that are NaN or infinite, allowed: finite")
     return scores

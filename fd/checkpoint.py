@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -15,12 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fd.errors import FdError
+from fd.files import write_text
 
 STATE = "state.safetensors"
 LOG = "train.csv"
 FLOW = "flow.safetensors"  # of a behaviour folder, and of a run whose flow is frozen
 COLUMNS = (
-    "step", "seed", "flow_loss", "critic_loss", "policy_loss", "q", "q_loss", "penalty", "dual", "delta2", "grad_norm",
+    "step", "seed", "flow_loss", "critic_loss", "value_loss", "policy_loss", "dual_loss", "q", "q_loss",
+    "q_mean", "q_min", "q_max", "v_mean", "v_min", "v_max", "penalty", "dual", "delta2", "trace",
+    "advantage", "log_likelihood", "mse", "grad_norm",
 )  # fmt: skip
 
 
@@ -97,12 +101,11 @@ class Checkpoint:
     def save(self, step: int, module: nn.Module, adam: torch.optim.Adam) -> None:
         """Writes the snapshot and the log of this step, then the state from which the run can go on."""
         self._snapshot(step)
-        temporary = self._out / f".{LOG}"
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self._rows)
-        os.replace(temporary, self._out / LOG)
+        log = io.StringIO()
+        writer = csv.DictWriter(log, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_text(self._out / LOG, log.getvalue())
         tensors = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
         for index, state in adam.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}

@@ -15,26 +15,27 @@ def values(critic: StackedMLP, obs: Tensor, act: Tensor, *, constant: bool = Fal
 
 
 @torch.no_grad()
-def target_values(
-    target: StackedMLP, next_obs: Tensor, next_act: Tensor, *, reward: Tensor, mask: Tensor, discount: float, q_agg: str
-) -> Tensor:
-    """y = r + discount * mask * agg_E Q_target(s', a'), [S, B].
+def constant_values(critic: StackedMLP, obs: Tensor, act: Tensor, *, q_agg: str) -> Tensor:
+    """agg_E Q(s, a), [S, B], without gradients.
 
     Args:
-        target: target critics.
-        next_obs: [S, B, O].
-        next_act: actions of the current policy, [S, B, A].
-        reward: [S, B].
-        mask: [S, B], 0 where the transition reached a success.
-        discount: in [0, 1).
+        critic: critics, or target critics.
+        obs: [S, B, O].
+        act: [S, B, A].
         q_agg: `mean` or `min` over the ensemble.
     """
-    q = values(target, next_obs, next_act)
-    q = q.mean(dim=1) if q_agg == "mean" else q.amin(dim=1)
-    return reward + discount * mask * q
+    q = values(critic, obs, act)
+    return q.mean(dim=1) if q_agg == "mean" else q.amin(dim=1)
 
 
 def critic_loss(critic: StackedMLP, obs: Tensor, act: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of (Q - y)^2 over batch and ensemble, [S], and Q itself, [S, E, B]."""
+    """Mean of (Q - y)^2 over batch and ensemble, [S], and Q itself, [S, E, B].
+
+    Args:
+        critic: Q.
+        obs: [S, B, O].
+        act: [S, B, A].
+        y: r + discount * mask * value of the next state, constant, [S, B].
+    """
     q = values(critic, obs, act)
     return (q - y.unsqueeze(1)).square().mean(dim=(-2, -1)), q.detach()

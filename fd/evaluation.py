@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -21,6 +20,8 @@ import torch
 from fd import provenance, scratch
 from fd.environments import make_env
 from fd.errors import FdError
+from fd.files import write_text
+from fd.params import Act as Acting
 from fd.params import Evaluate
 from fd.policy import Policy
 from fd.progress import Progress
@@ -33,11 +34,12 @@ COLUMNS = ("seed", "step", "episode", "return", "success", "length", "score")
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: the run folder of a method, and the manifest of the data of its task."""
+    """What is evaluated: the run folder of a method, how its policy acts, and the manifest of the data of its task."""
 
     task: str
     method: str
     run: Path
+    acting: Acting
     manifest: Manifest
 
 
@@ -64,13 +66,13 @@ def evaluate(subject: Subject, out: Path, settings: Evaluate, *, workers: int, d
         f"{subject.task}/{subject.method}",
         {path.name: _digest(path) for path in sorted(subject.run.glob("*.safetensors"))},
         asdict(subject.manifest),
-        [settings.episodes, settings.environments, device.type],
+        [settings.episodes, settings.environments, subject.acting.model_dump(), device.type],
     )
     work.mkdir(parents=True, exist_ok=True)
     speed = _simulate(subject, settings, work, steps=steps, seeds=seeds, workers=workers, device=device)
     rows = sorted(row for step in steps for row in _read(work / f"{step}.csv"))
     provenance.write(out / subject.task / f"{subject.method}.json", speed, start=start)
-    _write(out / subject.task / f"{subject.method}.csv", _table(rows))
+    write_text(out / subject.task / f"{subject.method}.csv", _table(rows))
     shutil.rmtree(work)
 
 
@@ -91,12 +93,13 @@ def _return_range(manifest: Manifest) -> tuple[float, float]:
     )
 
 
-def acting(policy: Policy, device: torch.device) -> Act:
-    """The policy as a function of numpy arrays, without gradients."""
+def acting(policy: Policy, device: torch.device, *, best_of: int = 1, refinements: int = 1) -> Act:
+    """The policy as a function of numpy arrays, without gradients; see `Policy.act`."""
 
     def act(observations: Floats, noise: Floats) -> Floats:
         with torch.inference_mode():
-            actions = policy.act(torch.from_numpy(observations).to(device), torch.from_numpy(noise).to(device))
+            obs, start = (torch.from_numpy(array).to(device) for array in (observations, noise))
+            actions = policy.act(obs, start, best_of=best_of, refinements=refinements)
             result: Floats = actions.cpu().numpy()
             return result
 
@@ -114,16 +117,16 @@ def _simulate(
     manifest, each, start = subject.manifest, settings.episodes * len(seeds), time.monotonic()
     pool = Rollout(
         partial(make_env, manifest), name=subject.task, seeds=seeds, obs_dim=manifest.obs_dim, act_dim=manifest.act_dim,
-        environments=settings.environments, workers=workers, timeout=settings.timeout,
+        noise_dim=subject.acting.best_of * manifest.act_dim, environments=settings.environments, workers=workers, timeout=settings.timeout,
     )  # fmt: skip
     built, simulated = time.monotonic(), 0
     label, done = f"evaluate {subject.task} {subject.method}", each * (len(steps) - len(left))
     with pool, Progress(each * len(steps), label, unit="episodes", done=done) as progress:
         for step in left:
-            act = acting(_policy(subject, step, device), device)
+            act = acting(_policy(subject, step, device), device, **subject.acting.model_dump())
             tell = partial(_tell, progress, f"step {step}")
             rows = pool.run(act, step=step, episodes=settings.episodes, on_episode=tell)
-            _write(work / f"{step}.csv", _table(_row(row, manifest) for row in rows))
+            write_text(work / f"{step}.csv", _table(_row(row, manifest) for row in rows))
             simulated += sum(row.length for row in rows)
     return {
         "steps_per_second": round(simulated / (time.monotonic() - built), 1),
@@ -169,13 +172,6 @@ def _read(path: Path) -> list[tuple[float, ...]]:
 
 def _number(text: str) -> float:
     return int(text) if text.lstrip("-").isdigit() else float(text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Scores of the behaviour flow and the Fisher metric that they span.
+"""Scores of the behaviour flow and the quadratic forms that they span: how far a displacement moves the policy.
 
 With K scores g_k of one state, F(s) = mean_k g_k g_k' + damping I. F itself is never built: delta' F delta is a mean of squared
 projections plus damping |delta|^2, and tr F a mean of squared norms.
@@ -6,16 +6,21 @@ projections plus damping |delta|^2, and tr F a mean of squared norms.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.func import jvp, vmap
 
 from fd.flow import velocity
 from fd.nets import StackedMLP
 
 TRACE_FLOOR = 1e-6  # of tr F / A, so that normalisation never divides by zero
 TIME_FLOOR = 1e-6  # of 1 - t, likewise
+VARIANCE_FLOOR = 1e-4  # of a desmoothed covariance: standard deviations below 0.01 are not told apart
+EXACT_DIVERGENCE = 8  # widest action whose divergence is exact; above, Hutchinson's estimate
 
 
 @dataclass(frozen=True)
@@ -23,14 +28,17 @@ class Metric:
     """How a displacement is measured.
 
     Attributes:
-        kind: `identity`, mean_A(delta^2), or `state`, delta' F(s) delta / A.
+        kind: `identity`, mean_A(delta^2); `state`, delta' F(s) delta / A; `action`, the same with the one score at the base action;
+            `stein`, (g . delta + div delta)^2 / A with that score.
         damping: added to the diagonal of F, at least 0.
         normalise: F is divided by tr F / A of the `state`, by its mean over the `batch`, or not (`none`).
+        desmooth: whether the scores of a state are turned into those of the unsmoothed policy first (`desmoothed`).
     """
 
     kind: str
     damping: float
     normalise: str
+    desmooth: bool = False
 
 
 @torch.no_grad()
@@ -55,43 +63,93 @@ def score(flow: StackedMLP, obs: Tensor, x: Tensor, t: Tensor, *, formula: str) 
 
 
 @torch.no_grad()
-def state_scores(flow: StackedMLP, obs: Tensor, actions: Tensor, *, x0: Tensor, t: Tensor, formula: str) -> Tensor:
-    """K scores of each state, [S, B, K, A], at x_k = (1 - t) x0_k + t a_k.
+def state_scores(
+    flow: StackedMLP, obs: Tensor, actions: Tensor, *, x0: Tensor | None, t: Tensor, formula: str
+) -> Tensor:
+    """K scores of each state, [S, B, K, A], at x_k = (1 - t) x0_k + t a_k, or at the actions a_k themselves.
 
     Args:
         flow: velocity network.
         obs: [S, B, O].
         actions: K base actions a_k of each state, [S, B, K, A].
-        x0: standard normal noise, [S, B, K, A].
+        x0: standard normal noise, [S, B, K, A]; None for the scores at the actions.
         t: [S, B, K, 1].
         formula: see `score`.
     """
     seeds, batch, samples, _ = actions.shape
     flat_obs = obs.unsqueeze(2).expand(-1, -1, samples, -1).reshape(seeds, batch * samples, -1)
-    x = ((1 - t) * x0 + t * actions).flatten(1, 2)
-    return score(flow, flat_obs, x, t.flatten(1, 2), formula=formula).view_as(actions)
+    x = actions if x0 is None else (1 - t) * x0 + t * actions
+    return score(flow, flat_obs, x.flatten(1, 2), t.flatten(1, 2), formula=formula).view_as(actions)
 
 
-def penalty(delta: Tensor, scores: Tensor | None, metric: Metric) -> Tensor:
+@torch.no_grad()
+def desmoothed(scores: Tensor, t: float) -> Tensor:
+    """A vectors of each state whose mean outer product is F_1 = Sigma_hat^-1, [..., A, A], from K scores at time t, [..., K, A].
+
+    F_t is the Fisher information of the policy smoothed by the path, C_t = t^2 Sigma + (1 - t)^2 I for a Gaussian policy. This undoes
+    it, Sigma_hat = (F_t^-1 - (1 - t)^2 I) / t^2, exactly for a Gaussian. Eigenvalues of F_t are clamped below 1 / (1 - t)^2, which they
+    exceed only as estimates, and those of Sigma_hat above VARIANCE_FLOOR.
+    """
+    samples, width = scores.shape[-2:]
+    values, vectors = torch.linalg.eigh(scores.mT @ scores / samples)
+    variance = 1 / values.clamp(min=TRACE_FLOOR, max=1 / (1 - t) ** 2)
+    variance = ((variance - (1 - t) ** 2) / t**2).clamp_min(VARIANCE_FLOOR)
+    factor: Tensor = vectors * (width / variance).sqrt().unsqueeze(-2)
+    return factor.mT.contiguous()
+
+
+def divergence(field: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor | None) -> Tensor:
+    """div field at x, [S, B, P], for a field [S, B, A] -> [S, B, A] that treats every row by itself.
+
+    Without probes it is exact, by A Jacobian-vector products, P = 1. With Rademacher probes [S, P, B, A] it is P independent unbiased
+    estimates v . (J v) (Hutchinson).
+    """
+    along = partial(_along, field, x)
+    if probes is not None:
+        slopes: Tensor = vmap(along, in_dims=1, out_dims=1)(probes)
+        return (slopes * probes).sum(dim=-1).movedim(1, -1)
+    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    basis = eye.view(-1, *[1] * (x.dim() - 1), x.shape[-1]).expand(-1, *x.shape)
+    slopes = vmap(along)(basis)
+    return (slopes * basis).sum(dim=(0, -1)).unsqueeze(-1)
+
+
+def _along(field: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> Tensor:
+    out: Tensor = jvp(field, (x,), (direction,))[1]
+    return out
+
+
+def penalty(delta: Tensor, scores: Tensor | None, metric: Metric, div: Tensor | None = None) -> Tensor:
     """c(s, a_b), the penalty of a displacement, [S, B].
 
-    An isotropic F gives mean_A(delta^2) under `state` normalisation, so a budget means the same under every metric.
+    An isotropic F gives mean_A(delta^2) under `state` normalisation, so a budget means the same under every metric. The Stein form is,
+    without normalisation, 2 / A times the KL to second order.
 
     Args:
         delta: displacements, [S, B, A].
-        scores: K scores of each state, [S, B, K, A]; None for the identity.
+        scores: K scores of each state, [S, B, K, A] (K = 1 at a base action); None for the identity.
         metric: see `Metric`.
+        div: div delta, [S, B, P], for `stein`. Two estimates (P = 2) make the square unbiased as well.
 
-    Source: arXiv 2604.17919 (Fisher form); arXiv 2601.10471 (identity).
+    Source: arXiv 2604.17919 (Fisher form); arXiv 2601.10471 (identity). Deviation: `stein` and `desmooth` are this project's own.
     """
     if scores is None:
         return delta.square().mean(dim=-1)
     width = delta.shape[-1]
     projections = (scores @ delta.unsqueeze(-1)).squeeze(-1)  # [S, B, K]
-    form = (projections.square().mean(dim=-1) + metric.damping * delta.square().sum(dim=-1)) / width
+    if div is None:
+        form = projections.square().mean(dim=-1)
+    else:
+        form = (projections[..., 0] + div[..., 0]) * (projections[..., 0] + div[..., -1])
+    form = (form + metric.damping * delta.square().sum(dim=-1)) / width
     if metric.normalise == "none":
         return form
-    trace = scores.square().sum(dim=-1).mean(dim=-1) / width + metric.damping  # tr F / A, [S, B]
+    trace = mean_trace(scores, metric)
     if metric.normalise == "batch":
         trace = trace.mean(dim=-1, keepdim=True)
     return form / trace.clamp_min(TRACE_FLOOR)
+
+
+def mean_trace(scores: Tensor, metric: Metric) -> Tensor:
+    """tr F / A, the mean eigenvalue of the Fisher information, [S, B], for scores [S, B, K, A]."""
+    return scores.square().mean(dim=-2).sum(dim=-1) / scores.shape[-1] + metric.damping

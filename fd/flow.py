@@ -38,17 +38,21 @@ def matching_loss(flow: StackedMLP, obs: Tensor, act: Tensor, *, x0: Tensor, t: 
 def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int) -> Tensor:
     """Base actions a_b [S, B, A]: `steps` Euler steps of the flow from noise [S, B, A], clipped to [-1, 1].
 
-    They are constants of every loss, hence no gradient. The layers of `velocity` are taken apart here, so that what does not change
-    along the path is computed once: acting and building a bank are little but this loop.
+    They are constants of every loss, hence no gradient. The layers of `velocity` are taken apart here, for acting and building a bank are
+    little but this loop: what does not change along the path is computed once, and the last layer's bias b, of which x has
+    gathered k / steps b after k steps, is kept out of it (y = x - k / steps b), so that a step is one product a layer.
     """
     width = obs.shape[-1]
-    (first, *weights), (bias, *biases) = flow.weights, flow.biases
-    from_obs = torch.baddbmm(bias, obs, first[:, :width])
+    (first, *hidden), (bias, *shifts) = flow.weights, flow.biases
+    last, drift = hidden.pop(), shifts.pop()
     from_x, from_t = first[:, width:-1], first[:, -1:]
-    x = noise
-    for step in range(steps):
-        v = torch.baddbmm(torch.add(from_obs, from_t, alpha=step / steps), x, from_x)
-        for weight, shift in zip(weights, biases, strict=True):
-            v = torch.baddbmm(shift, gelu(v, approximate="tanh"), weight)
-        x = torch.add(x, v, alpha=1 / steps)
-    return x.clamp(-1, 1)
+    start = torch.baddbmm(bias, obs, first[:, :width])
+    slope = torch.baddbmm(from_t, drift, from_x) / steps  # of the first layer's input in k
+    y = noise
+    for k in range(steps):
+        h = gelu(torch.baddbmm(start, y, from_x), approximate="tanh")
+        for weight, shift in zip(hidden, shifts, strict=True):
+            h = gelu(torch.baddbmm(shift, h, weight), approximate="tanh")
+        y = torch.baddbmm(y, h, last, alpha=1 / steps)
+        start = start + slope
+    return (y + drift).clamp(-1, 1)

@@ -18,6 +18,7 @@ from fd.progress import Progress
 from fd.streams import generator
 
 BLOCK = 64  # steps whose random numbers are drawn at once
+TOLD = ("flow_loss", "critic_loss", "value_loss", "policy_loss", "q", "penalty", "dual")  # by the progress bar
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,48 @@ class Draws:
         return [numbers[:, offset] for numbers in self._drawn]
 
 
+class Window:
+    """The metrics of the steps since the last row of the log.
+
+    On the CPU a metric that is not finite ends the run at its step. On a GPU, where a look at a number would stall the queue, that
+    waits for the next row, and still names the step.
+    """
+
+    def __init__(self, seeds: Sequence[int], label: str) -> None:
+        self._seeds, self._label = seeds, label
+        self._steps: list[tuple[int, list[str], Tensor]] = []
+
+    def add(self, step: int, metrics: dict[str, Tensor]) -> None:
+        """Takes the metrics of a step, each [S]."""
+        self._steps.append((step, list(metrics), torch.stack(list(metrics.values()))))
+        if self._steps[-1][2].device.type == "cpu":
+            self._check(*self._steps[-1])
+
+    def means(self) -> dict[str, list[float]]:
+        """Mean of every metric over the steps that have it, a number a seed; the window is empty then.
+
+        Raises:
+            FdError: a metric is not finite.
+        """
+        columns: dict[str, list[Tensor]] = {}
+        for step, names, values in self._steps:
+            on_cpu = values.cpu()
+            self._check(step, names, on_cpu)
+            for name, value in zip(names, on_cpu, strict=True):
+                columns.setdefault(name, []).append(value)
+        self._steps = []
+        return {name: torch.stack(column).mean(dim=0).tolist() for name, column in columns.items()}
+
+    def _check(self, step: int, names: list[str], values: Tensor) -> None:
+        finite = values.isfinite()
+        if not finite.all():
+            metric, seed = (int(place) for place in (~finite).nonzero()[0])
+            raise FdError(
+                f"{self._label}: {names[metric]} of seed {self._seeds[seed]} is {values[metric, seed].item()} in step {step},"
+                " allowed: finite numbers (snapshots up to the last checkpoint are kept)"
+            )
+
+
 def run(
     one: Callable[[int], dict[str, Tensor]], module: nn.Module, adam: torch.optim.Adam, schedule: Schedule, *,
     seeds: Sequence[int], checkpoint: Checkpoint, label: str,
@@ -56,29 +99,27 @@ def run(
     """Calls `one` with the number of every step still to do; `one` updates `module` and returns metrics, each [S].
 
     Raises:
-        FdError: a metric is not finite.
+        FdError: a metric or a weight is not finite; what was saved before stays.
     """
     done = checkpoint.restore(module, adam)
-    sums: dict[str, Tensor] = {}
+    window = Window(seeds, label)
     with Progress(schedule.steps, label, done=done) as progress:
         for index in range(done, schedule.steps):
-            for name, value in one(index).items():
-                sums[name] = sums[name] + value if name in sums else value
             at = index + 1
+            window.add(at, one(index))
             if at % schedule.log_every == 0:
-                means = {name: (value / schedule.log_every).tolist() for name, value in sums.items()}
-                sums = {}
-                _check_finite(means, seeds, at, label)
+                means = window.means()
                 checkpoint.log(at, seeds, means)
-                progress.advance(
-                    schedule.log_every, text=" ".join(f"{n} {sum(v) / len(v):.3g}" for n, v in means.items())
-                )
+                told = {name: sum(values) / len(values) for name, values in means.items() if name in TOLD}
+                progress.advance(schedule.log_every, text=" ".join(f"{name} {mean:.3g}" for name, mean in told.items()))
             if at % schedule.save_every == 0:
+                _check_weights(module, seeds, at, label)
                 checkpoint.save(at, module, adam)
 
 
-def _check_finite(means: dict[str, list[float]], seeds: Sequence[int], at: int, label: str) -> None:
-    for name, numbers in means.items():
-        for seed, number in zip(seeds, numbers, strict=True):
-            if not abs(number) < float("inf"):
-                raise FdError(f"{label}: {name} of seed {seed} is {number} by step {at}, allowed: finite numbers")
+def _check_weights(module: nn.Module, seeds: Sequence[int], at: int, label: str) -> None:
+    for name, parameter in module.named_parameters():
+        finite = parameter.detach().reshape(len(seeds), -1).isfinite().all(dim=1).tolist()
+        if not all(finite):
+            seed = seeds[finite.index(False)]
+            raise FdError(f"{label}: {name} of seed {seed} is NaN or infinite after step {at}, allowed: finite numbers")

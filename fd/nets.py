@@ -23,12 +23,19 @@ class StackedMLP(nn.Module):
         widths: input, hidden and output widths.
         norm: whether hidden layers end in LayerNorm.
         generators: one per seed; weights are Xavier uniform, biases zero.
+        last_gain: factor on the last layer's weights.
 
     Source: arXiv 2502.02538 (architecture), variance scaling (1, fan_avg, uniform).
     """
 
     def __init__(
-        self, lead: tuple[int, ...], widths: Sequence[int], *, norm: bool, generators: Sequence[torch.Generator]
+        self,
+        lead: tuple[int, ...],
+        widths: Sequence[int],
+        *,
+        norm: bool,
+        generators: Sequence[torch.Generator],
+        last_gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.lead = lead
@@ -36,6 +43,7 @@ class StackedMLP(nn.Module):
         per_seed = members // len(generators)
         shapes = list(itertools.pairwise(widths))
         weights = [torch.stack([_xavier(i, o, g) for g in generators for _ in range(per_seed)]) for i, o in shapes]
+        weights[-1] *= last_gain
         self.weights = nn.ParameterList(weights)  # [members, in, out]
         self.biases = nn.ParameterList([torch.zeros(members, 1, o) for _, o in shapes])
         self.scales = nn.ParameterList([torch.ones(members, 1, o) for _, o in shapes[:-1]] if norm else [])

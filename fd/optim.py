@@ -12,8 +12,11 @@ def optimiser(parameters: list[nn.Parameter], learning_rate: float) -> torch.opt
 
 
 def step(optimiser: torch.optim.Adam, loss: Tensor, parameters: list[nn.Parameter], *, clip: float) -> Tensor:
-    """One step on losses [S]; each seed's gradient is clipped to the global norm `clip` (0: not). Returns the norms [S]."""
-    grads = torch.autograd.grad(loss.sum(), parameters)
+    """One step on losses [S]; each seed's gradient is clipped to the global norm `clip` (0: not). Returns the norms [S].
+
+    A parameter that no loss of this step depends on has the gradient zero; Adam moves it on by its momentum.
+    """
+    grads = torch.autograd.grad(loss.sum(), parameters, materialize_grads=True)
     seeds = loss.shape[0]
     norm = torch.stack([g.view(seeds, -1).square().sum(dim=1) for g in grads]).sum(dim=0).sqrt()
     if clip:

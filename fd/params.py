@@ -23,10 +23,13 @@ DatasetId = Annotated[
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
+NotNegative = Annotated[float, Field(ge=0, lt=float("inf"))]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Cell = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
 MOST_VALUES = 10**5  # of a file of settings; a few nested aliases can stand for any number of values
+
+Behaviour = Literal["frozen", "joint"]  # frozen: the pretrained flow; joint: trained along by the same optimiser
 
 T = TypeVar("T")
 
@@ -128,6 +131,10 @@ class Refine(Strict):
     normalize_q: bool  # divide the Q term by mean |Q|
     target_divergence: Positive  # budget of the constraint, in units of mean delta^2
     alpha: Positive  # weight of FQL's distillation term
+    expectile: Annotated[float, Field(ge=0.5, lt=1)]  # of IQL's and IFQL's value
+    iql_alpha: Positive  # IQL's inverse temperature (awr) or weight of behavioural cloning (ddpgbc)
+    rebrac_alpha: NotNegative  # ReBRAC's weight of the distance to the data's actions, in the policy's loss
+    rebrac_alpha_critic: NotNegative  # the same in the critic's target
     bank: Annotated[int, Field(ge=0, le=1024)]  # base actions kept for a state; 0: drawn afresh at every step
     evaluate_every: Count
     log_every: Count
@@ -149,25 +156,121 @@ class Evaluate(Strict):
     timeout: Positive  # seconds without an answer after which a simulator counts as hung
 
 
-class Method(Strict):
-    """A method as a set of switches on shared parts."""
+class Train(Strict):
+    """Switches that every policy has."""
 
-    policy: Literal["flow", "residual", "onestep"]  # flow: base actions; residual: T(a) = a + delta; onestep: FQL
-    behaviour: Literal["frozen", "joint"]  # joint: the flow is trained by the same optimiser
-    metric: Literal["identity", "state"]  # of the penalty on delta
-    score: Literal["exact", "velocity"]  # (t v - x) / (1 - t), or the official code's v / (1 - t)
-    t_eps: tuple[Share, Share]  # window from which t is drawn for the score
-    fisher_samples: Annotated[int, Field(ge=1, le=256)]  # K
-    damping: Annotated[float, Field(ge=0, le=1e3)]
-    normalise: Literal["state", "batch", "none"]  # F is divided by its trace / A, of the state or the batch
-    dual: Literal["learned", "fixed"]
-    dual_init: Positive
     grad_clip: Annotated[float, Field(ge=0)]  # global norm of one seed's gradient; 0: no clipping
 
+
+class FlowPolicy(Train):
+    """The behaviour flow's own actions. `critic`: none, or IQL's, for the best of several actions."""
+
+    policy: Literal["flow"]
+    behaviour: Behaviour
+    critic: Literal["none", "expectile"]
+
+
+class OneStepPolicy(Train):
+    """FQL: a one-step policy, distilled from the flow."""
+
+    policy: Literal["onestep"]
+    behaviour: Behaviour
+
+
+class ResidualPolicy(Train):
+    """The local transport map T(a) = a + delta(s, a) under a penalty on delta."""
+
+    policy: Literal["residual"]
+    behaviour: Behaviour
+    metric: Literal["identity", "action", "state", "stein"]  # of the penalty on delta
+    score: Literal["exact", "velocity"]  # (t v - x) / (1 - t), or the official code's v / (1 - t)
+    t_eps: tuple[Share, Share]  # window from which t is drawn for the score
+    fisher_samples: Annotated[int, Field(ge=1, le=256)]  # K, of the metric `state`
+    damping: Annotated[float, Field(ge=0, le=1e3)]
+    normalise: Literal["state", "batch", "none"]  # F is divided by its trace / A, of the state or the batch
+    desmooth: bool  # undo the smoothing of the path at t_eps
+    dual: Literal["learned", "fixed"]
+    dual_init: Annotated[float, Field(ge=1e-6, le=1e6)]
+
     @model_validator(mode="after")
-    def _window(self) -> Method:
+    def _window(self) -> ResidualPolicy:
         if self.t_eps[0] > self.t_eps[1]:
             raise ValueError(f"t_eps: {list(self.t_eps)} is not a window [low, high] with low <= high")
+        return self
+
+    @model_validator(mode="after")
+    def _stein(self) -> ResidualPolicy:
+        if self.metric == "stein" and self.normalise == "state":
+            raise ValueError(
+                "normalise: 'state', but the metric 'stein' has no Fisher matrix of a state (allowed: none, batch)"
+            )
+        if self.metric == "stein" and self.score == "velocity":
+            raise ValueError("score: 'velocity', but the metric 'stein' rests on a true score (allowed: exact)")
+        return self
+
+    @model_validator(mode="after")
+    def _desmooth(self) -> ResidualPolicy:
+        if self.desmooth and self.metric != "state":
+            raise ValueError(
+                f"desmooth: true, but the metric {self.metric!r} has no Fisher matrix of a state (allowed: false)"
+            )
+        if self.desmooth and self.score == "velocity":
+            raise ValueError("desmooth: true, but score 'velocity' gives no true scores to undo (allowed: false)")
+        if self.desmooth and self.t_eps[0] < self.t_eps[1]:
+            raise ValueError(f"desmooth: true, but t_eps: {list(self.t_eps)} is no single time (allowed: false)")
+        return self
+
+
+class GaussianPolicy(Train):
+    """IQL: a Gaussian policy of unit variance, extracted from a critic that knows the data's actions only."""
+
+    policy: Literal["gaussian"]
+    critic: Literal["expectile"]
+    extraction: Literal["awr", "ddpgbc"]  # advantage-weighted regression, or Q plus behavioural cloning
+
+
+class DeterministicPolicy(Train):
+    """ReBRAC: a deterministic policy, penalised by its distance to the data's actions."""
+
+    policy: Literal["deterministic"]
+    target_noise: Annotated[float, Field(ge=0, le=10)]  # standard deviation of the noise on the target policy's actions
+    noise_clip: Annotated[float, Field(ge=0, le=10)]  # bound of that noise
+    policy_every: Annotated[int, Field(ge=1, le=1000)]  # updates of the critic for one of the policy and the targets
+
+
+class Act(Strict):
+    """How a trained policy acts in evaluation."""
+
+    best_of: Annotated[int, Field(ge=1, le=1024)]  # actions drawn for a state, of which the one of highest Q is taken
+    refinements: Annotated[int, Field(ge=1, le=64)]  # times that the residual is applied
+
+
+class Method(Strict):
+    """A method: switches of training, what it overrides in the section `refine`, and how its policy acts."""
+
+    train: Annotated[
+        FlowPolicy | OneStepPolicy | ResidualPolicy | GaussianPolicy | DeterministicPolicy,
+        Field(discriminator="policy"),
+    ]
+    refine: dict[str, Any]
+    act: Act
+
+    @model_validator(mode="after")
+    def _meaning(self) -> Method:
+        schedule = [key for key in ("steps", "evaluate_every", "log_every") if key in self.refine]
+        if schedule:
+            raise ValueError(
+                f"refine.{schedule[0]}: all methods of a task share one schedule, allowed: other keys of refine"
+            )
+        policy = self.train.policy
+        blind = isinstance(self.train, FlowPolicy) and self.train.critic == "none"
+        if self.act.best_of > 1 and (blind or policy in ("gaussian", "deterministic")):
+            reason = "has no critic" if blind else "draws no actions"
+            raise ValueError(f"act.best_of: {self.act.best_of}, but this method {reason} (allowed: 1)")
+        if self.act.refinements > 1 and policy != "residual":
+            raise ValueError(
+                f"act.refinements: {self.act.refinements} needs policy 'residual', not {policy!r} (allowed: 1)"
+            )
         return self
 
 
@@ -200,6 +303,35 @@ class Report(Strict):
     seed: Seed
 
 
+class Ablation(Strict):
+    """Methods that differ in one respect. `values`: label of a value of what differs -> method."""
+
+    about: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    values: Annotated[dict[str, Slug], Field(min_length=2)]
+
+
+class TheoryTraining(Strict):
+    """How the theory stage trains a stack of networks; the rate falls to zero along half a cosine."""
+
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=1, max_length=8)]
+    steps: Count
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+    learning_rate: Positive
+
+
+class Theory(Strict):
+    """The demonstrations on distributions that are known in closed form."""
+
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    flow: TheoryTraining
+    refine: TheoryTraining  # critics, policies and displacements
+    flow_steps: Annotated[int, Field(ge=1, le=1000)]
+    times: Annotated[tuple[Share, ...], Field(min_length=1)]  # at which the optimality gap is trained
+    fisher_samples: Annotated[int, Field(ge=8192, le=10**6)]  # K of the optimality gap, the pool of its batches as well
+    budget: Positive  # of every refinement of the bandit
+    alpha: Positive  # of FQL in the bandit
+
+
 class Compute(Strict):
     """How the machine is used; results do not depend on it beyond rounding, so no stage depends on it."""
 
@@ -224,12 +356,14 @@ class Params(Strict):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     tasks: Annotated[dict[Slug, Task], Field(min_length=1)]
     methods: Annotated[dict[Slug, Method], Field(min_length=1)]
+    ablations: dict[Slug, Ablation]
     network: Network
     pretrain: Pretrain
     refine: Refine
     evaluate: Evaluate
     download: Download
     report: Report
+    theory: Theory
     compute: Compute
 
     def task(self, name: str) -> Task:
@@ -240,34 +374,60 @@ class Params(Strict):
         """The method of that name; FdError when there is none."""
         return _pick("methods", self.methods, name)
 
-    def settings(self, task: str) -> Settings:
-        """The sections `network`, `pretrain`, `refine` and `evaluate` with the overrides of one task applied."""
+    def ablation(self, name: str) -> Ablation:
+        """The ablation of that name; FdError when there is none."""
+        return _pick("ablations", self.ablations, name)
+
+    def settings(self, task: str, method: str | None = None) -> Settings:
+        """The sections `network`, `pretrain`, `refine` and `evaluate` with the overrides of a task, then of a method, applied."""
         overrides = self.task(task).model_dump(include=set(Settings.model_fields))
         merged = {name: getattr(self, name).model_dump() | overrides[name] for name in Settings.model_fields}
-        return _validate(Settings, _tuples(merged), f"tasks.{task}.")
+        if method is None:
+            return _validate(Settings, _tuples(merged), f"tasks.{task}.")
+        merged["refine"] |= self.method(method).refine
+        return _validate(Settings, _tuples(merged), f"tasks.{task} with methods.{method}.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} names a seed twice")
+        for name, ablation in self.ablations.items():
+            for label, method in ablation.values.items():
+                if method not in self.methods:
+                    raise ValueError(
+                        f"ablations.{name}.values.{label}: {method!r} does not exist, allowed: {', '.join(self.methods)}"
+                    )
         for task in self.tasks:
-            settings = self.settings(task)
-            evaluations = settings.refine.steps // settings.refine.evaluate_every
-            if evaluations < self.report.final_evaluations:
-                raise ValueError(
-                    f"tasks.{task}.refine: {evaluations} evaluations in {settings.refine.steps} steps, but"
-                    f" report.final_evaluations needs {self.report.final_evaluations}"
-                )
-            self._check_banks(task, settings.refine.bank)
+            self.settings(task)
+            for method in self.methods:
+                self._check_cell(task, method)
         return self
 
-    def _check_banks(self, task: str, bank: int) -> None:
-        for name, method in self.methods.items():
-            if method.behaviour == "frozen" and method.metric == "state" and 0 < bank < method.fisher_samples:
-                raise ValueError(
-                    f"tasks.{task}.refine.bank: {bank} base actions a state are fewer than"
-                    f" methods.{name}.fisher_samples: {method.fisher_samples} (allowed: as many or more, or 0)"
-                )
+    def _check_cell(self, task: str, method: str) -> None:
+        refine, train = self.settings(task, method).refine, self.methods[method].train
+        evaluations = refine.steps // refine.evaluate_every
+        if evaluations < self.report.final_evaluations:
+            raise ValueError(
+                f"tasks.{task}.refine: {evaluations} evaluations in {refine.steps} steps, but"
+                f" report.final_evaluations needs {self.report.final_evaluations}"
+            )
+        if getattr(train, "behaviour", "frozen") == "joint" and refine.bank:
+            raise ValueError(
+                f"methods.{method}: behaviour 'joint' moves the flow, whose actions a bank would keep as they were"
+                f" (refine.bank: {refine.bank}, allowed with joint: methods.{method}.refine.bank: 0)"
+            )
+        if not isinstance(train, ResidualPolicy) or train.metric != "state":
+            return
+        if train.desmooth and not refine.bank:
+            raise ValueError(
+                f"methods.{method}.train.desmooth: true needs a bank, for it is done once a state"
+                f" (tasks.{task}: refine.bank: 0, allowed: 1 or more)"
+            )
+        if 0 < refine.bank < train.fisher_samples:
+            raise ValueError(
+                f"tasks.{task}: refine.bank: {refine.bank} base actions a state are fewer than"
+                f" methods.{method}.train.fisher_samples: {train.fisher_samples} (allowed: as many or more, or 0)"
+            )
 
 
 def load(path: Path) -> Params:
@@ -333,6 +493,7 @@ def _validate(model: type[M], raw: dict[str, Any], place: str) -> M:
 def _told(error: ErrorDetails) -> str:
     """One line on a violation: its path in the file, the value, what is allowed."""
     tags = {"generate", "ogbench", "minari", "play", "navigate", "waypoint"}  # of the unions, not keys of the file
+    tags |= {"flow", "onestep", "residual", "gaussian", "deterministic"}
     keys = [str(key) for i, key in enumerate(error["loc"]) if key != "[key]" and (i < 3 or key not in tags)]
     kind, context = error["type"], error.get("ctx", {})
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fd.agent import act, flow_net, policy_net
+from fd.agent import act, critic_net, flow_net, policy_net
 from fd.checkpoint import FLOW, load_net, read_tensors
+from fd.critic import constant_values
 from fd.errors import FdError
 from fd.nets import StackedMLP
 from fd.spec import Spec
@@ -36,7 +37,8 @@ class Policy:
         seeds: training seeds, in the order of the first axis.
         step: training step of the snapshot.
         flow: behaviour flow.
-        net: residual or one-step network.
+        net: the policy's own network.
+        critic: Q, for the best of several actions.
     """
 
     spec: Spec
@@ -44,6 +46,7 @@ class Policy:
     step: int
     flow: StackedMLP
     net: StackedMLP
+    critic: StackedMLP
 
     @staticmethod
     def steps(folder: Path) -> list[int]:
@@ -70,38 +73,57 @@ class Policy:
         tensors, record = read_tensors(path, device)
         spec = Spec.from_record(record.get("spec"), str(path))
         seeds = tuple(record["seeds"])
-        flow_path = path if any(name.startswith("flow.") for name in tensors) else folder / FLOW
-        flow_tensors = tensors if flow_path == path else read_tensors(flow_path, device)[0]
         none = [torch.Generator() for _ in seeds]
-        flow, net = flow_net(spec, none), policy_net(spec, none)
-        for module, source, place, prefix in (
-            (flow, flow_tensors, flow_path, "flow."),
-            (net, tensors, path, "policy."),
-        ):
-            load_net(module, source, prefix, place)
-            module.to(device)
-        return cls(spec, seeds, step, flow, net)
+        policy = cls(spec, seeds, step, flow_net(spec, none), policy_net(spec, none), critic_net(spec, none))
+        if spec.policy != "flow":
+            load_net(policy.net, tensors, "policy.", path)
+        if spec.critic != "none":
+            load_net(policy.critic, tensors, "critic.", path)
+        if spec.behaviour == "joint":
+            load_net(policy.flow, tensors, "flow.", path)
+        elif spec.acts_by_flow:
+            load_net(policy.flow, read_tensors(folder / FLOW, device)[0], "flow.", folder / FLOW)
+        for net in (policy.flow, policy.net, policy.critic):
+            net.to(device)
+        return policy
 
-    def act(self, obs: Tensor | NDArray[np.floating], noise: Tensor | None = None) -> Tensor:
+    def act(
+        self,
+        obs: Tensor | NDArray[np.floating],
+        noise: Tensor | None = None,
+        *,
+        best_of: int = 1,
+        refinements: int = 1,
+    ) -> Tensor:
         """Actions in [-1, 1] of every seed: [S, A] for one observation [O], [S, B, A] for [B, O] or [S, B, O].
 
         Args:
             obs: observations, the same for all seeds or each seed's own.
-            noise: standard normal, [S, B, A] (B = 1 for one observation); drawn if not given.
+            noise: standard normal, [S, B, best_of * A] (B = 1 for one observation); drawn if not given.
+            best_of: actions drawn for an observation, of which the one with the highest Q (the smaller of the ensemble) is taken.
+            refinements: times that a residual is applied.
 
         Raises:
-            FdError: a shape is another.
+            FdError: a shape is another, or the best of several is asked of a run without a critic.
         """
-        seeds, width = len(self.seeds), self.spec.obs_dim
+        seeds, width, act_dim = len(self.seeds), self.spec.obs_dim, self.spec.act_dim
+        if best_of > 1 and self.spec.critic == "none":
+            raise FdError(f"best_of: {best_of}, but this run has no critic (allowed: 1)")
         given = torch.as_tensor(obs, dtype=torch.float32, device=self.net.weights[0].device)
         if given.dim() not in (1, 2, 3) or given.shape[-1] != width or (given.dim() == 3 and len(given) != seeds):
             allowed = f"[{width}], [B, {width}] or [{seeds}, B, {width}]"
             raise FdError(f"obs: shape {list(given.shape)}, allowed: {allowed}")
         rows = 1 if given.dim() == 1 else given.shape[-2]
-        shape = (seeds, rows, self.spec.act_dim)
+        shape = (seeds, rows, best_of * act_dim)
         if noise is None:
             noise = torch.randn(shape, device=given.device)
         if noise.shape != shape:
             raise FdError(f"noise: shape {list(noise.shape)}, allowed: {list(shape)}")
-        actions = act(self.spec, self.flow, self.net, given.expand(seeds, rows, width), noise)
+        states = given.expand(seeds, rows, width).repeat_interleave(best_of, dim=1)
+        noise = noise.reshape(seeds, rows * best_of, act_dim)
+        actions = act(self.spec, self.flow, self.net, states, noise, refinements=refinements)
+        if best_of > 1:
+            q = constant_values(self.critic, states, actions, q_agg="min").view(seeds, rows, best_of)
+            best = q.argmax(dim=-1)[..., None, None].expand(-1, -1, 1, act_dim)
+            actions = actions.view(seeds, rows, best_of, act_dim).gather(2, best).squeeze(2)
         return actions.squeeze(1) if given.dim() == 1 else actions

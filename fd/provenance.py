@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from fd.files import write_text
+
 PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robotics", "dvc")
 
 
@@ -47,7 +49,4 @@ def write(path: Path, record: dict[str, Any], *, start: float) -> None:
     """
     seconds = {"seconds": round(time.monotonic() - start, 1)}
     text = json.dumps(record | {"versions": versions(), "machine": machine()} | seconds, indent=2) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, text)

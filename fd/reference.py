@@ -1,4 +1,4 @@
-"""Published scores, and the rule for when one may stand beside ours.
+"""Published scores, with the rule for when one may stand beside ours, and published hyperparameters.
 
 A figure is comparable when it belongs to the same data (the dataset's name is equal, and the set is the
 published one, not one regenerated under its name) and to the same protocol (the same evaluated steps in the
@@ -37,6 +37,7 @@ SCORE_COLUMNS = (
     "source",
     "status",
 )
+SETTING_COLUMNS = ("datasets", "method", "key", "value", "source")
 PROTOCOL_COLUMNS = ("source", "tasks", "final_steps", "episodes", "success_timing")
 
 
@@ -87,6 +88,16 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Hyperparameter:
+    """A published value of a key of the section `refine`; `method` is a method of this project, or `all`."""
+
+    method: str
+    key: str
+    value: float | bool | str
+    source: str
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Figures that may stand beside a task's scores, perhaps none, and one sentence that says why."""
 
@@ -111,6 +122,23 @@ def load(folder: Path) -> Reference:
         episodes = int(_number(row["episodes"], place))
         protocols.append(Protocol(row["source"], row["tasks"], steps, episodes, row["success_timing"]))
     return Reference(tuple(figures), tuple(protocols))
+
+
+def hyperparameters(folder: Path, dataset: str) -> tuple[Hyperparameter, ...]:
+    """What the papers set for a dataset, from the folder's settings.csv; of several rows that match, the first of a method and key.
+
+    Raises:
+        FdError: the file is not as it should be.
+    """
+    found: dict[tuple[str, str], Hyperparameter] = {}
+    for place, row in _table(folder / "settings.csv", SETTING_COLUMNS):
+        name = row["method"], row["key"]
+        if fnmatchcase(dataset, row["datasets"]) and name not in found:
+            words: dict[str, bool | str] = {"true": True, "false": False, "mean": "mean", "min": "min"}
+            text = row["value"]
+            value = words[text] if text in words else int(text) if text.isdigit() else _number(text, place)
+            found[name] = Hyperparameter(*name, value, row["source"])
+    return tuple(found.values())
 
 
 def compare(reference: Reference, setting: Setting, methods: Sequence[str]) -> Comparison:

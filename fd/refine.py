@@ -7,11 +7,15 @@ Base actions and scores are constants; Q's parameters and, in the penalty term, 
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from fd.critic import values
-from fd.fisher import Metric, penalty
+from fd.fisher import Metric, divergence, mean_trace, penalty
 from fd.nets import StackedMLP
+
+LOG_DUAL_LIMIT = 20.0  # of |log_dual|: a multiplier within 2e-9 and 5e8, which float32 can square
 
 
 def displace(residual: StackedMLP, obs: Tensor, base_act: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,6 +45,7 @@ def refinement_loss(
     budget: float,
     normalize_q: bool,
     learn_dual: bool,
+    probes: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of the local transport map and its dual, [S], and metrics, each [S].
 
@@ -55,45 +60,22 @@ def refinement_loss(
         budget: bound on the mean penalty.
         normalize_q: see `q_loss`.
         learn_dual: whether the dual follows the constraint or stays as it is.
+        probes: of the divergence under `stein`, [S, 2, B, A]; None for the exact one.
 
     Source: arXiv 2604.17919.
     """
     act, delta = displace(residual, obs, base_act)
     improve, q = q_loss(critic, obs, act, normalize=normalize_q)
-    cost = penalty(delta, scores, metric).mean(dim=-1)
+    div = divergence(partial(residual, obs), base_act, probes) if metric.kind == "stein" else None
+    cost = penalty(delta, scores, metric, div).mean(dim=-1)
     dual = log_dual.detach().exp()
     loss = improve + dual * cost
+    cost = cost.detach()
+    metrics = {"q": q, "q_loss": improve.detach(), "penalty": cost, "dual": dual}
     if learn_dual:
-        loss = loss - log_dual * (cost.detach() - budget)
-    delta2 = delta.detach().square().mean(dim=(-2, -1))
-    return loss, {"q": q, "q_loss": improve.detach(), "penalty": cost.detach(), "dual": dual, "delta2": delta2}
-
-
-def distillation_loss(
-    onestep: StackedMLP,
-    critic: StackedMLP,
-    obs: Tensor,
-    noise: Tensor,
-    base_act: Tensor,
-    *,
-    alpha: float,
-    normalize_q: bool,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of FQL's one-step policy, [S]: -Q(s, clip(mu(s, z))) + alpha |mu(s, z) - a_b(s, z)|^2, and metrics.
-
-    Args:
-        onestep: mu(s, z).
-        critic: Q, constant here.
-        obs: [S, B, O].
-        noise: z, [S, B, A].
-        base_act: a_b(s, z), the flow's action from the same noise, [S, B, A].
-        alpha: weight of the distillation term.
-        normalize_q: see `q_loss`.
-
-    Source: arXiv 2502.02538.
-    """
-    act: Tensor = onestep(obs, noise)
-    improve, q = q_loss(critic, obs, act.clamp(-1, 1), normalize=normalize_q)
-    distill = (act - base_act).square().mean(dim=(-2, -1))
-    loss = improve + alpha * distill
-    return loss, {"q": q, "q_loss": improve.detach(), "penalty": distill.detach()}
+        dual_loss = -log_dual * (cost - budget)
+        loss, metrics["dual_loss"] = loss + dual_loss, dual_loss.detach()
+    metrics["delta2"] = delta.detach().square().mean(dim=(-2, -1))
+    if scores is not None:
+        metrics["trace"] = mean_trace(scores, metric).mean(dim=-1)
+    return loss, metrics

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fd.agent import Agent, Base, Noise, update
+from fd.agent import Agent, Noise, update
 from fd.bank import Bank
 from fd.checkpoint import Checkpoint
+from fd.fisher import EXACT_DIVERGENCE
 from fd.loop import BLOCK, Draws, Schedule, run
 from fd.optim import optimiser
 from fd.replay import Replay
-
-Sampler = Callable[[int], tuple[Tensor, Base | None, Noise | None]]
+from fd.spec import Spec
 
 
 def refine(
@@ -23,66 +22,59 @@ def refine(
     checkpoint: Checkpoint, label: str,
 ) -> None:  # fmt: skip
     """Refines the policy of every seed; base actions come from the bank, or fresh from the flow where it is None."""
-    adam = optimiser(agent.trained(), agent.spec.learning_rate)
-    sample = _from_flow(agent, replay, schedule, seeds) if bank is None else _from_bank(bank, replay, schedule, seeds)
+    spec, adam, device = agent.spec, optimiser(agent.trained(), agent.spec.learning_rate), replay.act.device
+    size, (low, high) = schedule.batch_size, spec.t_eps
+    shapes = noise_shapes(spec, size, banked=bank is not None)
+
+    def draw(stream: torch.Generator) -> list[Tensor]:
+        numbers = [torch.randint(len(replay.starts), (BLOCK, size), generator=stream, device=device)]
+        if bank is not None:
+            numbers.append(torch.randint(bank.actions.shape[2], (BLOCK, 2, size), generator=stream, device=device))
+        for name, shape in shapes.items():
+            if name == "probes":
+                signs = torch.randint(2, (BLOCK, *shape), generator=stream, device=device)
+                numbers.append((2 * signs - 1).to(replay.act.dtype))
+            else:
+                make = torch.rand if name.endswith("_t") else torch.randn
+                numbers.append(make(BLOCK, *shape, generator=stream, device=device))
+        return numbers
+
+    draws = Draws(seeds, "refine", device, draw)
 
     def one(index: int) -> dict[str, Tensor]:
-        rows, base, noise = sample(index)
-        batch = replay.batch(rows)
-        if base is None:
-            assert noise is not None
+        chosen, *numbers = draws.at(index)
+        rows = replay.starts[chosen]
+        batch = replay.batch(rows, next_actions=agent.target_policy is not None)
+        base = None
+        if bank is not None:
+            picks, *numbers = numbers
+            base = bank.gather(rows, picks[:, 0], picks[:, 1])
+        drawn = dict(zip(shapes, numbers, strict=True))
+        if "fisher_t" in drawn:
+            drawn["fisher_t"] = low + (high - low) * drawn["fisher_t"]
+        noise = Noise(**drawn)
+        if bank is None and spec.based:
             base = agent.base(batch, noise)
-        return update(agent, adam, batch, base, noise)
+        return update(agent, adam, batch, base, noise, with_policy=index % spec.policy_every == 0)
 
     run(one, agent, adam, schedule, seeds=seeds, checkpoint=checkpoint, label=label)
 
 
-def _from_bank(bank: Bank, replay: Replay, schedule: Schedule, seeds: Sequence[int]) -> Sampler:
-    size, samples, device = schedule.batch_size, bank.actions.shape[2], replay.act.device
-
-    def draw(stream: torch.Generator) -> list[Tensor]:
-        index = torch.randint(len(replay.starts), (BLOCK, size), generator=stream, device=device)
-        return [index, torch.randint(samples, (BLOCK, 2, size), generator=stream, device=device)]
-
-    draws = Draws(seeds, "refine", device, draw)
-
-    def sample(index: int) -> tuple[Tensor, Base | None, Noise | None]:
-        chosen, picks = draws.at(index)
-        rows = replay.starts[chosen]
-        return rows, bank.gather(rows, picks[:, 0], picks[:, 1]), None
-
-    return sample
-
-
-def _from_flow(agent: Agent, replay: Replay, schedule: Schedule, seeds: Sequence[int]) -> Sampler:
-    size, device, spec = schedule.batch_size, replay.act.device, agent.spec
-    names = [field.name for field in fields(Noise)]
-    act, time = (size, spec.act_dim), (size, 1)
-    fisher = (size, spec.fisher_samples)
-    shapes = dict(
-        zip(names, (act, act, (*fisher, spec.act_dim), (*fisher, spec.act_dim), (*fisher, 1), act, time), strict=True)
-    )
-    if spec.behaviour == "frozen":
-        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("flow")}
-    if spec.metric == "identity":
-        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("fisher")}
-
-    def draw(stream: torch.Generator) -> list[Tensor]:
-        index = torch.randint(len(replay.starts), (BLOCK, size), generator=stream, device=device)
-        numbers = [index]
-        for name, shape in shapes.items():
-            make = torch.rand if name.endswith("_t") else torch.randn
-            numbers.append(make(BLOCK, *shape, generator=stream, device=device))
-        return numbers
-
-    draws = Draws(seeds, "refine", device, draw)
-    low, high = spec.t_eps
-
-    def sample(index: int) -> tuple[Tensor, Base | None, Noise | None]:
-        chosen, *numbers = draws.at(index)
-        noise = dict(zip(shapes, numbers, strict=True))
-        if "fisher_t" in noise:
-            noise["fisher_t"] = low + (high - low) * noise["fisher_t"]
-        return replay.starts[chosen], None, Noise(**noise)
-
-    return sample
+def noise_shapes(spec: Spec, size: int, *, banked: bool) -> dict[str, tuple[int, ...]]:
+    """The fields of `fd.agent.Noise` that an update of `size` transitions needs, and their shapes for one seed."""
+    act, samples = (size, spec.act_dim), (size, spec.fisher_samples)
+    shapes: dict[str, tuple[int, ...]] = {}
+    if spec.based and not banked:
+        shapes |= {"base": act, "next_base": act}
+        if spec.state_scores:
+            shapes |= {"fisher_base": (*samples, spec.act_dim), "fisher_x0": (*samples, spec.act_dim)}
+            shapes |= {"fisher_t": (*samples, 1)}
+        elif spec.action_scores:
+            shapes |= {"fisher_t": (size, 1, 1)}
+    if spec.metric == "stein" and spec.act_dim > EXACT_DIVERGENCE:
+        shapes |= {"probes": (2, *act)}
+    if spec.policy == "deterministic":
+        shapes |= {"target": act}
+    if spec.behaviour == "joint":
+        shapes |= {"flow_x0": act, "flow_t": (size, 1)}
+    return shapes

@@ -8,6 +8,7 @@ shape and content of every batch, do not depend on the number of workers; nor, t
 from __future__ import annotations
 
 import multiprocessing
+import select
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fd.errors import FdError
-from fd.simulators import NOWHERE, Episode, Floats, Key, MakeEnv, Memory, serve
+from fd.simulators import ENDED, FREE, NOWHERE, START, Episode, Floats, Key, MakeEnv, Memory, serve
 
-# (observations [S, n, O], standard normal noise [S, n, A]) -> actions [S, n, A], row s by the policy of seed s.
+# (observations [S, n, O], standard normal noise [S, n, Z]) -> actions [S, n, A], row s by the policy of seed s.
 # The arguments are views of memory that is overwritten after the call.
 Act = Callable[[Floats, Floats], Floats]
 
@@ -40,6 +42,7 @@ class Rollout:
         name: str,
         seeds: Sequence[int],
         obs_dim: int,
+        noise_dim: int,
         act_dim: int,
         environments: int,
         workers: int,
@@ -53,6 +56,7 @@ class Rollout:
             name: what errors call the environment.
             seeds: training seeds, one policy each.
             obs_dim: width of an observation.
+            noise_dim: standard normal numbers that the policy gets a slot and step.
             act_dim: width of an action.
             environments: alive at a time, rounded up to a multiple of the number of seeds; two or more for each seed
                 let policy and simulators work at the same time.
@@ -66,12 +70,15 @@ class Rollout:
         each = -(-environments // len(self._seeds))
         workers = min(workers, each * len(self._seeds))
         context = multiprocessing.get_context("spawn")  # a fork would copy torch's locks in whatever state they are
-        memory = _allocate(context, each * len(self._seeds), workers, widths=(obs_dim, act_dim))
-        self._places = memory.spots()
+        slots = each * len(self._seeds)
+        memory = Memory.allocate(context, slots, workers, obs_dim=obs_dim, noise_dim=noise_dim, act_dim=act_dim)
+        self._phases, self._keys, self._outcomes, self._places = (
+            rows.array for rows in (memory.phases, memory.keys, memory.outcomes, memory.places)
+        )
         self._halves = _halves(len(self._seeds), each, workers=workers, memory=memory)
-        self._running: dict[int, Key] = {}  # by slot
         self._processes: list[SpawnProcess] = []
         self._connections: list[Connection[Any, Any]] = []
+        self._answers: list[select.poll] = []  # Connection.poll makes one of these at each call, which costs more
         try:
             for worker in range(workers):
                 self._start(context, make_env, worker=worker, memory=memory)
@@ -98,7 +105,7 @@ class Rollout:
             process.close()
         for connection in self._connections:
             connection.close()
-        self._processes, self._connections = [], []
+        self._processes, self._connections, self._answers = [], [], []
 
     def run(
         self, act: Act, *, step: int, episodes: int, on_episode: Callable[[Episode], object] | None = None
@@ -121,18 +128,20 @@ class Rollout:
         queues = [iter([Key(seed, step, episode) for episode in range(episodes)]) for seed in self._seeds]
         try:
             for half in self._halves:
-                self._send(half, self._assign(half, queues))
-            while self._running:
-                for half in filter(self._busy, self._halves):
+                self._assign(half, queues)
+                if half.busy():  # an answer that nobody collects would be taken for that of a later turn
+                    self._send(half)
+            while any(half.busy() for half in self._halves):
+                for half in filter(_Half.busy, self._halves):
                     ended = self._collect(half)
                     rows += ended
                     if on_episode is not None:
                         for row in ended:
                             on_episode(row)
-                    starts = self._assign(half, queues)
-                    if self._busy(half):
+                    self._assign(half, queues)
+                    if half.busy():
                         self._decide(act, half, step)
-                        self._send(half, starts)
+                        self._send(half)
         except BaseException:
             self.close()
             raise
@@ -141,6 +150,8 @@ class Rollout:
     def _start(self, context: SpawnContext, make_env: MakeEnv, *, worker: int, memory: Memory) -> None:
         here, there = context.Pipe()
         self._connections.append(here)
+        self._answers.append(select.poll())
+        self._answers[-1].register(here, select.POLLIN)
         shares = [[slot for slot in half.slots if half.owner(slot) == worker] for half in self._halves]
         details = {"shares": shares, "memory": memory, "worker": worker}
         process = context.Process(target=serve, args=(there, make_env), kwargs=details, daemon=True)
@@ -148,19 +159,13 @@ class Rollout:
         self._processes.append(process)
         there.close()  # the worker's end is its alone, so that its death is the end of the stream
 
-    def _busy(self, half: _Half) -> bool:
-        return any(slot in self._running for slot in half.slots)
-
-    def _assign(self, half: _Half, queues: list[Iterator[Key]]) -> dict[int, Key]:
-        """Give the next episodes of each seed to its free slots; return them by slot."""
-        starts = {}
-        for slot in half.slots:
-            if slot not in self._running:
-                key = next(queues[half.seed_index(slot)], None)
-                if key is not None:
-                    starts[slot] = key
-        self._running.update(starts)
-        return starts
+    def _assign(self, half: _Half, queues: list[Iterator[Key]]) -> None:
+        """Give the next episodes of each seed to its free slots."""
+        for slot in half.in_phase(FREE):
+            key = next(queues[half.seed_index(slot)], None)
+            if key is not None:
+                self._keys[slot] = key.seed, key.step, key.episode
+                self._phases[slot] = START
 
     def _decide(self, act: Act, half: _Half, step: int) -> None:
         """Act on a half-batch. Rows without an episode hold an old observation; their actions go nowhere."""
@@ -178,36 +183,41 @@ class Rollout:
             )
         half.actions[:] = actions
 
-    def _send(self, half: _Half, starts: dict[int, Key]) -> None:
-        """Ask a half-batch's workers for a turn: start these episodes, step the other running ones."""
+    def _send(self, half: _Half) -> None:
+        """Ask a half-batch's workers for a turn: start the episodes that wait, step the running ones."""
         for worker in half.workers:
-            mine = {slot: key for slot, key in starts.items() if half.owner(slot) == worker}
             try:
-                self._connections[worker].send((half.index, mine))
+                self._connections[worker].send_bytes(bytes([half.index]))
             except OSError:
                 raise self._death(worker) from None
 
     def _collect(self, half: _Half) -> list[Episode]:
         """Wait for a half-batch's workers; return the episodes that ended, in the order of their slots."""
-        ended: dict[int, Episode] = {}
         for worker in half.workers:
-            ended |= self._receive(worker)
-        for slot in ended:
-            del self._running[slot]
-        return [ended[slot] for slot in sorted(ended)]
+            self._receive(worker)
+        ended = half.in_phase(ENDED)
+        self._phases[ended] = FREE
+        return [self._episode(slot) for slot in ended]
 
-    def _receive(self, worker: int) -> dict[int, Episode]:
-        """Return a worker's next answer: the episodes that ended in the turn, by slot."""
-        connection = self._connections[worker]
+    def _receive(self, worker: int) -> None:
+        """Wait for a worker's next answer."""
         try:
-            if not connection.poll(self._timeout):
+            if not self._answers[worker].poll(1000 * self._timeout):
                 raise FdError(f"{self._name}: {self._place(worker)}: hangs, no answer in {self._timeout:g} s")
-            answer: str | dict[int, Episode] = connection.recv()
+            answer = self._connections[worker].recv_bytes()
         except (EOFError, OSError):
             raise self._death(worker) from None
-        if isinstance(answer, str):
-            raise FdError(f"{self._name}: {self._place(worker)}: {answer}")
-        return answer
+        if answer:
+            raise FdError(f"{self._name}: {self._place(worker)}: {answer.decode()}")
+
+    def _key(self, slot: int) -> Key:
+        return Key(*(int(number) for number in self._keys[slot]))
+
+    def _episode(self, slot: int) -> Episode:
+        key, (return_, success, length) = self._key(slot), self._outcomes[slot]
+        return Episode(
+            key.seed, key.step, key.episode, return_=float(return_), success=bool(success), length=int(length)
+        )
 
     def _death(self, worker: int) -> FdError:
         self._processes[worker].join(self._timeout)
@@ -220,9 +230,9 @@ class Rollout:
         slot, steps = (int(number) for number in self._places[worker])
         if slot == NOWHERE:
             return "a simulator process between two turns"
-        if slot not in self._running:
+        if self._phases[slot] == FREE:
             return "an environment being built"
-        return f"the environment of {self._running[slot]}, in " + (f"step {steps}" if steps else "reset")
+        return f"the environment of {self._key(slot)}, in " + (f"step {steps}" if steps else "reset")
 
 
 @dataclass(frozen=True)
@@ -234,8 +244,17 @@ class _Half:
     observations: Floats
     noise: Floats
     actions: Floats
+    phases: NDArray[np.int8]
     owners: list[int]
     workers: list[int]
+
+    def busy(self) -> bool:
+        """Return whether it has an episode to run."""
+        return bool((self.phases != FREE).any())
+
+    def in_phase(self, phase: int) -> list[int]:
+        """Return the slots in a phase."""
+        return [self.slots[index] for index in np.flatnonzero(self.phases == phase)]
 
     def owner(self, slot: int) -> int:
         """Return the worker of a slot."""
@@ -246,30 +265,20 @@ class _Half:
         return (slot - self.slots.start) // int(self.observations.shape[1])
 
 
-def _allocate(context: SpawnContext, slots: int, workers: int, *, widths: tuple[int, int]) -> Memory:
-    """Zeroed memory. Its file is unlinked from the start, so that no death of this process leaves it behind."""
-    return Memory(
-        observations=context.RawArray("f", slots * widths[0]),
-        noise=context.RawArray("f", slots * widths[1]),
-        actions=context.RawArray("f", slots * widths[1]),
-        places=context.RawArray("i", workers * 2),
-        obs_dim=widths[0],
-        act_dim=widths[1],
-    )
-
-
 def _halves(seeds: int, each: int, *, workers: int, memory: Memory) -> list[_Half]:
     """Two half-batches of `each` slots a seed together, or one when there is but one slot a seed."""
     halves: list[_Half] = []
-    for n in (each - each // 2, each // 2):
+    for n in filter(None, (each - each // 2, each // 2)):
         first = halves[-1].slots.stop if halves else 0
         slots = range(first, first + seeds * n)
         dealt = [number % workers for number in range(len(slots))]
         # Dealt in opposite directions, so that what one half has too much for a worker the other has too little.
         owners = [workers - 1 - worker for worker in dealt] if halves else dealt
         observations, noise, actions = (
-            rows[slots.start : slots.stop].reshape(seeds, n, rows.shape[1]) for rows in memory.rows()
+            rows.array[slots.start : slots.stop].reshape(seeds, n, -1)
+            for rows in (memory.observations, memory.noise, memory.actions)
         )
-        half = _Half(len(halves), slots, observations, noise, actions, owners, sorted(set(owners)))
-        halves += [half] if n else []
+        phases = memory.phases.array[slots.start : slots.stop]
+        half = _Half(len(halves), slots, observations, noise, actions, phases, owners, sorted(set(owners)))
+        halves.append(half)
     return halves

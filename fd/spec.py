@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from fd.errors import FdError
@@ -11,23 +11,16 @@ from fd.errors import FdError
 
 @dataclass(frozen=True)
 class Spec:
-    """Shapes, switches and hyperparameters of an agent. params.yaml explains each under the same name."""
+    """Shapes, switches and hyperparameters of an agent. params.yaml explains each under the same name.
+
+    What has a default is a switch that only some methods have.
+    """
 
     obs_dim: int
     act_dim: int
     hidden: tuple[int, ...]
     flow_steps: int
     policy: str
-    behaviour: str
-    metric: str
-    score: str
-    t_eps: tuple[float, float]
-    fisher_samples: int
-    damping: float
-    normalise: str
-    dual: str
-    dual_init: float
-    grad_clip: float
     learning_rate: float
     discount: float
     tau: float
@@ -35,15 +28,58 @@ class Spec:
     normalize_q: bool
     target_divergence: float
     alpha: float
+    expectile: float
+    iql_alpha: float
+    rebrac_alpha: float
+    rebrac_alpha_critic: float
+    critic: str = "td"
+    behaviour: str = "frozen"
+    metric: str = "identity"
+    score: str = "exact"
+    t_eps: tuple[float, float] = (0.5, 0.5)
+    fisher_samples: int = 1
+    damping: float = 0.0
+    normalise: str = "none"
+    desmooth: bool = False
+    dual: str = "fixed"
+    dual_init: float = 1.0
+    extraction: str = "none"
+    target_noise: float = 0.0
+    noise_clip: float = 0.0
+    policy_every: int = 1
+    grad_clip: float = 0.0
+
+    @property
+    def acts_by_flow(self) -> bool:
+        """Whether the policy integrates the flow when it acts."""
+        return self.policy in ("flow", "residual")
+
+    @property
+    def based(self) -> bool:
+        """Whether training needs base actions of the flow."""
+        return self.policy in ("residual", "onestep")
+
+    @property
+    def state_scores(self) -> bool:
+        """Whether training needs the K scores of a state."""
+        return self.policy == "residual" and self.metric == "state"
+
+    @property
+    def action_scores(self) -> bool:
+        """Whether training needs the score of each base action."""
+        return self.policy == "residual" and self.metric in ("action", "stein")
 
     @classmethod
     def of(cls, *sections: Mapping[str, Any]) -> Spec:
-        """Spec from sections that together hold every field; other keys are left out."""
+        """Spec from sections that together hold every field without a default; other keys are left out."""
         merged: dict[str, Any] = {}
         for section in sections:
             merged.update(section)
-        values: dict[str, Any] = {field.name: merged[field.name] for field in fields(cls)}
-        return cls(**{**values, "hidden": tuple(values["hidden"]), "t_eps": tuple(values["t_eps"])})
+        values: dict[str, Any] = {
+            f.name: merged[f.name] for f in fields(cls) if f.default is MISSING or f.name in merged
+        }
+        values |= {name: tuple(values[name]) for name in ("hidden", "t_eps") if name in values}
+        return cls(**values)
 
     @classmethod
     def from_record(cls, record: Any, place: str) -> Spec:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fd.errors import FdError
+from fd.files import write_text
 
 ARRAYS = "transitions.npz"
 MANIFEST = "manifest.json"
@@ -123,9 +124,7 @@ def save(folder: Path, arrays: Transitions, manifest: Manifest) -> None:
     with temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **{field.name: getattr(arrays, field.name) for field in fields(arrays)})
     os.replace(temporary, folder / ARRAYS)
-    temporary = folder / f".{MANIFEST}"
-    temporary.write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / MANIFEST)
+    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
 
 
 def load(folder: Path) -> Transitions:

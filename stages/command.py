@@ -12,6 +12,10 @@ from fd.errors import FdError
 
 TaskOption = Annotated[str, typer.Option(help="Name of a task in the file of settings.")]
 MethodOption = Annotated[str, typer.Option(help="Name of a method in the file of settings.")]
+DataOption = Annotated[Path, typer.Option(help="Folder of the data folders.")]
+BehaviourOption = Annotated[Path, typer.Option(help="Folder of the behaviour folders.")]
+RunsOption = Annotated[Path, typer.Option(help="Folder of the runs.")]
+EvalsOption = Annotated[Path, typer.Option(help="Folder of the evaluations.")]
 ParamsOption = Annotated[Path, typer.Option("--params", help="The file of settings.")]
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from fd import params, scratch
 from fd.errors import FdError
 from fd.sources.prepare import Job, prepare, versions
-from stages.command import ParamsOption, TaskOption, main
+from stages.command import DataOption, ParamsOption, TaskOption, main
 
 app = typer.Typer(add_completion=False)
 
@@ -19,7 +18,7 @@ app = typer.Typer(add_completion=False)
 def command(
     task: TaskOption,
     params_file: ParamsOption = Path("params.yaml"),
-    out: Annotated[Path, typer.Option(help="Folder of the data folders.")] = Path("data"),
+    out: DataOption = Path("data"),
 ) -> None:
     """Download or generate the set of a task and convert it; writes data/<task>."""
     settings = params.load(params_file)

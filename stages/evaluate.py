@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from stages.command import MethodOption, ParamsOption, TaskOption, main
+from stages.command import DataOption, EvalsOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
 
 app = typer.Typer(add_completion=False)
 
@@ -17,9 +16,9 @@ def command(
     task: TaskOption,
     method: MethodOption,
     params_file: ParamsOption = Path("params.yaml"),
-    data: Annotated[Path, typer.Option(help="Folder of the data folders.")] = Path("data"),
-    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
-    out: Annotated[Path, typer.Option(help="Folder of the evaluations.")] = Path("evals"),
+    data: DataOption = Path("data"),
+    runs: RunsOption = Path("runs"),
+    out: EvalsOption = Path("evals"),
 ) -> None:
     """Run the policies of every snapshot of a run in its simulator; writes evals/<task>/<method>.csv and .json."""
     # Imported here, for the simulators' processes import this file again: without torch they start 2 s sooner.
@@ -29,9 +28,8 @@ def command(
     from fd.transitions import read_manifest
 
     values = params.load(params_file)
-    values.method(method)
-    settings = values.settings(task).evaluate
-    subject = Subject(task, method, runs / task / method, read_manifest(data / task))
+    settings, how = values.settings(task).evaluate, values.method(method).act
+    subject = Subject(task, method, runs / task / method, how, read_manifest(data / task))
     # One thread: the policy's batches are small, and threads that wait for cores taken by simulators stall it.
     device = select(values.compute.device, threads=1)
     evaluate(subject, out, settings, workers=values.compute.workers, device=device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -16,7 +15,7 @@ from fd.nets import StackedMLP
 from fd.pretraining import pretrain
 from fd.replay import Replay
 from fd.streams import generator
-from stages.command import ParamsOption, TaskOption, main
+from stages.command import BehaviourOption, DataOption, ParamsOption, TaskOption, main
 
 app = typer.Typer(add_completion=False)
 
@@ -25,8 +24,8 @@ app = typer.Typer(add_completion=False)
 def command(
     task: TaskOption,
     params_file: ParamsOption = Path("params.yaml"),
-    data: Annotated[Path, typer.Option(help="Folder of the data folders.")] = Path("data"),
-    out: Annotated[Path, typer.Option(help="Folder of the behaviour folders.")] = Path("behaviour"),
+    data: DataOption = Path("data"),
+    out: BehaviourOption = Path("behaviour"),
 ) -> None:
     """Train the behaviour flow of every seed on data/<task> by flow matching; writes behaviour/<task>."""
     settings, seeds = (values := params.load(params_file)).settings(task), values.seeds

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -17,13 +16,14 @@ from fd.bank import Bank, draw_noise, draw_scores, kept_actions
 from fd.checkpoint import FLOW, Checkpoint, load_net, read_tensors, write_tensors
 from fd.compute import select
 from fd.errors import FdError
+from fd.fisher import desmoothed
 from fd.loop import Schedule
 from fd.policy import snapshot_name
 from fd.refinement import refine
 from fd.replay import Replay
 from fd.spec import Spec
 from fd.streams import generator
-from stages.command import MethodOption, ParamsOption, TaskOption, main
+from stages.command import BehaviourOption, DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
 
 app = typer.Typer(add_completion=False)
 
@@ -33,18 +33,18 @@ def command(
     task: TaskOption,
     method: MethodOption,
     params_file: ParamsOption = Path("params.yaml"),
-    data: Annotated[Path, typer.Option(help="Folder of the data folders.")] = Path("data"),
-    behaviour: Annotated[Path, typer.Option(help="Folder of the behaviour folders.")] = Path("behaviour"),
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    data: DataOption = Path("data"),
+    behaviour: BehaviourOption = Path("behaviour"),
+    out: RunsOption = Path("runs"),
 ) -> None:
     """Refine the policy of every seed with one method; writes snapshots and training log to runs/<task>/<method>."""
     values = params.load(params_file)
-    settings, seeds, start = values.settings(task), values.seeds, time.monotonic()
+    settings, seeds, start = values.settings(task, method), values.seeds, time.monotonic()
     device = select(values.compute.device, values.compute.threads)
     manifest = transitions.read_manifest(data / task)
     shape = {"obs_dim": manifest.obs_dim, "act_dim": manifest.act_dim}
     spec = Spec.of(
-        settings.network.model_dump(), settings.refine.model_dump(), values.method(method).model_dump(), shape
+        settings.network.model_dump(), settings.refine.model_dump(), values.method(method).train.model_dump(), shape
     )
     schedule = Schedule(
         settings.refine.steps, settings.refine.batch_size, settings.refine.log_every, settings.refine.evaluate_every
@@ -63,7 +63,7 @@ def command(
     work = scratch.folder("refine", f"{task}/{method}", parts)
     built = work / "out"
     checkpoint = Checkpoint(work, built, lambda step: write_snapshot(built, agent, step=step, seeds=seeds))
-    if spec.behaviour == "frozen":
+    if spec.acts_by_flow and spec.behaviour == "frozen":
         built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
     if agent.trained():
         replay = Replay.of(transitions.load(data / task), device)
@@ -78,9 +78,9 @@ def command(
 
 
 def make_bank(agent: Agent, replay: Replay, task: str, *, key: str, seeds: Sequence[int], samples: int) -> Bank | None:
-    """The bank of a frozen flow (named by `key`), or None where base actions are drawn afresh at every step."""
+    """The bank of a frozen flow (named by `key`), or None where base actions are not needed or drawn afresh at every step."""
     spec = agent.spec
-    if spec.behaviour == "joint" or samples == 0:
+    if not spec.based or samples == 0:
         return None
     obs, rows = replay.obs, len(replay.obs)
     noise = draw_noise(seeds, (rows, samples, spec.act_dim), obs.device)
@@ -90,15 +90,23 @@ def make_bank(agent: Agent, replay: Replay, task: str, *, key: str, seeds: Seque
         key=scratch.folder("bank", task, key, obs.device.type, samples, spec.flow_steps).name,
     )  # fmt: skip
     scores = None
-    if spec.metric != "identity" and spec.policy == "residual":
-        chosen = actions[:, :, : spec.fisher_samples]
-        scores = draw_scores(agent.flow, obs, chosen, seeds, t_eps=spec.t_eps, formula=spec.score)
+    if spec.state_scores or spec.action_scores:
+        chosen = actions[:, :, : spec.fisher_samples] if spec.state_scores else actions
+        scores = draw_scores(
+            agent.flow, obs, chosen, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=spec.state_scores
+        )
+        if spec.desmooth:
+            scores = desmoothed(scores, spec.t_eps[0])
+        elif spec.action_scores:
+            scores = scores.unsqueeze(3)
     return Bank(actions, noise, scores)
 
 
 def write_snapshot(folder: Path, agent: Agent, *, step: int, seeds: tuple[int, ...]) -> None:
-    """What acting and evaluating need of an agent at a step; the flow only where this run trains it."""
-    names = ["policy", "critic"] + (["flow"] if agent.spec.behaviour == "joint" else [])
+    """What acting needs of an agent at a step; the flow only where this run trains it."""
+    spec = agent.spec
+    parts = {"policy": spec.policy != "flow", "critic": spec.critic != "none", "flow": spec.behaviour == "joint"}
+    names = [name for name, needed in parts.items() if needed]
     tensors = {name: value for name, value in agent.state_dict().items() if name.split(".")[0] in names}
     write_tensors(folder / snapshot_name(step), tensors, {"spec": asdict(agent.spec), "seeds": seeds, "step": step})
 

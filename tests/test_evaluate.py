@@ -21,7 +21,7 @@ from fd import evaluation, scores, transitions
 from fd.agent import Agent
 from fd.errors import FdError
 from fd.evaluation import score
-from fd.policy import snapshot_name
+from fd.policy import Policy, snapshot_name
 from fd.rollout import Rollout
 from fd.simulators import Episode
 from fd.spec import Spec
@@ -65,7 +65,8 @@ def write_manifest(manifest: Manifest) -> None:
 def write_run(seeds: tuple[int, ...], *, obs_dim: int = 10, broken: bool = False) -> None:
     values = yaml.safe_load(Path("params.yaml").read_text())
     shapes = {"obs_dim": obs_dim, "act_dim": 2, "hidden": [16, 16]}
-    spec = Spec.of(values["network"], values["refine"], values["methods"]["fidec"], {**shapes, "behaviour": "joint"})
+    train = values["methods"]["fidec"]["train"] | {"behaviour": "joint"}
+    spec = Spec.of(values["network"], values["refine"], train, shapes)
     folder = Path("runs/reacher/fidec")
     folder.mkdir(parents=True, exist_ok=True)
     for step in STEPS:
@@ -129,6 +130,45 @@ def test_the_table_is_the_same_whatever_the_workers_and_after_a_failure(
     assert run(capsys, monkeypatch, out="two")[0] == 0
     assert called == [10, 20, 20]
     assert Path("two/reacher/fidec.csv").read_bytes() == Path("one/reacher/fidec.csv").read_bytes()
+
+
+def test_a_policy_acts_as_its_method_says(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    """The best of several actions, refined twice: each step has the noise for all of them."""
+    asked, act = list[tuple[dict[str, int], int]](), Policy.act
+
+    def told(self: Policy, obs: Any, noise: Any, **how: int) -> Any:
+        asked.append((how, noise.shape[-1]))
+        return act(self, obs, noise, **how)
+
+    monkeypatch.setattr(Policy, "act", told)
+    tables = []
+    for how in ({"best_of": 1, "refinements": 1}, {"best_of": 3, "refinements": 2}, {"best_of": 1, "refinements": 2}):
+        values = yaml.safe_load(Path("params.yaml").read_text())
+        values["methods"]["fidec"]["act"] = how
+        Path("params.yaml").write_text(yaml.dump(values))
+        asked.clear()
+        code, error = run(capsys, monkeypatch)
+        assert code == 0, error
+        assert asked and all(each == (how, 2 * how["best_of"]) for each in asked)
+        tables.append(Path("evals/reacher/fidec.csv").read_text())
+    assert len(set(tables)) == 3 and len({table.count("\n") for table in tables}) == 1
+
+
+def test_rows_kept_of_another_way_to_act_are_not_used(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["methods"]["fidec"]["act"] = {"best_of": 1, "refinements": 2}
+    original, changed = Path("params.yaml").read_text(), yaml.dump(values)
+    with monkeypatch.context() as patch:
+        patch.setattr("fd.evaluation.shutil.rmtree", lambda path: None)
+        assert run(capsys, monkeypatch)[0] == 0
+    plain = Path("evals/reacher/fidec.csv").read_bytes()
+    assert len(list(Path(".scratch").iterdir())) == 1
+    Path("params.yaml").write_text(changed)
+    assert run(capsys, monkeypatch)[0] == 0
+    assert Path("evals/reacher/fidec.csv").read_bytes() != plain
+    Path("params.yaml").write_text(original)
+    assert run(capsys, monkeypatch)[0] == 0
+    assert Path("evals/reacher/fidec.csv").read_bytes() == plain
 
 
 def test_rows_kept_of_another_run_are_not_used(project: Path, capsys: Any, monkeypatch: Any) -> None:

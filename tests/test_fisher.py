@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from gaussian import gaussian
 from torch import Tensor
+from torch.autograd.functional import jacobian
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fd.fisher import Metric, penalty, score, state_scores
+from fd.fisher import EXACT_DIVERGENCE, VARIANCE_FLOOR, Metric, desmoothed, divergence, mean_trace, penalty, score
+from fd.fisher import state_scores as scores_of_states
+from fd.nets import StackedMLP
 
 STATE = Metric("state", damping=0.0, normalise="state")
 
@@ -31,12 +41,23 @@ def test_velocity_formula_is_another_vector() -> None:
     assert not torch.allclose(found, flow.score(x, t), rtol=0.5)
 
 
+@pytest.mark.parametrize("formula", ["exact", "velocity"])
+def test_a_score_at_the_end_of_the_path_is_finite(formula: str) -> None:
+    """In float32, too, where 1 - t vanishes for times just below 1."""
+    flow = StackedMLP((1,), (4, 8, 2), norm=False, generators=[torch.Generator().manual_seed(0)])
+    for time in (1.0, 1 - 2**-24, 0.999999):
+        found = score(flow, torch.zeros(1, 9, 1), torch.randn(1, 9, 2), torch.full((1, 9, 1), time), formula=formula)
+        assert found.dtype == torch.float32 and found.isfinite().all()
+
+
 @pytest.mark.parametrize("t0", [0.5, 0.8])
 def test_fisher_of_a_gaussian_is_the_inverse_covariance(t0: float) -> None:
     flow, samples = gaussian(), 40_000
     actions = flow.mean + draws(1, 1, samples, 3) @ torch.linalg.cholesky(flow.covariance).T
     t = torch.full((1, 1, samples, 1), t0, dtype=torch.float64)
-    found = state_scores(flow, torch.zeros(1, 1, 1), actions, x0=draws(1, 1, samples, 3, seed=1), t=t, formula="exact")
+    found = scores_of_states(
+        flow, torch.zeros(1, 1, 1), actions, x0=draws(1, 1, samples, 3, seed=1), t=t, formula="exact"
+    )
     fisher = torch.einsum("ki,kj->ij", found[0, 0], found[0, 0]) / samples
     expected = flow.marginal(t[0, 0, 0])[1].inverse()
     assert torch.linalg.matrix_norm(fisher - expected) < 0.03 * torch.linalg.matrix_norm(expected)
@@ -46,8 +67,15 @@ def test_scores_of_a_state_are_taken_at_that_state() -> None:
     """Each of the K points belongs to its own row, sample by sample."""
     flow, actions, x0 = gaussian(), draws(1, 4, 5, 3), draws(1, 4, 5, 3, seed=1)
     t = torch.rand(1, 4, 5, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 0.9
-    found = state_scores(flow, torch.zeros(1, 4, 2), actions, x0=x0, t=t, formula="exact")
+    found = scores_of_states(flow, torch.zeros(1, 4, 2), actions, x0=x0, t=t, formula="exact")
     torch.testing.assert_close(found, flow.score((1 - t) * x0 + t * actions, t))
+
+
+def test_scores_without_noise_are_those_of_the_actions_themselves() -> None:
+    flow, actions = gaussian(), draws(1, 4, 5, 3)
+    t = torch.full((1, 4, 5, 1), 0.8, dtype=torch.float64)
+    found = scores_of_states(flow, torch.zeros(1, 4, 2), actions, x0=None, t=t, formula="exact")
+    torch.testing.assert_close(found, flow.score(actions, t))
 
 
 def explicit(delta: Tensor, scores: Tensor, metric: Metric) -> Tensor:
@@ -68,6 +96,43 @@ def explicit(delta: Tensor, scores: Tensor, metric: Metric) -> Tensor:
 def test_form_is_that_of_the_explicit_matrix(normalise: str, damping: float, samples: int) -> None:
     metric, delta, scores = Metric("state", damping, normalise), draws(2, 6, 4), draws(2, 6, samples, 4, seed=1)
     torch.testing.assert_close(penalty(delta, scores, metric), explicit(delta, scores, metric))
+
+
+@pytest.mark.parametrize("normalise", ["state", "batch", "none"])
+def test_the_score_of_an_action_is_a_matrix_of_rank_one(normalise: str) -> None:
+    """Across it nothing but the damping holds a displacement."""
+    metric, delta, scores = Metric("action", 0.5, normalise), draws(2, 6, 4), draws(2, 6, 1, 4, seed=1)
+    torch.testing.assert_close(penalty(delta, scores, metric), explicit(delta, scores, metric))
+    unit = scores[:, :, 0] / scores[:, :, 0].norm(dim=-1, keepdim=True)
+    across = delta - (delta * unit).sum(dim=-1, keepdim=True) * unit
+    found = penalty(across, scores, Metric("action", 0.5, "none"))
+    torch.testing.assert_close(found, 0.5 * across.square().mean(dim=-1))
+
+
+class Shapes(TorchDispatchMode):
+    """Records the shape of everything that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = set[tuple[int, ...]]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen |= {tuple(part.shape) for part in (out if isinstance(out, tuple | list) else [out])}
+        return out
+
+
+@pytest.mark.parametrize("normalise", ["state", "batch", "none"])
+def test_no_matrix_is_built_for_a_form(normalise: str) -> None:
+    metric, delta, scores = Metric("state", 1e-3, normalise), draws(1, 5, 7).requires_grad_(), draws(1, 5, 3, 7, seed=1)
+    with Shapes() as built:
+        explicit(delta, scores, metric)
+    assert (1, 5, 7, 7) in built.seen
+    with Shapes() as built:
+        penalty(delta, scores, metric).sum().backward()
+    assert delta.grad is not None and len(built.seen) > 3
+    assert not any(shape.count(7) > 1 for shape in built.seen)
+    assert max(map(np.prod, built.seen)) <= scores.numel()
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
@@ -113,3 +178,184 @@ def test_only_the_displacement_gets_a_gradient() -> None:
     delta = draws(1, 5, 3).requires_grad_()
     penalty(delta, draws(1, 5, 4, 3), STATE).sum().backward()
     assert delta.grad is not None and delta.grad.abs().sum() > 0
+
+
+def residual(width: int) -> tuple[StackedMLP, Tensor, Tensor]:
+    """A network delta(s, a) of two seeds, states and actions, in float64."""
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    net = StackedMLP((2,), (3 + width, 8, 8, width), norm=False, generators=generators).double()
+    return net, draws(2, 5, 3), draws(2, 5, width, seed=1)
+
+
+def traces(field: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """div field, [S, B], by reverse mode, row by row, as a function that can be differentiated."""
+    whole = jacobian(lambda at: field(at).sum(dim=1), x, create_graph=True)  # [S, A, S, B, A]
+    return torch.stack([torch.einsum("ibi->b", whole[seed, :, seed]) for seed in range(x.shape[0])])
+
+
+def stein(width: int, normalise: str, damping: float) -> tuple[Metric, Tensor]:
+    return Metric("stein", damping, normalise), draws(2, 5, 1, width, seed=2)
+
+
+@pytest.mark.parametrize("width", [1, 4, EXACT_DIVERGENCE])
+@pytest.mark.parametrize("normalise", ["batch", "none"])
+def test_stein_is_the_square_of_the_operator_and_so_are_its_gradients(width: int, normalise: str) -> None:
+    """(g . delta + div delta)^2 / A by forward mode, against reverse mode twice."""
+    (net, obs, act), (metric, scores) = residual(width), stein(width, normalise, 0.3)
+    field = partial(net, obs)
+    delta, found = field(act), divergence(field, act, None)
+    assert found.shape == (2, 5, 1)
+    expected = traces(field, act)
+    torch.testing.assert_close(found.squeeze(-1), expected, rtol=0, atol=1e-12)
+    operator = (scores[:, :, 0] * delta).sum(dim=-1) + expected
+    form = (operator.square() + 0.3 * delta.square().sum(dim=-1)) / width
+    if normalise == "batch":
+        form = form / (scores.square().sum(dim=(-2, -1)) / width + 0.3).mean(dim=1, keepdim=True)
+    ours = penalty(delta, scores, metric, found)
+    torch.testing.assert_close(ours, form, rtol=0, atol=1e-12)
+    parameters = list(net.parameters())
+    gradients = [torch.autograd.grad(of.sum(), parameters, retain_graph=True) for of in (ours, form)]
+    for name, (forward, reverse) in zip(dict(net.named_parameters()), zip(*gradients, strict=True), strict=True):
+        assert forward.abs().sum() > 0, name
+        torch.testing.assert_close(forward, reverse, rtol=0, atol=1e-10)
+
+
+def rademacher(*shape: int, seed: int) -> Tensor:
+    return draws(*shape, seed=seed).sign()
+
+
+def five_errors(found: Tensor, expected: Tensor) -> None:
+    """The mean over the last axis is within five standard errors of what is expected."""
+    error = found.std(dim=-1) / found.shape[-1] ** 0.5
+    assert (error > 0).all() and ((found.mean(dim=-1) - expected).abs() < 5 * error).all()
+
+
+def test_probes_give_unbiased_divergences_and_squares() -> None:
+    """A product of two estimates has the square's mean; the square of one has its variance on top."""
+    (net, obs, act), (metric, scores) = residual(6), stein(6, "none", 0.0)
+    field, count = partial(net, obs), 4000
+    exact = divergence(field, act, None)
+    single = divergence(field, act, rademacher(2, 2 * count, 5, 6, seed=3)).detach()
+    assert single.shape == (2, 5, 2 * count)
+    five_errors(single, exact.squeeze(-1).detach())
+    delta = field(act).detach()
+
+    def forms(pairs: Tensor) -> Tensor:
+        return torch.stack([penalty(delta, scores, metric, pairs[..., i, :]) for i in range(count)], dim=-1)
+
+    expected = penalty(delta, scores, metric, exact.detach())
+    five_errors(forms(single.view(2, 5, count, 2)), expected)
+    biased = forms(single[..., :count].unsqueeze(-1))
+    above = biased.mean(dim=-1) - expected
+    torch.testing.assert_close(above, single.var(dim=-1) / 6, rtol=0.3, atol=0.01)
+    assert (above > 5 * biased.std(dim=-1) / count**0.5).any()
+
+
+def test_an_estimate_of_each_probe_is_its_own_projection() -> None:
+    net, obs, act = residual(9)
+    probes = rademacher(2, 3, 5, 9, seed=4)
+    found = divergence(partial(net, obs), act, probes)
+    whole = jacobian(lambda at: net(obs, at).sum(dim=1), act)
+    for seed, probe in product(range(2), range(3)):
+        v = probes[seed, probe]
+        torch.testing.assert_close(found[seed, :, probe], torch.einsum("bi,ibj,bj->b", v, whole[seed, :, seed], v))
+
+
+def nodes(width: int) -> tuple[Tensor, Tensor]:
+    """Points z [3^A, A] and weights of a rule that is exact for E of polynomials of degree 5 in N(0, I)."""
+    points, weights = np.polynomial.hermite_e.hermegauss(3)
+    z = torch.tensor(list(product(points, repeat=width)))
+    return z, torch.tensor([np.prod(w) for w in product(weights / weights.sum(), repeat=width)])
+
+
+def kl_of_linear(matrix: Tensor, covariance: Tensor) -> Tensor:
+    """KL of T#N(0, Sigma) to N(0, Sigma) for T(a) = a + M a."""
+    jac = torch.eye(len(matrix)).double() + matrix
+    moved = covariance.inverse() @ jac @ covariance @ jac.T
+    return (moved.trace() - len(matrix) - torch.linalg.slogdet(moved)[1]) / 2
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_shrinking_a_gaussian_costs_its_true_divergence(width: int) -> None:
+    """delta = -c a: KL is c^2 A to second order, and the form without div delta says c^2 A (A + 2) / 2."""
+    (z, weights), c = nodes(width), 0.01
+    act, scores = z.unsqueeze(0), -z.view(1, -1, 1, width)
+    div = divergence(lambda a: -c * a, act, None)
+    torch.testing.assert_close(div, torch.full_like(div, -c * width))
+    exact = penalty(-c * act, scores, Metric("stein", 0.0, "none"), div)
+    plain = penalty(-c * act, scores, Metric("action", 0.0, "none"))
+    torch.testing.assert_close((exact[0] @ weights) * width / 2, torch.tensor(c**2 * width).double())
+    torch.testing.assert_close((plain[0] @ weights) * width / 2, torch.tensor(c**2 * width * (width + 2) / 2).double())
+    true = kl_of_linear(-c * torch.eye(width).double(), torch.eye(width).double())
+    assert true.item() == pytest.approx(c**2 * width, rel=2 * c)
+
+
+def test_stein_is_the_divergence_to_second_order() -> None:
+    """For any linear map of any Gaussian: the error falls as |delta|^3."""
+    flow, matrix = gaussian(3), draws(3, 3, seed=5)
+    (z, weights), root = nodes(3), torch.linalg.cholesky(flow.covariance)
+    act = (z @ root.T).unsqueeze(0)
+    scores = -(act @ flow.covariance.inverse()).unsqueeze(2)
+    errors = []
+    for c in (1e-2, 5e-3, 2.5e-3):
+        field = partial(torch.matmul, other=c * matrix.T)
+        form = penalty(field(act), scores, Metric("stein", 0.0, "none"), divergence(field, act, None))
+        second = (form[0] @ weights).item() * 3 / 2
+        errors.append(kl_of_linear(c * matrix, flow.covariance).item() - second)
+        assert abs(errors[-1]) < 0.2 * second
+    assert [errors[i] / errors[i + 1] for i in range(2)] == pytest.approx([8, 8], rel=0.1)
+
+
+def spanning(fisher: Tensor) -> Tensor:
+    """As many scores as dimensions, whose mean outer product is the matrix to rounding."""
+    return (len(fisher) ** 0.5 * torch.linalg.cholesky(fisher)).T
+
+
+def outer(scores: Tensor) -> Tensor:
+    return scores.mT @ scores / scores.shape[-2]
+
+
+@pytest.mark.parametrize("width", [1, 3, 6])
+@pytest.mark.parametrize("t0", [0.3, 0.5, 0.8, 0.95])
+def test_desmoothing_gives_the_fisher_information_of_a_gaussian(t0: float, width: int) -> None:
+    flow = gaussian(width)
+    smoothed = flow.marginal(torch.tensor([t0], dtype=torch.float64))[1].inverse()
+    found = desmoothed(spanning(smoothed).expand(2, 5, width, width), t0)
+    assert found.shape == (2, 5, width, width) and found.is_contiguous()
+    expected = flow.covariance.inverse()
+    torch.testing.assert_close(outer(found), expected.expand(2, 5, -1, -1), rtol=1e-8, atol=1e-8)
+    assert outer(found)[0, 0].trace() > 1.1 * smoothed.trace()  # what the path had rounded off
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("samples", [1, 2, 8])
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e3])
+def test_desmoothed_eigenvalues_are_clamped(samples: int, scale: float, dtype: torch.dtype) -> None:
+    """Fewer scores than dimensions leave F singular, and those of an estimate can exceed 1 / (1 - t)^2."""
+    found = desmoothed((scale * draws(2, 5, samples, 4)).to(dtype), 0.8)
+    assert found.shape == (2, 5, 4, 4) and found.isfinite().all() and found.dtype == dtype
+    eigenvalues = torch.linalg.eigvalsh(outer(found.double()))
+    assert eigenvalues.min() > 0 and eigenvalues.max() <= 1.0001 / VARIANCE_FLOOR
+    if scale == 1e3:  # along every score the policy is as narrow as it may be, across them as wide
+        full = min(samples, 4)
+        narrow = eigenvalues[..., -full:]
+        torch.testing.assert_close(narrow, torch.full_like(narrow, 1 / VARIANCE_FLOOR), rtol=1e-5, atol=0)
+        assert (eigenvalues[..., :-full] < 1).all()
+    metric = Metric("state", 0.0, "state", desmooth=True)
+    assert (mean_trace(found, metric) > 0).all() and penalty(
+        torch.ones(2, 5, 4).to(dtype), found, metric
+    ).isfinite().all()
+
+
+def test_desmoothed_noisy_scores_keep_their_directions() -> None:
+    """Of a true sample: the narrow direction stays the one of the largest eigenvalue, sharper than in the smoothed matrix."""
+    flow, samples, t0 = gaussian(), 2000, 0.8
+    actions = flow.mean + draws(1, 1, samples, 3) @ torch.linalg.cholesky(flow.covariance).T
+    t = torch.full((1, 1, samples, 1), t0, dtype=torch.float64)
+    scores = scores_of_states(
+        flow, torch.zeros(1, 1, 1), actions, x0=draws(1, 1, samples, 3, seed=1), t=t, formula="exact"
+    )
+    before, after = (torch.linalg.eigh(outer(of))[0][0, 0] for of in (scores, desmoothed(scores, t0)))
+    true = torch.linalg.eigvalsh(flow.covariance.inverse())
+    assert (after / true - 1).abs()[:2].max() < 0.2
+    assert after[-1] > 5 * before[-1] and (before < 1.1 / (1 - t0) ** 2).all()

@@ -16,10 +16,12 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Lowest layer first; a module imports from its own layer or those before it.
 LAYERS = [
     ["errors"],
+    ["files"],
     ["params", "spec", "transitions", "scratch", "streams", "progress", "provenance", "compute", "nets", "optim"],
     ["replay", "flow", "critic", "scores", "stats", "reference", "environments", "checkpoint"],
     ["fisher", "simulators", "sources", "loop"],
     ["refine", "rollout", "pretraining"],
+    ["baselines"],
     ["agent"],
     ["bank", "policy"],
     ["refinement", "evaluation", "report"],

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from fd.bank import Bank, draw_actions, draw_noise, draw_scores, kept_actions
 from fd.checkpoint import Checkpoint, read_tensors
 from fd.errors import FdError
 from fd.fisher import state_scores
 from fd.flow import base_actions
-from fd.loop import BLOCK, Draws, Schedule, run
+from fd.loop import BLOCK, Draws, Schedule, Window, run
 from fd.nets import StackedMLP
 from fd.streams import PURPOSES, generator
 
@@ -44,16 +44,22 @@ def test_streams_differ_by_seed_purpose_and_block() -> None:
     assert len(set(first)) == 4 * len(PURPOSES) * 4
 
 
-def fit(folder: Path, steps: int, **faults: float) -> nn.Linear:
-    """A loop over the given steps whose metric is the step's number; `nan_at` makes it NaN for seed 5 at that step."""
-    module = nn.Linear(1, 1)
+def fit(folder: Path, steps: int, **faults: int) -> StackedMLP:
+    """A loop over the given steps whose metric is the step's number.
+
+    At the indices in `faults`, seed 5 has the metric NaN (`nan_at`), infinity (`inf_at`) or a NaN in its weights (`broken_at`).
+    """
+    module = StackedMLP((2,), (1, 1), norm=False, generators=[torch.Generator().manual_seed(s) for s in (3, 5)])
     adam = torch.optim.Adam(module.parameters(), lr=0.1)
 
     def one(index: int) -> dict[str, torch.Tensor]:
-        module(torch.ones(1, 1)).sum().backward()
+        adam.zero_grad()
+        module(torch.ones(2, 1, 1)).sum().backward()
         adam.step()
-        value = float("nan") if index == faults.get("nan_at") else float(index)
-        return {"q": torch.tensor([float(index), value])}
+        if index == faults.get("broken_at"):
+            module.biases[0].data[1] = torch.nan
+        value = {faults.get("nan_at"): float("nan"), faults.get("inf_at"): float("inf")}.get(index, float(index))
+        return {"grad_norm": torch.zeros(2), "q": torch.tensor([float(index), value])}
 
     checkpoint = Checkpoint(folder / "work", folder / "out", lambda step: None)
     run(one, module, adam, Schedule(steps, 1, 5, 10), seeds=(3, 5), checkpoint=checkpoint, label="refine cube fidec")
@@ -67,11 +73,55 @@ def test_a_row_is_the_mean_since_the_last_one(tmp_path: Path) -> None:
     assert rows == [(str(at), seed, at - 3.0) for at in (5, 10, 15, 20) for seed in ("3", "5")]
 
 
-@pytest.mark.parametrize("nan_at", [10, 12, 14])
-def test_a_number_that_is_none_ends_the_run_wherever_it_came_up(nan_at: int, tmp_path: Path) -> None:
-    with pytest.raises(FdError, match=r"^refine cube fidec: q of seed 5 is nan by step 15, allowed: finite numbers$"):
-        fit(tmp_path, 20, nan_at=nan_at)
+@pytest.mark.parametrize(("fault", "shown"), [("nan_at", "nan"), ("inf_at", "inf")])
+@pytest.mark.parametrize("index", [10, 12, 14])
+def test_a_metric_that_is_no_number_ends_the_run_at_its_step(
+    fault: str, shown: str, index: int, tmp_path: Path
+) -> None:
+    with pytest.raises(FdError) as error:
+        fit(tmp_path, 20, **{fault: index})
+    assert str(error.value) == (
+        f"refine cube fidec: q of seed 5 is {shown} in step {index + 1}, allowed: finite numbers (snapshots up to the last"
+        " checkpoint are kept)"
+    )
     assert read_tensors(tmp_path / "work" / "state.safetensors")[1]["step"] == 10
+
+
+def test_a_weight_that_is_no_number_is_never_saved(tmp_path: Path) -> None:
+    """Though no metric has shown it yet. The run then goes on from the state before, to what it would have been."""
+    with pytest.raises(
+        FdError, match=r"^refine cube fidec: biases.0 of seed 5 is NaN or infinite after step 20, allowed: "
+    ):
+        fit(tmp_path, 20, broken_at=19)
+    assert read_tensors(tmp_path / "work" / "state.safetensors")[1]["step"] == 10
+    again, whole = fit(tmp_path, 20), fit(tmp_path / "whole", 20)
+    for ours, expected in zip(again.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, expected)
+
+
+class OnADevice(torch.Tensor):
+    """Numbers that are not on the CPU, as far as `Window` can tell."""
+
+    device = torch.device("meta")  # type: ignore[assignment]
+
+
+def test_metrics_on_a_device_are_looked_at_with_the_next_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at every step would stall the queue; the step is named all the same."""
+    stack = torch.stack
+    monkeypatch.setattr(torch, "stack", lambda parts: stack(parts).as_subclass(OnADevice))
+    window = Window((3, 5), "refine cube fidec")
+    for step in (1, 2, 3):
+        window.add(step, {"q": torch.tensor([1.0, float("nan") if step == 2 else 0.0])})
+    with pytest.raises(FdError, match=r"^refine cube fidec: q of seed 5 is nan in step 2, "):
+        window.means()
+
+
+def test_a_metric_counts_in_the_steps_that_have_it() -> None:
+    window = Window((3, 5), "refine cube rebrac")
+    for step in (1, 2, 3):
+        window.add(step, {"q": torch.tensor([1.0, 2.0]) * step} | ({"mse": torch.ones(2)} if step != 2 else {}))
+    assert window.means() == {"q": [2.0, 4.0], "mse": [1.0, 1.0]}
+    assert window.means() == {}
 
 
 def test_a_damaged_state_is_told_with_its_place(tmp_path: Path) -> None:
@@ -101,7 +151,10 @@ def test_a_batch_takes_rows_and_samples_of_its_own_seed() -> None:
     scores = torch.randn(2, 6, 3, 2)
     rows, samples, after = (torch.tensor(values) for values in ([[0, 3], [4, 1]], [[1, 0], [3, 2]], [[2, 2], [0, 1]]))
     found = Bank(actions, noise, scores).gather(rows, samples, after)
-    assert found.noise is not None and found.next_noise is not None and found.scores is not None
+    own = Bank(actions, noise, torch.randn(2, 6, 4, 1, 2))  # a score of every action
+    of_action = own.gather(rows, samples, after).scores
+    assert found.scores is not None and own.scores is not None and of_action is not None
+    assert of_action.shape == (2, 2, 1, 2)
     for seed in range(2):
         for i in range(2):
             row, sample, following = (int(values[seed, i]) for values in (rows, samples, after))
@@ -110,14 +163,28 @@ def test_a_batch_takes_rows_and_samples_of_its_own_seed() -> None:
             assert torch.equal(found.next_act[seed, i], actions[seed, row + 1, following])
             assert torch.equal(found.next_noise[seed, i], noise[seed, row + 1, following])
             assert torch.equal(found.scores[seed, i], scores[seed, row])
+            assert torch.equal(of_action[seed, i], own.scores[seed, row, sample])
 
 
 def test_scores_of_the_bank_are_within_the_window_and_of_their_state() -> None:
     obs, actions = torch.randn(5, 3), torch.randn(2, 5, 4, 2).clamp(-1, 1)
-    found = draw_scores(FLOW, obs, actions, (0, 1), t_eps=(0.8, 0.8), formula="exact")
+    found = draw_scores(FLOW, obs, actions, (0, 1), t_eps=(0.8, 0.8), formula="exact", on_path=True)
     x0 = torch.stack([torch.randn(5, 4, 2, generator=generator(seed, "scores", 0)) for seed in (0, 1)])
     t = torch.full((2, 5, 4, 1), 0.8)
     torch.testing.assert_close(found, state_scores(FLOW, obs.expand(2, -1, -1), actions, x0=x0, t=t, formula="exact"))
+    found = draw_scores(FLOW, obs, actions, (0, 1), t_eps=(0.8, 0.8), formula="exact", on_path=False)
+    torch.testing.assert_close(found, state_scores(FLOW, obs.expand(2, -1, -1), actions, x0=None, t=t, formula="exact"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_flow_is_named_by_its_seed(value: float) -> None:
+    flow = copy.deepcopy(FLOW)
+    flow.biases[1].data[1, 0, 0] = value
+    message = r"^the behaviour flow of seed 7 has scores that are NaN or infinite, allowed: finite$"
+    with pytest.raises(FdError, match=message):
+        draw_scores(
+            flow, torch.randn(5, 3), torch.zeros(2, 5, 4, 2), (3, 7), t_eps=(0.8, 0.8), formula="exact", on_path=True
+        )
 
 
 def test_kept_actions_are_used_for_their_key_only(tmp_path: Path) -> None:

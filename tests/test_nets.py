@@ -51,6 +51,13 @@ def test_weights_are_xavier_uniform_and_biases_zero() -> None:
     assert not stack.biases[0].any()
 
 
+def test_a_gain_scales_the_last_layer_alone() -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    small, plain = StackedMLP((2,), WIDTHS, norm=False, generators=generators, last_gain=0.1), net(0, 1)
+    for layer, (scaled, weights) in enumerate(zip(small.weights, plain.weights, strict=True)):
+        torch.testing.assert_close(scaled.data, weights.data * (0.1 if layer == 2 else 1.0))
+
+
 @pytest.mark.parametrize("lead", [(), (2,)])
 def test_a_seed_alone_is_the_seed_among_others(lead: tuple[int, ...]) -> None:
     both, alone = net(0, 1, lead=lead), net(1, lead=lead)

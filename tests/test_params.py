@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from dvc.utils.serialize import load_yaml
 
 from fd.errors import FdError
 from fd.params import Params, load
+from fd.spec import Spec
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "params.yaml", ROOT / "tests" / "tiny.yaml")
+FILES = (ROOT / "params.yaml", ROOT / "tests" / "tiny.yaml", *sorted((ROOT / "suites").glob("*.yaml")))
 TINY = yaml.safe_load(FILES[1].read_text())
 
 
@@ -28,6 +30,19 @@ def test_committed_files_are_valid_for_every_task(path: Path) -> None:
         for section in ("network", "pretrain", "refine", "evaluate"):
             whole = getattr(params, section).model_dump() | getattr(params.tasks[task], section)
             assert getattr(settings, section).model_dump() == whole
+        for name, method in params.methods.items():
+            whole = params.refine.model_dump() | params.tasks[task].refine | method.refine
+            assert params.settings(task, name).refine.model_dump() == whole
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_committed_methods_are_agents(path: Path) -> None:
+    """Every switch of a method is one of the agent's, under the same name."""
+    params = load(path)
+    for task, (name, method) in product(params.tasks, params.methods.items()):
+        settings, train = params.settings(task, name), method.train.model_dump()
+        spec = Spec.of(settings.network.model_dump(), settings.refine.model_dump(), train, {"obs_dim": 1, "act_dim": 1})
+        assert train == {switch: getattr(spec, switch) for switch in train}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -50,7 +65,8 @@ def edited(*place: str | int, to: Any = None, drop: bool = False) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
-MAZE, CUBE = ("tasks", "umaze"), ("tasks", "cube-single")
+MAZE, CUBE, FIDEC = ("tasks", "umaze"), ("tasks", "cube-single"), ("methods", "fidec", "train")
+FLOW = TINY["methods"]["bc"]
 BAD_VALUES: list[tuple[str, str]] = [
     (edited("seed", to=3), "unknown key 'seed', allowed: suite, seeds, tasks,"),
     (edited("refine", "leraning_rate", to=1.0), "refine: unknown key 'leraning_rate', allowed: steps,"),
@@ -69,22 +85,49 @@ BAD_VALUES: list[tuple[str, str]] = [
     (edited("refine", "log_every", to=15), "refine: evaluate_every: 20 is not a multiple of log_every: 15"),
     (edited("pretrain", "log_every", to=15), "pretrain: steps: 40 is not a multiple of log_every: 15"),
     (edited("refine", "evaluate_every", to=40), "tasks.umaze.refine: 1 evaluations in 40 steps, but"),
-    (edited("refine", "bank", to=3), "tasks.umaze.refine.bank: 3 base actions a state are fewer than methods.fidec."),
     (edited("seeds", to=[0, 1, 0]), "seeds: [0, 1, 0] names a seed twice"),
     (edited("seeds", to=[]), "seeds: [], allowed: at least 1 item"),
     (edited("seeds", to=3), "seeds: 3, allowed: a list"),
     (edited("seeds", 1, to=-1), "seeds.1: -1, allowed: greater than or equal to 0"),
     (edited("network", "hidden", to=[16, 0]), "network.hidden.1: 0, allowed: greater than or equal to 1"),
     (edited("compute", "device", to="gpu"), "compute.device: 'gpu', allowed: 'auto', 'cpu' or 'cuda'"),
-    (edited("methods", "fidec", "metric", to="fisher"), "methods.fidec.metric: 'fisher', allowed: 'identity' or "),
-    (edited("methods", "fidec", "t_eps", to=[0.9, 0.8]), "methods.fidec: t_eps: [0.9, 0.8] is not a window"),
-    (edited("methods", "fidec", "t_eps", to=0.8), "methods.fidec.t_eps: 0.8, allowed: a list"),
-    (edited("methods", "fidec", "dual", drop=True), "methods.fidec.dual: is missing"),
+    (edited(*FIDEC, "metric", to="fisher"), "methods.fidec.train.metric: 'fisher', allowed: 'identity', 'action', "),
+    (edited(*FIDEC, "t_eps", to=[0.9, 0.8]), "methods.fidec.train: t_eps: [0.9, 0.8] is not a window"),
+    (edited(*FIDEC, "t_eps", to=0.8), "methods.fidec.train.t_eps: 0.8, allowed: a list"),
+    (edited(*FIDEC, "t_eps", to=[0.8, 1.0]), "methods.fidec.train.t_eps.1: 1.0, allowed: less than 1"),
+    (edited(*FIDEC, "dual", drop=True), "methods.fidec.train.dual: is missing"),
     (
-        edited("methods", "../fidec", to=TINY["methods"]["fidec"]),
-        "methods.../fidec: '../fidec', allowed: text to match",
+        edited(*FIDEC, "dual_init", to=0.0),
+        "methods.fidec.train.dual_init: 0.0, allowed: greater than or equal to 0.000001",
     ),
-    (edited("methods", "play", to=TINY["methods"]["bc"] | {"dual": "x"}), "methods.play.dual: 'x', allowed: 'learned'"),
+    (edited(*FIDEC, "policy", to="sac"), "methods.fidec.train.policy: 'sac', allowed: 'flow', 'onestep', 'residual', "),
+    (edited(*FIDEC, "policy", drop=True), "methods.fidec.train: the key 'policy' is missing"),
+    (edited(*FIDEC, "policy", to="onestep"), "methods.fidec.train: unknown key 'metric', allowed: grad_clip, policy,"),
+    (
+        edited("methods", "iql", "train", "extraction", to="bc"),
+        "methods.iql.train.extraction: 'bc', allowed: 'awr' or ",
+    ),
+    (
+        edited("methods", "rebrac", "train", "policy_every", to=0),
+        "methods.rebrac.train.policy_every: 0, allowed: greater",
+    ),
+    (edited("methods", "fidec", "act", drop=True), "methods.fidec.act: is missing"),
+    (edited("methods", "ifql", "act", "best_of", to=0), "methods.ifql.act.best_of: 0, allowed: greater than or equal"),
+    (edited("methods", "fidec", "train", to="residual"), "methods.fidec.train: 'residual', allowed: a mapping"),
+    (edited("methods", "../fidec", to=FLOW), "methods.../fidec: '../fidec', allowed: text to match"),
+    (
+        edited("methods", "fidec", "refine", to={"tau": "x"}),
+        "tasks.umaze with methods.fidec.refine.tau: 'x', allowed: a number",
+    ),
+    (
+        edited("methods", "fidec", "refine", to={"tua": 0.1}),
+        "tasks.umaze with methods.fidec.refine: unknown key 'tua', allowed: steps,",
+    ),
+    (
+        edited("ablations", "metric", "values", to={"state": "fidec"}),
+        "ablations.metric.values: {'state': 'fidec'}, allowed",
+    ),
+    (edited("ablations", drop=True), "ablations: is missing"),
     (edited("tasks", "Maze", to=TINY["tasks"]["umaze"]), "tasks.Maze: 'Maze', allowed: text to match"),
     (edited("tasks", "a" * 65, to=TINY["tasks"]["umaze"]), "allowed: at most 64 characters"),
     (edited("tasks", to={}), "tasks: {}, allowed: at least 1 item"),
@@ -110,6 +153,133 @@ BAD_VALUES: list[tuple[str, str]] = [
 @pytest.mark.parametrize(("text", "message"), BAD_VALUES, ids=[message[:40] for _, message in BAD_VALUES])
 def test_a_bad_value_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     refused(text.encode(), message, tmp_path)
+
+
+def with_method(train: dict[str, Any], *, base: str = "fidec", refine: Any = None, act: Any = None) -> str:
+    """tests/tiny.yaml with a method `new`: another one but for these lines."""
+    method = copy.deepcopy(TINY["methods"][base])
+    method["train"] |= train
+    method["refine"], method["act"] = refine or {}, method["act"] | (act or {})
+    return edited("methods", "new", to=method)
+
+
+STEIN, DESMOOTH = {"metric": "stein", "normalise": "batch"}, {"desmooth": True}
+MEANINGLESS: dict[str, tuple[str, str]] = {
+    "a flow that moves under a bank": (
+        with_method({"behaviour": "joint"}),
+        (
+            "methods.new: behaviour 'joint' moves the flow, whose actions a bank would keep as they were"
+            " (refine.bank: 4, allowed with joint: methods.new.refine.bank: 0)"
+        ),
+    ),
+    "a one-step policy's flow that moves under a bank": (
+        with_method({"behaviour": "joint"}, base="fql"),
+        "methods.new: behaviour 'joint' moves the flow, whose actions a bank would keep as they were (refine.bank: 4,",
+    ),
+    "stein by a trace that it does not have": (
+        with_method(STEIN | {"normalise": "state"}),
+        "methods.new.train: normalise: 'state', but the metric 'stein' has no Fisher matrix of a state (allowed: none, batch)",
+    ),
+    "stein without a score": (
+        with_method(STEIN | {"score": "velocity"}),
+        "methods.new.train: score: 'velocity', but the metric 'stein' rests on a true score (allowed: exact)",
+    ),
+    "desmoothing no matrix": (
+        with_method(DESMOOTH | {"metric": "identity"}),
+        "methods.new.train: desmooth: true, but the metric 'identity' has no Fisher matrix of a state (allowed: false)",
+    ),
+    "desmoothing an action's score": (
+        with_method(DESMOOTH | {"metric": "action"}),
+        "methods.new.train: desmooth: true, but the metric 'action' has no Fisher matrix of a state (allowed: false)",
+    ),
+    "desmoothing what is no score": (
+        with_method(DESMOOTH | {"score": "velocity"}),
+        "methods.new.train: desmooth: true, but score 'velocity' gives no true scores to undo (allowed: false)",
+    ),
+    "desmoothing at many times": (
+        with_method(DESMOOTH | {"t_eps": [0.7, 0.8]}),
+        "methods.new.train: desmooth: true, but t_eps: [0.7, 0.8] is no single time (allowed: false)",
+    ),
+    "desmoothing without a bank": (
+        with_method(DESMOOTH, refine={"bank": 0}),
+        (
+            "methods.new.train.desmooth: true needs a bank, for it is done once a state"
+            " (tasks.umaze: refine.bank: 0, allowed: 1 or more)"
+        ),
+    ),
+    "more scores than actions": (
+        with_method({"fisher_samples": 5}),
+        (
+            "tasks.umaze: refine.bank: 4 base actions a state are fewer than methods.new.train.fisher_samples: 5"
+            " (allowed: as many or more, or 0)"
+        ),
+    ),
+    "the best by no critic": (
+        with_method({}, base="bc", act={"best_of": 2}),
+        "methods.new: act.best_of: 2, but this method has no critic (allowed: 1)",
+    ),
+    "the best of one Gaussian's mean": (
+        with_method({}, base="iql", act={"best_of": 4}),
+        "methods.new: act.best_of: 4, but this method draws no actions (allowed: 1)",
+    ),
+    "the best of one action": (
+        with_method({}, base="rebrac", act={"best_of": 4}),
+        "methods.new: act.best_of: 4, but this method draws no actions (allowed: 1)",
+    ),
+    "refinements of a flow": (
+        with_method({}, base="bc", act={"refinements": 2}),
+        "methods.new: act.refinements: 2 needs policy 'residual', not 'flow' (allowed: 1)",
+    ),
+    "refinements of a one-step policy": (
+        with_method({}, base="fql", act={"refinements": 2}),
+        "methods.new: act.refinements: 2 needs policy 'residual', not 'onestep' (allowed: 1)",
+    ),
+    "a schedule of its own": (
+        with_method({}, refine={"steps": 80}),
+        "methods.new: refine.steps: all methods of a task share one schedule, allowed: other keys of refine",
+    ),
+    "evaluations of its own": (
+        with_method({}, refine={"evaluate_every": 10}),
+        "methods.new: refine.evaluate_every: all methods of a task share one schedule, allowed: other keys of refine",
+    ),
+    "a comparison with a method that is not there": (
+        edited("ablations", "metric", "values", "state", to="sac"),
+        "ablations.metric.values.state: 'sac' does not exist, allowed: bc, ifql, fql, iql, rebrac, fidec, deflow, ",
+    ),
+    "a bank too small for a method": (
+        edited("refine", "bank", to=3),
+        "tasks.umaze: refine.bank: 3 base actions a state are fewer than methods.fidec.train.fisher_samples: 4 (allowed: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MEANINGLESS)
+def test_a_combination_without_meaning_is_refused_with_its_reason(name: str, tmp_path: Path) -> None:
+    text, message = MEANINGLESS[name]
+    refused(text.encode(), f"params.yaml: {message}", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        with_method({"behaviour": "joint"}, refine={"bank": 0}),
+        with_method({"behaviour": "joint"}, base="fql", refine={"bank": 0}),
+        with_method(STEIN),
+        with_method(STEIN | {"normalise": "none", "t_eps": [0.7, 0.9]}),
+        with_method({"metric": "action", "score": "velocity"}),
+        with_method(DESMOOTH),
+        with_method({"fisher_samples": 5}, refine={"bank": 5}),
+        with_method({"fisher_samples": 5}, refine={"bank": 0}),
+        with_method({"fisher_samples": 5, "metric": "identity"}),
+        with_method({"critic": "expectile"}, base="bc", act={"best_of": 16}),
+        with_method({}, base="fql", act={"best_of": 2}),
+        with_method({}, act={"best_of": 2, "refinements": 3}),
+    ],
+)
+def test_their_neighbours_with_a_meaning_are_read(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    assert "new" in load(path).methods
 
 
 BOMB = "\n".join(["a0: &a0 [x, x, x]", *(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]" for i in range(1, 30))])
@@ -149,13 +319,23 @@ def refused(content: bytes, message: str, folder: Path) -> None:
     assert "\n" not in told and len(told) < len(str(path)) + 400
 
 
+class WrittenOut(yaml.SafeDumper):
+    """YAML without aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def test_aliases_and_merges_are_read_as_what_they_stand_for(tmp_path: Path) -> None:
-    path = tmp_path / "params.yaml"
-    text = FILES[1].read_text().replace("  fql: {policy: onestep,", "  fql: {<<: *bc, policy: onestep,", 1)
-    text = text.replace("  bc: {", "  bc: &bc {", 1).replace("    network: {}\n", "    network: &none {}\n", 1)
-    path.write_text(text.replace("    evaluate: {}\n", "    evaluate: *none\n"))
-    assert load(path) == load(FILES[1])
-    assert load_yaml(str(path))["methods"]["fql"] == load_yaml(str(FILES[1]))["methods"]["fql"]
+    plain, path = tmp_path / "plain.yaml", tmp_path / "params.yaml"
+    plain.write_text(yaml.dump(TINY, Dumper=WrittenOut, sort_keys=False))
+    text = FILES[1].read_text()
+    assert text.count("<<: *fidec") >= 3 and text.count("*act") >= 3 and not {"<<", "*", "&"} & set(plain.read_text())
+    path.write_text(
+        text.replace("    network: {}\n", "    network: &none {}\n", 1).replace("evaluate: {}", "evaluate: *none")
+    )
+    assert load(plain) == load(FILES[1]) == load(path)
+    assert load_yaml(str(path)) == load_yaml(str(plain)) == TINY
 
 
 @pytest.mark.parametrize("name", ["no.yaml", "."])
@@ -168,5 +348,5 @@ def test_what_does_not_exist_is_told_with_what_does() -> None:
     params: Params = load(FILES[1])
     with pytest.raises(FdError, match=r"^tasks: 'cube' does not exist, allowed: umaze, cube-single$"):
         params.task("cube")
-    with pytest.raises(FdError, match=r"^methods: 'iql' does not exist, allowed: bc, fql, deflow, "):
-        params.method("iql")
+    with pytest.raises(FdError, match=r"^methods: 'sac' does not exist, allowed: bc, ifql, fql, iql, rebrac, "):
+        params.method("sac")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import gymnasium
@@ -11,17 +13,20 @@ import pytest
 import torch
 from conftest import TASK
 from safetensors.torch import save_file
+from torch import Tensor
 from typer.testing import CliRunner
 
 from fd.agent import act
 from fd.checkpoint import FLOW, read_tensors, write_tensors
 from fd.environments import make_env
 from fd.errors import FdError
+from fd.nets import StackedMLP
 from fd.policy import Policy, snapshot_name
+from fd.refine import displace
 from fd.transitions import read_manifest
 from stages import refine
 
-METHODS = ("bc", "fql", "fidec", "fidec-official")
+METHODS = ("bc", "ifql", "fql", "iql", "rebrac", "fidec", "fidec-official")
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +86,70 @@ def test_a_policy_is_what_was_trained(project: Path) -> None:
     folder = Path("runs", TASK, "fidec")
     policy, noise = Policy.load(folder), torch.randn(2, 3, 2)
     tensors = read_tensors(folder / snapshot_name(40))[0] | read_tensors(folder / FLOW)[0]
-    for prefix, net in (("flow.", policy.flow), ("policy.", policy.net)):
+    for prefix, net in (("flow.", policy.flow), ("policy.", policy.net), ("critic.", policy.critic)):
         for name, value in net.state_dict().items():
             assert torch.equal(value, tensors[prefix + name])
     obs = torch.randn(3, 4)
     assert torch.equal(policy.act(obs, noise), act(policy.spec, policy.flow, policy.net, obs.expand(2, 3, 4), noise))
     assert not torch.equal(policy.act(obs), policy.act(obs))
+
+
+class Peaks(StackedMLP):
+    """Q is minus the distance to a point: each seed has its own, and the second critic of the ensemble is lower beyond 0."""
+
+    def __init__(self, points: Tensor) -> None:
+        super().__init__((2, 2), (1, 1), norm=False, generators=[torch.Generator()])
+        self.points = points.view(2, 1, 2)
+
+    def forward(self, *inputs: Tensor, constant: bool = False) -> Tensor:
+        first = -(inputs[1] - self.points).norm(dim=-1, keepdim=True)
+        second = first - 10 * (inputs[1][..., :1] > 0)
+        return torch.stack([first, second], dim=1)
+
+
+@pytest.mark.parametrize("method", ["ifql", "fql", "fidec"])
+def test_the_best_action_is_taken_by_the_smaller_of_the_critics(method: str, project: Path) -> None:
+    """Of each seed's and state's own draws."""
+    points = torch.tensor([[0.2, -0.9], [0.4, 0.9]])
+    policy = replace(Policy.load(Path("runs", TASK, method)), critic=Peaks(points))
+    obs, noise = torch.randn(2, 30, 4), torch.randn(2, 30, 5 * 2)
+    found = policy.act(obs, noise, best_of=5)
+    drawn = torch.stack([policy.act(obs, noise[..., 2 * i : 2 * i + 2]) for i in range(5)], dim=2)  # [2, 30, 5, 2]
+    q = -(drawn - points.view(2, 1, 1, 2)).norm(dim=-1) - 10 * (drawn[..., 0] > 0)
+    chosen = q.argmax(dim=-1)
+    assert set(chosen.flatten().tolist()) == set(range(5))
+    for seed, row in product(range(2), range(30)):
+        torch.testing.assert_close(found[seed, row], drawn[seed, row, chosen[seed, row]])
+    torch.testing.assert_close(policy.act(obs[0, 3], noise[:, 3:4], best_of=5)[0], found[0, 3])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_best_of_one_is_the_action_itself(method: str, project: Path) -> None:
+    policy, obs, noise = Policy.load(Path("runs", TASK, method)), torch.randn(5, 4), torch.randn(2, 5, 2)
+    assert torch.equal(policy.act(obs, noise, best_of=1, refinements=1), policy.act(obs, noise))
+
+
+def test_the_best_of_several_needs_a_critic(project: Path) -> None:
+    with pytest.raises(FdError, match=r"^best_of: 2, but this run has no critic \(allowed: 1\)$"):
+        Policy.load(Path("runs", TASK, "bc")).act(torch.zeros(4), best_of=2)
+
+
+def test_drawn_noise_is_as_wide_as_the_actions_that_are_drawn(project: Path) -> None:
+    policy = Policy.load(Path("runs", TASK, "ifql"))
+    assert policy.act(torch.zeros(5, 4), best_of=3).shape == (2, 5, 2)
+    with pytest.raises(FdError, match=r"^noise: shape \[2, 5, 2\], allowed: \[2, 5, 6\]$"):
+        policy.act(torch.zeros(5, 4), torch.zeros(2, 5, 2), best_of=3)
+
+
+@pytest.mark.parametrize("method", ["fidec", "fidec-official"])
+def test_refinements_apply_the_residual_again(method: str, project: Path) -> None:
+    policy, obs, noise = Policy.load(Path("runs", TASK, method)), torch.randn(2, 5, 4), torch.randn(2, 5, 2)
+    action = policy.act(obs, noise)
+    for times in (2, 3):
+        action = displace(policy.net, obs, action)[0].detach()
+        found = policy.act(obs, noise, refinements=times)
+        torch.testing.assert_close(found, action)
+        assert not torch.equal(found, policy.act(obs, noise))
 
 
 def test_an_earlier_step(project: Path) -> None:
@@ -126,7 +189,11 @@ def test_a_damaged_run_is_told(project: Path, tmp_path: Path) -> None:
     tensors, record = read_tensors(snapshot)
     content = snapshot.read_bytes()
     write_tensors(snapshot, tensors, record | {"spec": record["spec"] | {"hidden": [16, 8]}})
-    with pytest.raises(FdError, match=r"flow\.weights\.1 is \[2, 16, 16\], allowed: \[2, 16, 8\]"):
+    with pytest.raises(FdError, match=r"policy\.weights\.1 is \[2, 16, 16\], allowed: \[2, 16, 8\]"):
+        Policy.load(folder)
+    less = {name: tensor for name, tensor in tensors.items() if not name.startswith("critic.biases.2")}
+    write_tensors(snapshot, less, record)
+    with pytest.raises(FdError, match=r"000000040\.safetensors: critic\.biases\.2 is nothing, allowed: \[4, 1, 1\]"):
         Policy.load(folder)
     write_tensors(snapshot, tensors, {"seeds": [0, 1]})
     with pytest.raises(FdError, match=r"header does not describe an agent"):

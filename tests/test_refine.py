@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from fd.fisher import Metric
+from fd.fisher import Metric, divergence, penalty
 from fd.nets import StackedMLP
-from fd.refine import displace, distillation_loss, refinement_loss
+from fd.refine import displace, refinement_loss
 
 S, B, O, A, K = 2, 6, 3, 2, 4
-METRICS = {"identity": Metric("identity", 1e-3, "state"), "state": Metric("state", 1e-3, "state")}
+METRICS = {
+    "identity": Metric("identity", 1e-3, "state"),
+    "state": Metric("state", 1e-3, "state"),
+    "action": Metric("action", 1e-3, "batch"),
+    "stein": Metric("stein", 1e-3, "batch"),
+}
 
 
 def nets() -> tuple[StackedMLP, StackedMLP]:
@@ -31,16 +37,21 @@ OBS, BASE, SCORES = drawn(S, B, O, seed=0), drawn(S, B, A, seed=1).clamp(-1, 1),
 
 
 def loss_of(
-    policy: StackedMLP, critic: StackedMLP, log_dual: Tensor, *, metric: str = "state", **switches: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
+    policy: StackedMLP, critic: StackedMLP, log_dual: Tensor, *, metric: str = "state", probes: Tensor | None = None,
+    **switches: bool,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     chosen = {"normalize_q": False, "learn_dual": True} | switches
-    scores = None if metric == "identity" else SCORES
     return refinement_loss(
-        policy, critic, log_dual, OBS, BASE, scores=scores, metric=METRICS[metric], budget=0.01, **chosen
-    )
+        policy, critic, log_dual, OBS, BASE,
+        scores=scores_of(metric), metric=METRICS[metric], budget=0.01, probes=probes, **chosen,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("metric", ["identity", "state"])
+def scores_of(metric: str) -> Tensor | None:
+    return {"identity": None, "state": SCORES}.get(metric, SCORES[:, :, :1])
+
+
+@pytest.mark.parametrize("metric", METRICS)
 def test_loss_is_that_of_the_method(metric: str) -> None:
     (policy, critic), log_dual = nets(), torch.tensor([0.5, 2.0]).log()
     loss, told = loss_of(policy, critic, log_dual, metric=metric)
@@ -51,6 +62,10 @@ def test_loss_is_that_of_the_method(metric: str) -> None:
     torch.testing.assert_close(told["delta2"], delta.detach().square().mean(dim=(1, 2)))
     if metric == "identity":
         torch.testing.assert_close(told["penalty"], told["delta2"])
+    else:
+        div = divergence(partial(policy, OBS), BASE, None) if metric == "stein" else None
+        by_row = penalty(delta, scores_of(metric), METRICS[metric], div)
+        torch.testing.assert_close(told["penalty"], by_row.mean(dim=1).detach())
     torch.testing.assert_close(told["dual"], log_dual.exp())
     cost = told["penalty"]
     torch.testing.assert_close(loss, -q + told["dual"] * cost - log_dual * (cost - 0.01))
@@ -65,7 +80,19 @@ def test_q_term_is_divided_by_a_constant() -> None:
     torch.testing.assert_close(scaled - also["q_loss"], plain - told["q_loss"])
 
 
-@pytest.mark.parametrize("metric", ["identity", "state"])
+def test_probes_of_the_divergence_are_used_as_given() -> None:
+    """Two estimates of it, whose product takes the place of its square."""
+    (policy, critic), log_dual = nets(), torch.zeros(S)
+    probes = drawn(S, 2, B, A, seed=4).sign()
+    div = divergence(partial(policy, OBS), BASE, probes)
+    assert div.shape == (S, B, 2)
+    _, told = loss_of(policy, critic, log_dual, metric="stein", probes=probes)
+    delta = policy(OBS, BASE)
+    by_row = penalty(delta, SCORES[:, :, :1], METRICS["stein"], div)
+    torch.testing.assert_close(told["penalty"], by_row.mean(dim=1).detach())
+
+
+@pytest.mark.parametrize("metric", METRICS)
 def test_critics_base_actions_and_scores_are_constants(metric: str) -> None:
     (policy, critic), log_dual = nets(), torch.zeros(S, requires_grad=True)
     loss_of(policy, critic, log_dual, metric=metric)[0].sum().backward()
@@ -91,23 +118,3 @@ def test_dual_term_gives_the_policy_no_gradient() -> None:
     ]
     for learned, fixed in zip(*gradients, strict=True):
         torch.testing.assert_close(learned, fixed)
-
-
-def test_distillation_pulls_to_the_base_action_unclipped() -> None:
-    policy, critic = nets()
-    policy.biases[1].data += 3.0  # far outside the bounds, where only the distillation term has a gradient
-    noise = drawn(S, B, A, seed=3)
-    loss, told = distillation_loss(policy, critic, OBS, noise, BASE, alpha=5.0, normalize_q=False)
-    act = policy(OBS, noise)
-    assert act.min() > 1
-    distill = (act - BASE).square().mean(dim=(1, 2))
-    torch.testing.assert_close(told["penalty"], distill.detach())
-    torch.testing.assert_close(loss, 5.0 * distill - critic(OBS, act.clamp(-1, 1)).mean(dim=(1, 2, 3)))
-    for found, expected in zip(
-        torch.autograd.grad(loss.sum(), list(policy.parameters()), retain_graph=True),
-        torch.autograd.grad(5.0 * distill.sum(), list(policy.parameters())),
-        strict=True,
-    ):
-        torch.testing.assert_close(found, expected)
-    loss.sum().backward()
-    assert all(parameter.grad is None for parameter in critic.parameters())

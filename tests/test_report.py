@@ -3,27 +3,24 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import yaml
+from example_suite import MACHINE, ROOT, SEEDS, STEPS, change_params, edit, suite_params, write_csv, write_suite
 from typer.testing import CliRunner
 
 from fd.errors import FdError
 from fd.params import load
-from fd.report import figures, page, training
+from fd.report import figures, training
+from fd.report.folder import save
+from fd.report.plan import plan_of
 from fd.report.results import leaders
-from fd.transitions import Manifest
-from stages.report import app, plan_of
+from stages.report import app
 
-ROOT = Path(__file__).parent.parent
-SEEDS = (0, 4)
-STEPS = (500, 1000, 1500, 2000)
-EPISODES = 2
 FILES = {
     *("report.md", "scores.md", "scores.csv", "scores.tex", "curves.csv", "metrics.json"),
     *("scores.svg", "learning_curves.svg", "constraint.svg"),
@@ -37,115 +34,6 @@ FINALS = {
     ("far", "fql"): (40.0, 60.0),
     ("far", "fidec"): (50.0, 50.0),
 }
-MACHINE = {"cpu": "Example CPU", "cores": 2, "memory_gib": 15.6, "gpu": None}
-
-
-def write_csv(path: Path, header: str, rows: Sequence[Sequence[object]]) -> None:
-    """A CSV file with that header."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """A JSON file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values))
-
-
-def edit(path: Path, *removed: str, **changes: Any) -> None:
-    """Remove and change fields of a JSON file."""
-    values = json.loads(path.read_text()) | changes
-    write_json(path, {name: value for name, value in values.items() if name not in removed})
-
-
-def manifest(dataset: str, source: str = "generate") -> Manifest:
-    """A manifest of some set."""
-    return Manifest(
-        source=source,
-        dataset=dataset,
-        collector="play" if source == "generate" else None,
-        environment={"suite": "ogbench", "name": dataset},
-        horizon=200,
-        score="success",
-        return_range=None,
-        success_timing="pre",
-        versions={"mujoco": "4.0.0", "numpy": "2.4.0"},
-        seed=0,
-        episodes=100,
-        validation_episodes=5,
-        files={},
-        transitions=100100,
-        obs_dim=28,
-        act_dim=5,
-        successes=1926,
-        reward_sum=-98174.0,
-        sha256={"actions": "00"},
-    )
-
-
-def write_suite(
-    root: Path,
-    params: dict[str, Any],
-    *,
-    score: Callable[[str, str, int, int, int], float],
-    constraint: Callable[[str, str, int, int], tuple[float, float, float]],
-) -> None:
-    """Everything that the report reads, as the stages before it would leave it.
-
-    `score` of (task, method, seed index, step, episode); `constraint`, that is dual, penalty and delta2, of
-    (task, method, seed index, step).
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    refine, episodes = params["refine"], range(params["evaluate"]["episodes"])
-    seeds = list(enumerate(params["seeds"]))
-    for task, entry in params["tasks"].items():
-        data = entry["data"]
-        write_json(root / "data" / task / "manifest.json", asdict(manifest(data["dataset"], data["source"])))
-        shared = {
-            "task": task,
-            "seeds": params["seeds"],
-            "steps": refine["steps"],
-            "data_sha256": {"actions": "00"},
-        }
-        shared |= {"versions": {"torch": "2.13.0", "numpy": "2.4.0"}, "machine": MACHINE}
-        write_json(root / "behaviour" / f"{task}.json", shared | {"seconds": 61.2})
-        for method in params["methods"]:
-            write_json(root / "runs" / task / f"{method}.json", shared | {"method": method, "seconds": 125.0})
-            logged = range(refine["log_every"], refine["steps"] + 1, refine["log_every"])
-            rows = [(step, seed, *constraint(task, method, i, step)) for step in logged for i, seed in seeds]
-            write_csv(root / "runs" / task / method / "train.csv", "step,seed,dual,penalty,delta2", rows)
-            evaluated = range(refine["evaluate_every"], refine["steps"] + 1, refine["evaluate_every"])
-            values = [
-                (seed, step, episode, 0, 0, 100, score(task, method, i, step, episode))
-                for i, seed in seeds
-                for step in evaluated
-                for episode in episodes
-            ]
-            path = root / "evals" / task / f"{method}.csv"
-            write_csv(path, "seed,step,episode,return,success,length,score", values)
-            record = {"seconds": 20.0, "steps_per_second": 1234.0, "machine": MACHINE}
-            write_json(path.with_suffix(".json"), record | {"versions": {"mujoco": "4.0.0"}})
-
-
-def suite_params(tasks: dict[str, str], methods: Sequence[str]) -> dict[str, Any]:
-    """The committed params.yaml with other tasks (name -> dataset), methods and sizes."""
-    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
-    entry = next(task for task in params["tasks"].values() if task["data"].get("collector") in ("play", "navigate"))
-    entry |= {"network": {}, "pretrain": {}, "refine": {}, "evaluate": {}}
-    params["suite"] = "example"
-    params["tasks"] = {name: entry | {"data": entry["data"] | {"dataset": dataset}} for name, dataset in tasks.items()}
-    params["methods"] = {name: params["methods"][name] for name in methods}
-    params["seeds"] = list(SEEDS)
-    params["refine"] |= {
-        "steps": STEPS[-1],
-        "evaluate_every": STEPS[0],
-        "log_every": 100,
-        "target_divergence": 0.01,
-    }
-    params["evaluate"]["episodes"] = EPISODES
-    params["report"] |= {"final_evaluations": 2, "confidence": 0.95, "bootstrap": 200, "seed": 0}
-    return params
 
 
 @pytest.fixture(scope="module")
@@ -183,18 +71,11 @@ def run(root: Path, out: str = "reports", *arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def change_params(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Apply a function to the params of a suite."""
-    params = yaml.safe_load((root / "params.yaml").read_text())
-    change(params)
-    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-
-
 @pytest.fixture(scope="module")
 def report(made: Path) -> Path:
     """The report of the finished suite."""
     assert run(made) == (0, "")
-    return made / "reports"
+    return made / "reports" / "example"
 
 
 def test_writes_every_file_and_no_other(report: Path) -> None:
@@ -257,7 +138,7 @@ def test_page(report: Path) -> None:
     assert "pretrain 2:02, refine 12:30, evaluate 2:00; together 16:32" in text
     # The last tenth of 2000 steps holds 1900 and 2000: penalty .0195, nearly twice the budget.
     assert "| near | fidec | 0.01 | 0.0195 | 1.95 | 0.004 | 1.5 |" in text
-    for link in ("scores.svg", "learning_curves.svg", "constraint.svg"):
+    for link in ("scores.svg", "learning_curves.svg", "constraint.svg", "../README.md"):
         assert f"]({link})" in text
 
 
@@ -271,32 +152,55 @@ def test_figures_are_xml_without_a_date(report: Path, name: str) -> None:
 def test_same_inputs_give_the_same_bytes(made: Path, report: Path) -> None:
     assert run(made, "again") == (0, "")
     for name in FILES:
-        assert (made / "again" / name).read_bytes() == (report / name).read_bytes(), name
+        assert (made / "again" / "example" / name).read_bytes() == (report / name).read_bytes(), name
 
 
 def test_a_removed_method_and_task_are_gone_though_their_files_stay(suite: Path) -> None:
     change_params(suite, lambda params: (params["methods"].pop("fql"), params["tasks"].pop("near")))
     assert run(suite) == (0, "")
-    metrics = json.loads((suite / "reports" / "metrics.json").read_text())
+    metrics = json.loads((suite / "reports" / "example" / "metrics.json").read_text())
     assert list(metrics) == ["far", "aggregate"] and list(metrics["far"]) == ["bc", "fidec"]
-    assert "fql" not in (suite / "reports" / "report.md").read_text()
+    assert "fql" not in (suite / "reports" / "example" / "report.md").read_text()
+
+
+def test_a_method_has_its_own_budget_and_none_where_its_multiplier_is_fixed(suite: Path) -> None:
+    params = yaml.safe_load((suite / "params.yaml").read_text())
+    fidec = params["methods"]["fidec"]
+    params["methods"] |= {
+        "loose": fidec | {"refine": {"target_divergence": 0.02}},
+        "fixed": fidec | {"train": fidec["train"] | {"dual": "fixed"}},
+    }
+    write_suite(suite, params, score=lambda *_: 50.0, constraint=lambda *_: (1.0, 0.01, 0.1))
+    assert run(suite) == (0, "")
+    text = (suite / "reports" / "example" / "report.md").read_text()
+    assert "| near | fidec | 0.01 | 0.01 | 1 | 0.1 | 1 |" in text
+    assert "| near | loose | 0.02 | 0.01 | 0.5 | 0.1 | 1 |" in text
+    assert "| near | fixed |  | 0.01 |  | 0.1 | 1 |" in text
+    plan = plan_of(load(suite / "params.yaml"), ["loose", "fixed", "fidec"])
+    assert plan.constrained == ("loose", "fixed", "fidec")
+    assert {key: value for key, value in plan.budgets.items() if key[0] == "far"} == {
+        ("far", "loose"): 0.02,
+        ("far", "fidec"): 0.01,
+    }
 
 
 def test_methods_without_a_constraint(suite: Path) -> None:
     change_params(suite, lambda params: params["methods"].pop("fidec"))
     assert run(suite) == (0, "")
-    assert "constraint.svg" not in (suite / "reports" / "report.md").read_text()
-    assert (suite / "reports" / "constraint.svg").is_file()  # an output that DVC expects, whatever the methods
+    assert "constraint.svg" not in (suite / "reports" / "example" / "report.md").read_text()
+    assert (
+        suite / "reports" / "example" / "constraint.svg"
+    ).is_file()  # an output that DVC expects, whatever the methods
 
 
 def test_one_seed_has_no_spread(suite: Path) -> None:
     params = yaml.safe_load((suite / "params.yaml").read_text()) | {"seeds": [3]}
     write_suite(suite, params, score=lambda *_: 50.0, constraint=lambda *_: (1.0, 0.1, 0.1))
     assert run(suite) == (0, "")
-    metrics = json.loads((suite / "reports" / "metrics.json").read_text())
+    metrics = json.loads((suite / "reports" / "example" / "metrics.json").read_text())
     assert metrics["near"]["bc"] == {"mean": 50.0, "seeds": {"3": 50.0}}
     assert metrics["aggregate"]["bc"] == {"iqm": 50.0, "mean": 50.0}
-    assert "nan" not in "".join(path.read_text().lower() for path in (suite / "reports").glob("*.[mct]*"))
+    assert "nan" not in "".join(path.read_text().lower() for path in (suite / "reports" / "example").glob("*.[mct]*"))
 
 
 def test_published_figures_stand_beside_ours_under_the_same_protocol(suite: Path) -> None:
@@ -308,7 +212,7 @@ def test_published_figures_stand_beside_ours_under_the_same_protocol(suite: Path
     params["report"]["final_evaluations"] = 3
     write_suite(suite, params, score=lambda *_: 90.0, constraint=lambda *_: (1.0, 0.1, 0.1))
     assert run(suite) == (0, "")
-    text = (suite / "reports" / "report.md").read_text()
+    text = (suite / "reports" / "example" / "report.md").read_text()
     assert "| cube | fql | 90.0 ± 0.0 | 97 ± 2 | FQL paper, arXiv 2502.02538, Table 3 (8 (4 pixel) seeds) |" in text
     assert "success_timing post, ours pre" in text
     assert "93.5" not in text  # another paper's figure for FQL, from its final checkpoint
@@ -317,7 +221,7 @@ def test_published_figures_stand_beside_ours_under_the_same_protocol(suite: Path
 def test_two_machines_are_both_named(suite: Path) -> None:
     edit(suite / "runs" / "near" / "fql.json", machine=MACHINE | {"gpu": "Example GPU"})
     assert run(suite) == (0, "")
-    text = (suite / "reports" / "report.md").read_text()
+    text = (suite / "reports" / "example" / "report.md").read_text()
     assert "- pretrain, refine, evaluate: Example CPU, 2 cores, 16 GiB, no GPU\n" in text
     assert "- refine: Example CPU, 2 cores, 16 GiB, Example GPU\n" in text
 
@@ -424,14 +328,27 @@ def test_leaders() -> None:
 
 
 def test_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
-    page.save(tmp_path, {"a.md": "old", "b.md": "old"})
+    save(tmp_path, {"a.md": "old", "b.md": "old"})
     with pytest.raises(UnicodeEncodeError):
-        page.save(tmp_path, {"a.md": "new", "b.md": "\udc80"})
+        save(tmp_path, {"a.md": "new", "b.md": "\udc80"})
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.md": "old", "b.md": "old"}
 
 
 def test_methods_whose_colour_comes_again_differ_in_marker_and_line(made: Path) -> None:
-    many = replace(plan_of(load(made / "params.yaml")), methods=tuple(f"method-{i}" for i in range(20)))
+    many = replace(plan_of(load(made / "params.yaml"), ["fidec"]), methods=tuple(f"method-{i}" for i in range(20)))
     looks = [figures.appearance(many, method) for method in many.methods]
     assert len({(look["color"], look["marker"]) for look in looks}) == 20
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 20
+
+
+def test_a_long_legend_leaves_the_panels_alone(made: Path) -> None:
+    plan = plan_of(load(made / "params.yaml"), ["fidec"])
+    names = tuple(f"a-rather-long-name-{i}" for i in range(30))
+    log = training.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
+    many = replace(plan, tasks=plan.tasks[:1], methods=names, constrained=names, budgets={})
+    with figures.style():
+        figure = figures.constraint(many, {("near", name): log for name in names})
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().y0 > max(axes.get_window_extent().y1 for axes in figure.axes)
+        assert min(axes.get_window_extent().height for axes in figure.axes) > figure.dpi  # an inch

@@ -98,7 +98,7 @@ def dense(observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 
 def walks(fault: str | None = None, *, workers: int = 2, environments: int = 6, **more: Any) -> Rollout:
-    settings = {"name": "walk", "seeds": SEEDS, "obs_dim": 3, "act_dim": 2, "timeout": 30.0} | more
+    settings = {"name": "walk", "seeds": SEEDS, "obs_dim": 3, "noise_dim": 2, "act_dim": 2, "timeout": 30.0} | more
     return Rollout(partial(Walk, fault), environments=environments, workers=workers, **settings)
 
 
@@ -113,7 +113,15 @@ def test_rows_do_not_depend_on_the_number_of_workers(make_env: Any, obs_dim: int
     found = []
     for workers in (1, 2, 3):
         with Rollout(
-            make_env, name="x", seeds=SEEDS, obs_dim=obs_dim, act_dim=2, environments=9, workers=workers, timeout=60
+            make_env,
+            name="x",
+            seeds=SEEDS,
+            obs_dim=obs_dim,
+            noise_dim=2,
+            act_dim=2,
+            environments=9,
+            workers=workers,
+            timeout=60,
         ) as pool:
             found.append(pool.run(dense, step=100, episodes=5))
     assert found[0] == found[1] == found[2]
@@ -130,6 +138,13 @@ def test_rows_do_not_depend_on_the_number_of_environments() -> None:
     assert found[0] == found[1] == found[2] == found[3]
     assert {row.success for row in found[0]} == {False, True}
     assert len({row.length for row in found[0]}) > 3
+
+
+def test_a_half_batch_without_episodes_gives_no_answer_that_another_turn_could_take_for_its_own() -> None:
+    with walks(environments=12) as pool:
+        few = [pool.run(linear, step=100, episodes=2) for _ in range(3)]
+        many = pool.run(linear, step=100, episodes=4)
+    assert few[0] == few[1] == few[2] == [row for row in many if row.episode < 2]
 
 
 def test_an_episode_can_be_replayed_alone_and_depends_on_seed_snapshot_and_number() -> None:
@@ -153,7 +168,7 @@ def test_an_episode_can_be_replayed_alone_and_depends_on_seed_snapshot_and_numbe
 def test_environments_are_built_once_and_descriptors_do_not_grow(tmp_path: Path) -> None:
     log, open_files = tmp_path / "log", []
     for _ in range(3):
-        settings = {"name": "walk", "seeds": SEEDS, "obs_dim": 3, "act_dim": 2, "timeout": 30.0}
+        settings = {"name": "walk", "seeds": SEEDS, "obs_dim": 3, "noise_dim": 2, "act_dim": 2, "timeout": 30.0}
         with Rollout(partial(Walk, log=log), environments=6, workers=2, **settings) as pool:
             for step in (1, 2, 3):
                 pool.run(linear, step=step, episodes=4)
@@ -175,6 +190,21 @@ def test_batches_keep_their_shape_and_episodes_are_told_when_they_end() -> None:
         rows = pool.run(act, step=1, episodes=5, on_episode=told.append)
     assert shapes == {((3, 2, 3), (3, 2, 2))}
     assert sorted(told, key=lambda row: (row.seed, row.episode)) == rows
+
+
+def test_the_noise_has_the_width_that_the_policy_asks_for() -> None:
+    seen = []
+
+    def act(observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        seen.append(noise.copy())
+        return linear(observations, noise[..., :2])
+
+    with walks(environments=3, noise_dim=6) as pool:
+        pool.run(act, step=9, episodes=1)
+    generators = [streams(Key(seed, 9, 0))[1] for seed in SEEDS]
+    expected = np.stack([generator.standard_normal((1, 6), np.float32) for generator in generators])
+    assert seen[0].shape == (3, 1, 6)
+    assert (seen[0] == expected).all()
 
 
 @pytest.mark.parametrize(

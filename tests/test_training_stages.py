@@ -20,14 +20,29 @@ import yaml
 from safetensors.torch import load_file, save_file
 from typer import Typer
 
-from fd.checkpoint import COLUMNS, FLOW
+from fd.checkpoint import COLUMNS, FLOW, read_tensors, write_tensors
 from fd.progress import Progress
 from stages import pretrain, refine
 from stages.command import main
 
 ROOT = Path(__file__).parent.parent
 TASK = "umaze"
-METHODS = ("bc", "fql", "deflow", "fidec", "fidec-official")
+LEARNED = {"critic_loss", "q_mean", "q_min", "q_max", "grad_norm"}
+VALUE = {"value_loss", "v_mean", "v_min", "v_max"}
+ONESTEP = LEARNED | {"policy_loss", "q", "q_loss", "penalty"}
+RESIDUAL = ONESTEP | {"dual", "dual_loss", "delta2"}
+# Method: the networks in its snapshots, whether it acts by the pretrained flow, the metrics in its log.
+WRITTEN: dict[str, tuple[set[str], bool, set[str]]] = {
+    "bc": (set(), True, set()),
+    "ifql": ({"critic"}, True, LEARNED | VALUE),
+    "fql": ({"policy", "critic"}, False, ONESTEP),
+    "iql": ({"policy", "critic"}, False, LEARNED | VALUE | {"policy_loss", "advantage", "log_likelihood", "mse"}),
+    "rebrac": ({"policy", "critic"}, False, LEARNED | {"policy_loss", "q", "q_loss", "mse"}),
+    "deflow": ({"policy", "critic"}, True, RESIDUAL),
+    "fidec": ({"policy", "critic"}, True, RESIDUAL | {"trace"}),
+    "fidec-stein": ({"policy", "critic"}, True, RESIDUAL | {"trace"}),
+    "fidec-official": ({"policy", "critic", "flow"}, False, RESIDUAL | {"trace", "flow_loss"}),
+}
 
 
 def edit(*place: str, to: Any) -> None:
@@ -75,32 +90,71 @@ def test_pretrain_writes_flow_log_and_record(tiny_project: Path) -> None:
     assert not list((tiny_project / ".scratch").glob("pretrain-*"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_these_are_the_methods() -> None:
+    assert WRITTEN.keys() == yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())["methods"].keys()
+
+
+@pytest.mark.parametrize("method", WRITTEN)
 def test_refine_writes_a_snapshot_at_every_evaluation_and_the_log(
     method: str, tiny_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    nets, by_flow, metrics = WRITTEN[method]
     assert run_refine(monkeypatch, method) == 0
     folder = tiny_project / "runs" / TASK / method
     snapshots = {f"step_{step:09d}.safetensors" for step in (20, 40)}
-    joint, trained = method == "fidec-official", method != "bc"
-    assert {path.name for path in folder.iterdir()} == snapshots | (set() if joint else {FLOW}) | (
-        {"train.csv"} if trained else set()
+    assert {path.name for path in folder.iterdir()} == snapshots | ({FLOW} if by_flow else set()) | (
+        {"train.csv"} if metrics else set()
     )
     weights = [load_file(folder / name) for name in sorted(snapshots)]
     assert weights[0].keys() == weights[1].keys()
-    assert any(name.startswith("flow.") for name in weights[0]) == joint
-    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0]) == trained
-    if trained:
+    assert {name.split(".")[0] for name in weights[0]} == nets
+    for net in nets:
+        own = [name for name in weights[0] if name.startswith(f"{net}.")]
+        assert any(not torch.equal(weights[0][name], weights[1][name]) for name in own)
+    if by_flow:
+        assert (folder / FLOW).read_bytes() == Path("behaviour", TASK, FLOW).read_bytes()
+    if metrics:
         log = rows(folder / "train.csv")
         assert tuple(log[0]) == COLUMNS
         assert [(int(row["step"]), int(row["seed"])) for row in log] == [
             (s, i) for s in (10, 20, 30, 40) for i in (0, 1)
         ]
-        absent = {"flow_loss"} - ({"flow_loss"} if joint else set())
-        absent |= {"dual", "delta2"} if method == "fql" else set()
-        assert {name for name, value in log[0].items() if value == ""} == absent
+        for row in log:
+            assert {name for name, value in row.items() if value != ""} == metrics | {"step", "seed"}
+            assert np.isfinite([float(value) for value in row.values() if value]).all()
     assert json.loads(folder.with_suffix(".json").read_text())["method"] == method
     assert not list((tiny_project / ".scratch").glob("refine-*"))
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"metric": "action"},
+        {"metric": "action", "score": "velocity", "normalise": "none", "t_eps": [0.6, 0.9]},
+        {"desmooth": True},
+        {"dual": "fixed"},
+    ],
+    ids=lambda switches: " ".join(switches),
+)
+def test_other_switches_train(switches: dict[str, Any], tiny_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = yaml.safe_load(Path("params.yaml").read_text())["methods"]["fidec"]["train"]
+    edit("methods", "fidec", "train", to=values | switches)
+    assert run_refine(monkeypatch) == 0
+    log = rows(Path("runs", TASK, "fidec", "train.csv"))
+    expected = WRITTEN["fidec"][2] - ({"dual_loss"} if "dual" in switches else set())
+    assert {name for name, value in log[-1].items() if value} == expected | {"step", "seed"}
+    assert all(float(row["penalty"]) > 0 and float(row["trace"]) > 0 for row in log)
+
+
+def test_what_a_method_overrides_is_its_own(tiny_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit("methods", "fql", "refine", to={"tau": 0.5})
+    for out, method in (("one", "fql"), ("one", "deflow")):
+        assert run_refine(monkeypatch, method, "--out", out) == 0
+    edit("methods", "fql", "refine", to={})
+    for out, method in (("two", "fql"), ("two", "deflow")):
+        assert run_refine(monkeypatch, method, "--out", out) == 0
+    assert contents(Path("one", TASK, "deflow")) == contents(Path("two", TASK, "deflow"))
+    assert contents(Path("one", TASK, "fql")) != contents(Path("two", TASK, "fql"))
 
 
 @pytest.mark.parametrize("bank", [0, 4])
@@ -108,7 +162,7 @@ def test_the_same_bytes_twice(bank: int, tiny_project: Path, monkeypatch: pytest
     assert call(pretrain.app, monkeypatch, "--out", "again") == 0
     assert contents(Path("again", TASK)) == contents(Path("behaviour", TASK))
     edit("refine", "bank", to=bank)
-    for method in ("fql", "deflow", "fidec", "fidec-official"):
+    for method in ("fql", "deflow", "fidec", "fidec-stein", *(("fidec-official",) if bank else ("iql", "rebrac"))):
         for out in ("one", "two"):
             assert run_refine(monkeypatch, method, "--out", out) == 0
         assert contents(Path("one", TASK, method)) == contents(Path("two", TASK, method))
@@ -127,7 +181,7 @@ def interrupted_at(done: int) -> Callable[..., None]:
     return interrupted
 
 
-@pytest.mark.parametrize("method", ["fql", "fidec", "fidec-official"])
+@pytest.mark.parametrize("method", ["fql", "ifql", "iql", "rebrac", "fidec", "fidec-stein", "fidec-official"])
 @pytest.mark.parametrize("at", [10, 30])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     method: str, at: int, tiny_project: Path, monkeypatch: pytest.MonkeyPatch
@@ -213,12 +267,12 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, *parts: str) -> None:
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("method", ["fql", "fidec", "fidec-official"])
+@pytest.mark.parametrize("method", ["fql", "ifql", "iql", "rebrac", "fidec", "fidec-stein", "fidec-official"])
 def test_divergence_names_the_seed_and_the_step(
     method: str, tiny_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit("refine", "learning_rate", to=1e25)
-    refused(capsys, run_refine(monkeypatch, method), f"refine {TASK} {method}: ", " of seed 0 is ", " by step 10,")
+    refused(capsys, run_refine(monkeypatch, method), f"refine {TASK} {method}: ", " of seed 0 is ", " in step 2,")
 
 
 def test_diverging_flow_names_the_seed_and_the_step(
@@ -226,7 +280,7 @@ def test_diverging_flow_names_the_seed_and_the_step(
 ) -> None:
     edit("pretrain", "learning_rate", to=1e25)
     code = call(pretrain.app, monkeypatch, "--out", "other")
-    refused(capsys, code, f"pretrain {TASK}: flow_loss of seed 0 is ", " by step 20, allowed: finite numbers")
+    refused(capsys, code, f"pretrain {TASK}: flow_loss of seed 0 is ", " in step 2, allowed: finite numbers")
     assert not Path("other").exists()
 
 
@@ -258,6 +312,13 @@ def truncated() -> None:
 def foreign() -> None:
     """Weights of some other program."""
     save_file({"flow.weights.0": torch.zeros(1)}, Path("behaviour", TASK, FLOW))
+
+
+def nan_in_flow() -> None:
+    path = Path("behaviour", TASK, FLOW)
+    tensors, record = read_tensors(path)
+    tensors["flow.biases.2"][1] = torch.nan
+    write_tensors(path, tensors, record)
 
 
 def no_weights() -> None:
@@ -297,6 +358,7 @@ BROKEN: list[tuple[Callable[[], None], tuple[str, ...]]] = [
     (deeper, (FLOW_PATH, "flow.weights.2 is [2, 16, 2], allowed: [2, 16, 16]")),
     (truncated, (FLOW_PATH, "is not a file of weights written by this project")),
     (foreign, (FLOW_PATH, "is not a file of weights written by this project")),
+    (nan_in_flow, ("the behaviour flow of seed 1 has scores that are NaN or infinite, allowed: finite",)),
     (no_weights, (FLOW_PATH, "is not a file of weights written by this project")),
     (no_flow, (FLOW_PATH, "no such file")),
     (no_data, (f"{DATA_PATH}/manifest.json: no such file; run the stage download",)),
@@ -330,7 +392,7 @@ def test_a_gpu_that_is_not_there_is_one_line(
     ("arguments", "message"),
     [
         (("refine", "--task", "maze", "--method", "fidec"), "tasks: 'maze' does not exist, allowed: umaze"),
-        (("refine", "--task", "umaze", "--method", "iql"), "methods: 'iql' does not exist, allowed: bc, fql, "),
+        (("refine", "--task", "umaze", "--method", "sac"), "methods: 'sac' does not exist, allowed: bc, ifql, "),
         (("pretrain", "--task", "maze"), "tasks: 'maze' does not exist, allowed: umaze"),
         (("pretrain", "--task", "umaze", "--data", "no"), "no/umaze/manifest.json: no such file; run the stage"),
     ],

@@ -19,14 +19,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fd.report.results import Plan, Results, Task
+from fd.report.plan import Plan, Task
+from fd.report.results import Results
 from fd.report.training import Training
 
 COLOURS = ("#6E6E6E", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#E69F00")
+DARK = "#222222"  # of what belongs to no method
 MARKERS = ("o", "s", "^", "D", "v", "<", "X")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 WIDTH = 7.0  # inches: two columns of a paper
 PER_ROW = 4
+LEGEND_ROW = 0.17  # inches
 STYLE: Any = {
     "svg.hashsalt": "fd",
     "svg.fonttype": "path",
@@ -80,7 +83,7 @@ def learning_curves(results: Results) -> Figure:
     plan = results.plan
     figure, panels = _grid(len(plan.tasks), height=1.75)
     for panel, task in zip(panels, plan.tasks, strict=True):
-        low, high = _range(results, task.name)
+        low, high = score_range(results, task.name)
         for method in plan.methods:
             curve = results.curve(task.name, method)
             steps = np.array([step for step, _ in curve]) / 1000
@@ -101,10 +104,10 @@ def scores(results: Results) -> Figure:
     plan = results.plan
     figure, panels = _grid(len(plan.tasks) + 1, height=1.9)
     for panel, task in zip(panels, plan.tasks, strict=False):
-        low, high = _range(results, task.name)
+        low, high = score_range(results, task.name)
         for place, method in enumerate(plan.methods):
             summary = results.summaries[task.name, method]
-            _point(
+            point(
                 panel,
                 place,
                 (summary.mean, *np.clip((summary.low, summary.high), low, high)),
@@ -112,12 +115,12 @@ def scores(results: Results) -> Figure:
             )
             seeds = results.finals[task.name, method]
             spots = place + 0.28 + 0.06 * (np.arange(len(seeds)) % 3 - 1)
-            panel.plot(spots, seeds, "o", color="#222222", markersize=2, markeredgewidth=0, alpha=0.55, clip_on=False)
+            panel.plot(spots, seeds, "o", color=DARK, markersize=2, markeredgewidth=0, alpha=0.55, clip_on=False)
         panel.set(title=task.name, ylim=(low, high))
     for place, method in enumerate(plan.methods):
         total = results.aggregates[method]
-        _point(panels[-1], place, (total.iqm, total.low, total.high), appearance(plan, method))
-    tops = [_range(results, task.name) for task in plan.tasks]
+        point(panels[-1], place, (total.iqm, total.low, total.high), appearance(plan, method))
+    tops = [score_range(results, task.name) for task in plan.tasks]
     panels[-1].set(title="all tasks, IQM", ylim=(min(low for low, _ in tops), max(high for _, high in tops)))
     for panel in panels:
         panel.set_xlim(-0.5, len(plan.methods) - 0.4)
@@ -130,7 +133,8 @@ def scores(results: Results) -> Figure:
 def constraint(plan: Plan, training: Mapping[tuple[str, str], Training]) -> Figure:
     """Multiplier (above) and penalty with its budget (below) over training, a column a task.
 
-    Lines are means over seeds, bands their range.
+    Lines are means over seeds, bands their range. A budget that all methods of a task share is black, others have the
+    colour of their method.
     """
     if not plan.constrained:
         figure = Figure(figsize=(WIDTH, 0.5))
@@ -151,8 +155,8 @@ def constraint(plan: Plan, training: Mapping[tuple[str, str], Training]) -> Figu
             below.set_ylabel("penalty c")
     for axis in axes.flat:
         axis.set_visible(bool(axis.has_data()))
-    budget = Line2D([], [], color="#222222", linewidth=0.9, linestyle="--", label="budget")
-    _legend(figure, plan, plan.constrained, marked=False, extra=[budget])
+    budget = [Line2D([], [], color=DARK, linewidth=0.9, linestyle="--", label="budget")] if plan.budgets else []
+    _legend(figure, plan, plan.constrained, marked=False, extra=budget)
     figure.align_ylabels()
     return figure
 
@@ -166,11 +170,16 @@ def _constraint(plan: Plan, task: Task, training: Mapping[tuple[str, str], Train
                 band["step"] / 1000, band["low"], band["high"], color=look["color"], alpha=0.2, linewidth=0
             )
             axis.plot(band["step"] / 1000, band["mean"], **look, linewidth=1)
-        _log_scale(axis)
+        log_scale(axis)
         axis.margins(x=0.02)
     pair[0].set_title(task.name)
     pair[0].tick_params(axis="x", labelbottom=False)
-    pair[1].axhline(task.budget, color="#222222", linewidth=0.9, linestyle="--")
+    budgets = {
+        method: plan.budgets[task.name, method] for method in plan.constrained if (task.name, method) in plan.budgets
+    }
+    for method, budget in budgets.items():
+        colour = DARK if len(set(budgets.values())) == 1 else appearance(plan, method)["color"]
+        pair[1].axhline(budget, color=colour, linewidth=0.9, linestyle="--")
 
 
 def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
@@ -184,13 +193,14 @@ def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, axes[:count]
 
 
-def _range(results: Results, task: str) -> tuple[float, float]:
+def score_range(results: Results, task: str) -> tuple[float, float]:
     """0 to 100, or as far as the scores of a task go beyond: a normalised return can."""
     values = np.concatenate([results.evaluations[task, method].curve().ravel() for method in results.plan.methods])
     return min(0.0, float(values.min())), max(100.0, float(values.max()))
 
 
-def _point(panel: Axes, place: int, estimate: tuple[float, float, float], look: dict[str, Any]) -> None:
+def point(panel: Axes, place: int, estimate: tuple[float, float, float], look: dict[str, Any]) -> None:
+    """Draw an estimate (value, low, high) at a place of the x axis; without a bar where there is no interval (nan)."""
     value, low, high = estimate
     if not math.isnan(low):
         panel.plot(
@@ -212,11 +222,11 @@ def _point(panel: Axes, place: int, estimate: tuple[float, float, float], look: 
     )
 
 
-def _log_scale(axis: Axes) -> None:
-    """Logarithmic y axis with plain numbers: at 1, 2 and 5 of each decade while these are few."""
+def log_scale(axis: Axes, span: float = 300) -> None:
+    """Logarithmic y axis with plain numbers: at 1, 2 and 5 of each decade, at 1 alone from a span (ratio) on."""
     axis.set_yscale("log", nonpositive="mask")
     low, high = axis.get_ylim()
-    subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
+    subs = (1.0, 2.0, 5.0) if high / low < span else (1.0,)
     axis.yaxis.set_major_locator(LogLocator(subs=subs))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
@@ -240,4 +250,6 @@ def _legend(
     for line in lines:
         line.set_markersize(4 if marked else 0)
     columns = max(1, 90 // (max(map(len, methods)) + 8))  # as many as fit into the width
+    rows = math.ceil((len(lines) + len(extra)) / columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, rows - 2))  # figures have room for two
     figure.legend(handles=[*lines, *extra], loc="outside upper center", ncols=columns)

@@ -1,24 +1,29 @@
-"""The report's main page, and the files that make up a report."""
+"""The report's main page, and the text of every file of a report."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from fd.reference import Comparison, Reference, Setting, compare
 from fd.report import figures, tables
+from fd.report.plan import Plan
 from fd.report.provenance import Machine, Provenance
-from fd.report.results import Plan, Results
+from fd.report.results import Results
 from fd.report.training import Training
+from fd.report.wording import clock, protocol
 
 INTRODUCTION = (
     "Made by the stage `report` from the evaluations of every task and method in `params.yaml`. What each file claims is"
-    " in [README.md](README.md)."
+    " in [README.md](../README.md)."
 )
 PENALTIES = (
-    "Mean over seeds and the last tenth of training. The penalty is the quadratic form of the method's own metric, so the"
-    " penalties of two methods are different quantities; mean δ² (over the dimensions of an action) is the same one."
+    "Mean over seeds and the last tenth of training. The penalty is in the method's own metric, so the penalties of two"
+    " methods can be different quantities; mean δ² (over the dimensions of an action) is the same one. A method"
+    " without a budget has a fixed multiplier."
+)
+CONSTRAINT = (
+    "Multiplier and penalty over training. Line: mean over seeds; band: their range; dashed: the budget, in the"
+    " colour of its method where the methods of a task have several."
 )
 GENERATED = (
     "A set that is generated here under the name of a published one is not that set: it is smaller, and newly"
@@ -54,20 +59,6 @@ def render(
     return files
 
 
-def save(folder: Path, files: Mapping[str, str]) -> None:
-    """Write the files into the folder; none takes its name before all are written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = {name: folder / f".{name}.tmp" for name in files}
-    try:
-        for name, text in files.items():
-            temporary[name].write_text(text, encoding="utf-8", newline="\n")
-        for name, path in temporary.items():
-            os.replace(path, folder / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
-
-
 def _setting(plan: Plan, name: str, provenance: Provenance) -> Setting:
     task = next(task for task in plan.tasks if task.name == name)
     timing = provenance.manifests[name].success_timing
@@ -87,7 +78,7 @@ def _report(
         f"# Results of the suite `{plan.suite}`",
         INTRODUCTION,
         "Tasks: {}. Methods: {}. Seeds: {}.".format(*names),
-        _protocol(plan),
+        protocol(plan),
         "## Scores",
         tables.scores_markdown(results).rstrip(),
         tables.caption(results),
@@ -108,18 +99,6 @@ def _report(
     return "\n\n".join(parts) + "\n"
 
 
-def _protocol(plan: Plan) -> str:
-    """One sentence for all tasks where they agree, else one a task."""
-    lines = {}
-    for task in plan.tasks:
-        final = ", ".join(f"{step:,}" for step in task.steps[-plan.final_evaluations :])
-        lines[task.name] = f"{task.episodes} episodes a seed after each of {final} training steps"
-    if len(set(lines.values())) == 1:
-        return f"Evaluation: {lines[plan.tasks[0].name]}; no checkpoint is picked."
-    each = "\n".join(f"- {name}: {line}" for name, line in lines.items())
-    return f"Evaluation; no checkpoint is picked:\n\n{each}"
-
-
 def _constraint(results: Results, training: Mapping[tuple[str, str], Training]) -> list[str]:
     if not results.plan.constrained:
         return []
@@ -128,7 +107,7 @@ def _constraint(results: Results, training: Mapping[tuple[str, str], Training]) 
         tables.constraint_markdown(results, training).rstrip(),
         PENALTIES,
         "![The constraint over training](constraint.svg)",
-        "Multiplier and penalty over training. Line: mean over seeds; band: their range; dashed: the budget.",
+        CONSTRAINT,
     ]
 
 
@@ -152,17 +131,17 @@ def _time(plan: Plan, provenance: Provenance) -> str:
         "|---|---:|" + "---:|" * len(plan.methods),
     ]
     for task in plan.tasks:
-        cells = [_clock(provenance.pretrain[task.name].seconds)]
+        cells = [clock(provenance.pretrain[task.name].seconds)]
         for method in plan.methods:
             pair = provenance.refine[task.name, method], provenance.evaluate[task.name, method]
-            cells.append(" + ".join(_clock(record.seconds) for record in pair))
+            cells.append(" + ".join(clock(record.seconds) for record in pair))
         lines.append(f"| {task.name} | {' | '.join(cells)} |")
     sums = {stage: sum(record.seconds for record in records) for stage, records in provenance.records().items()}
-    total = ", ".join(f"{stage} {_clock(seconds)}" for stage, seconds in sums.items())
+    total = ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in sums.items())
     rates = [record.steps_per_second for record in provenance.evaluate.values() if record.steps_per_second is not None]
     text = (
         f"Wall-clock time of all seeds together, minutes:seconds. In all: {total}; together"
-        f" {_clock(sum(sums.values()))}, without making or fetching the data, whose time is not kept, so that equal"
+        f" {clock(sum(sums.values()))}, without making or fetching the data, whose time is not kept, so that equal"
         " data are equal bytes."
     )
     if rates:
@@ -192,8 +171,3 @@ def _versions(provenance: Provenance) -> str:
         f"Versions: {named}. Scores belong to a version of mujoco: another one makes other trajectories from the"
         " same seeds."
     )
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

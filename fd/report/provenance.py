@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fd.errors import FdError
-from fd.report.results import Plan
+from fd.report.plan import Plan
 from fd.transitions import Manifest, read_manifest
 
 
@@ -66,11 +66,11 @@ def gather(plan: Plan, *, data: Path, behaviour: Path, runs: Path, evals: Path) 
         if manifest.dataset != task.dataset:
             raise FdError(f"{folder}: dataset {manifest.dataset!r}, but params.yaml says {task.dataset!r}")
         wanted = {"task": task.name, "seeds": list(plan.seeds), "data_sha256": manifest.sha256}
-        found.pretrain[task.name] = _record(behaviour / f"{task.name}.json", wanted)
+        found.pretrain[task.name] = record(behaviour / f"{task.name}.json", wanted)
         for method in plan.methods:
             key = task.name, method
-            found.refine[key] = _record(runs / task.name / f"{method}.json", wanted | {"method": method})
-            found.evaluate[key] = _record(evals / task.name / f"{method}.json", {})
+            found.refine[key] = record(runs / task.name / f"{method}.json", wanted | {"method": method})
+            found.evaluate[key] = record(evals / task.name / f"{method}.json", {})
     return found
 
 
@@ -92,8 +92,12 @@ def _field(values: Mapping[str, Any], name: str, path: Path) -> Any:
     return values[name]
 
 
-def _record(path: Path, wanted: Mapping[str, Any]) -> Record:
-    """The record in a file whose fields have the wanted values."""
+def record(path: Path, wanted: Mapping[str, Any]) -> Record:
+    """The record in a file whose fields have the wanted values.
+
+    Raises:
+        FdError: the file or a field is missing, or a field is not what is wanted.
+    """
     values = _load(path)
     for name, value in wanted.items():
         if (given := _field(values, name, path)) != value:

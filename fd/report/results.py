@@ -1,4 +1,4 @@
-"""What a report covers, and the estimates that its tables and figures share."""
+"""The estimates that the tables and figures of a report share."""
 
 from __future__ import annotations
 
@@ -8,41 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from fd.errors import FdError
+from fd.report.plan import Plan
 from fd.scores import Cell, Evaluations, read
 from fd.stats import Aggregate, Floats, Summary, aggregate, summarise
 
 AGGREGATE = "aggregate"  # its key beside the tasks in metrics.json
-
-
-@dataclass(frozen=True)
-class Task:
-    """Facts of one task of the suite that its results are held against."""
-
-    name: str
-    dataset: str
-    source: str  # generate, ogbench or minari
-    budget: float  # of the constraint: mean penalty allowed
-    steps: tuple[int, ...]  # training steps at which every method is evaluated
-    episodes: int  # of one evaluation of one seed
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The grid of a report and its statistics; tables and figures keep the order of its tasks and methods."""
-
-    suite: str
-    tasks: tuple[Task, ...]
-    methods: tuple[str, ...]
-    constrained: tuple[str, ...]  # methods whose displacement has a penalty and a multiplier
-    seeds: tuple[int, ...]
-    final_evaluations: int
-    confidence: float
-    bootstrap: int
-    bootstrap_seed: int
-
-    def percent(self) -> str:
-        """The confidence level as a reader wants it, `95`."""
-        return f"{100 * self.confidence:g}"
 
 
 @dataclass(frozen=True)

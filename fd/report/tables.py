@@ -12,6 +12,9 @@ import pandas as pd
 from fd.reference import METHODS, Comparison, Figure
 from fd.report.results import AGGREGATE, Results, leaders
 from fd.report.training import Training
+from fd.report.wording import estimates, interval, plus_minus
+
+END = 0.1  # share of training that counts as its end
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,13 @@ class Row:
 def caption(results: Results) -> str:
     """What the numbers of the table of scores are, in one paragraph."""
     plan = results.plan
-    seeds, final, level = len(plan.seeds), plan.final_evaluations, f"{plan.percent()} %"
-    over = "the last evaluation" if final == 1 else f"the last {final} evaluations"
-    if seeds == 1:
-        text = f"Score in percent over {over}, one seed: no spread and no interval. Bold: the highest of a row."
+    if len(plan.seeds) == 1:
+        text = f"{estimates(plan)} Bold: the highest of a row."
     else:
         text = (
-            f"Score in percent: mean ± standard deviation over {seeds} seeds; a seed's score is its mean over"
-            f" {over}. In brackets: the {level} t-interval of the mean over seeds, which may leave the range of a"
-            " score and has no width where all seeds agree. Last rows: the interquartile mean over all tasks and seeds"
-            f" with its {level} bootstrap interval ({plan.bootstrap} draws of seeds within tasks), and the mean."
-            " Bold: the highest estimate of a row, and every other whose interval overlaps its interval."
+            f"{estimates(plan)} Last rows: the interquartile mean over all tasks and seeds with its {plan.percent()} %"
+            f" bootstrap interval ({plan.bootstrap} draws of seeds within tasks), and the mean. Bold: the highest"
+            " estimate of a row, and every other whose interval overlaps its interval."
         )
     made = [task.name for task in plan.tasks if task.source == "generate"]
     which = "all tasks" if len(made) == len(plan.tasks) else ", ".join(made)
@@ -146,7 +145,7 @@ def published_markdown(results: Results, comparisons: Mapping[str, Comparison]) 
             here = results.summaries[task.name, method]
             seeds = f"{figure.seeds} seeds" if figure.seeds else "seeds not stated"
             source = f"{figure.source} ({seeds})" + (", at second hand" if figure.secondary else "")
-            ours = _plus_minus(here.mean, here.std)
+            ours = plus_minus(here.mean, here.std)
             lines.append(f"| {task.name} | {method} | {ours} | {_published(figure)} | {source} |")
     if lines:
         lines = ["| task | method | here | published | source |", "|---|---|---:|---:|---|", *lines, ""]
@@ -155,16 +154,20 @@ def published_markdown(results: Results, comparisons: Mapping[str, Comparison]) 
 
 
 def constraint_markdown(results: Results, training: Mapping[tuple[str, str], Training]) -> str:
-    """Budget, penalty, displacement and multiplier at the end of training, of methods with a constraint."""
+    """Budget, penalty, displacement and multiplier at the end of training, of methods with a penalty.
+
+    A method whose multiplier is fixed has no budget.
+    """
     lines = [
         "| task | method | budget | penalty | penalty / budget | mean δ² | multiplier |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for task in results.plan.tasks:
         for method in results.plan.constrained:
-            end = training[task.name, method].end()
-            numbers = (task.budget, end["penalty"], end["penalty"] / task.budget, end["delta2"], end["dual"])
-            lines.append(f"| {task.name} | {method} | {' | '.join(f'{number:.3g}' for number in numbers)} |")
+            end, budget = training[task.name, method].end(END), results.plan.budgets.get((task.name, method), math.nan)
+            numbers = (budget, end["penalty"], end["penalty"] / budget, end["delta2"], end["dual"])
+            cells = ("" if math.isnan(number) else f"{number:.3g}" for number in numbers)
+            lines.append(f"| {task.name} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -184,13 +187,9 @@ def _rows(results: Results) -> list[Row]:
 
 def _row(name: str, cells: Mapping[str, tuple[float, float, float, float]]) -> Row:
     """Row of {method: (estimate, low, high, spread)}."""
-    estimates = {method: _plus_minus(estimate, spread) for method, (estimate, _, _, spread) in cells.items()}
-    intervals = {m: f"[{low:.1f}, {high:.1f}]" for m, (_, low, high, _) in cells.items() if not math.isnan(low)}
-    return Row(name, estimates, intervals, leaders({method: cell[:3] for method, cell in cells.items()}))
-
-
-def _plus_minus(mean: float, spread: float | None) -> str:
-    return f"{mean:.1f}" if spread is None or math.isnan(spread) else f"{mean:.1f} ± {spread:.1f}"
+    numbers = {method: plus_minus(estimate, spread) for method, (estimate, _, _, spread) in cells.items()}
+    intervals = {m: interval(low, high) for m, (_, low, high, _) in cells.items() if not math.isnan(low)}
+    return Row(name, numbers, intervals, leaders({method: cell[:3] for method, cell in cells.items()}))
 
 
 def _published(figure: Figure) -> str:

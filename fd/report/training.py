@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,21 +10,20 @@ import pandas as pd
 
 from fd.errors import FdError
 
-COLUMNS = ("step", "seed", "dual", "penalty", "delta2")
-END = 0.1  # share of training that counts as its end
+COLUMNS = ("dual", "penalty", "delta2")  # of a method with a constraint
 POINTS = 200  # of a drawn line
 
 
 @dataclass(frozen=True)
 class Training:
-    """Rows (step, seed, dual, penalty, delta2) of one run, all seeds."""
+    """Rows (step, seed and the columns that were asked for) of one run, all seeds."""
 
     rows: pd.DataFrame
 
-    def end(self) -> dict[str, float]:
-        """Mean of each column over seeds and the last tenth of the steps."""
-        last = self.rows[self.rows["step"] > (1 - END) * self.rows["step"].max()]
-        return {column: float(last[column].mean()) for column in ("dual", "penalty", "delta2")}
+    def end(self, share: float) -> dict[str, float]:
+        """Mean of each column over seeds and the last steps, this share of them."""
+        last = self.rows[self.rows["step"] > (1 - share) * self.rows["step"].max()]
+        return {column: float(mean) for column, mean in last.drop(columns=["step", "seed"]).mean().items()}
 
     def band(self, column: str) -> pd.DataFrame:
         """Columns step, mean, low, high: mean and range over seeds, in at most 200 points.
@@ -44,8 +44,8 @@ class Training:
         return pd.DataFrame(columns)
 
 
-def read(path: Path, seeds: tuple[int, ...]) -> Training:
-    """Training of a run that has a constraint.
+def read(path: Path, seeds: tuple[int, ...], columns: Sequence[str] = COLUMNS) -> Training:
+    """Training of a run whose log has these columns; what else the log has is left.
 
     Raises:
         FdError: the file or a column is missing, a value is not a number, or a seed is missing, surplus or
@@ -57,11 +57,12 @@ def read(path: Path, seeds: tuple[int, ...]) -> Training:
         raise FdError(f"{path}: no such file; every task and method of params.yaml needs one") from None
     except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
         raise FdError(f"{path}: not a CSV file: {' '.join(str(error).split())}") from None
-    if absent := [column for column in COLUMNS if column not in frame]:
-        raise FdError(f"{path}: column {absent[0]!r} is missing, needed: {', '.join(COLUMNS)}")
-    rows = frame[list(COLUMNS)].apply(pd.to_numeric, errors="coerce")
+    needed = ["step", "seed", *columns]
+    if absent := [column for column in needed if column not in frame]:
+        raise FdError(f"{path}: column {absent[0]!r} is missing, needed: {', '.join(needed)}")
+    rows = frame[needed].apply(pd.to_numeric, errors="coerce")
     if rows.isna().any(axis=None):
-        line, column = next((i, c) for c in COLUMNS for i in rows.index[rows[c].isna()])
+        line, column = next((i, c) for c in needed for i in rows.index[rows[c].isna()])
         raise FdError(f"{path}:{line + 2}: {column} is {frame[column][line]!r}, allowed: a number")
     if set(rows["seed"]) != set(seeds):
         found = sorted(int(seed) for seed in set(rows["seed"]))

@@ -1,0 +1,67 @@
+"""What a report covers: the grid of its tasks and methods, and the rules of its statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fd.params import Params, ResidualPolicy
+
+
+@dataclass(frozen=True)
+class Task:
+    """Facts of one task of the suite that its results are held against."""
+
+    name: str
+    dataset: str
+    source: str  # generate, ogbench or minari
+    steps: tuple[int, ...]  # training steps at which every method is evaluated
+    episodes: int  # of one evaluation of one seed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The grid of a report and its statistics; tables and figures keep the order of its tasks and methods."""
+
+    suite: str
+    tasks: tuple[Task, ...]
+    methods: tuple[str, ...]
+    constrained: tuple[str, ...]  # methods whose displacement has a penalty and a multiplier
+    budgets: dict[tuple[str, str], float]  # mean penalty allowed, by (task, method); none where the multiplier is fixed
+    seeds: tuple[int, ...]
+    final_evaluations: int
+    confidence: float
+    bootstrap: int
+    bootstrap_seed: int
+
+    def percent(self) -> str:
+        """The confidence level as a reader wants it, `95`."""
+        return f"{100 * self.confidence:g}"
+
+
+def plan_of(values: Params, methods: Sequence[str]) -> Plan:
+    """The plan that params.yaml asks for, of these of its methods."""
+    tasks = []
+    for name, task in values.tasks.items():
+        settings = values.settings(name)
+        every, last = settings.refine.evaluate_every, settings.refine.steps
+        steps = tuple(range(every, last + 1, every))
+        tasks.append(Task(name, task.data.dataset, task.data.source, steps, settings.evaluate.episodes))
+    residual = {name: train for name in methods if isinstance(train := values.method(name).train, ResidualPolicy)}
+    return Plan(
+        suite=values.suite,
+        tasks=tuple(tasks),
+        methods=tuple(methods),
+        constrained=tuple(residual),
+        budgets={
+            (task, method): values.settings(task, method).refine.target_divergence
+            for task in values.tasks
+            for method, train in residual.items()
+            if train.dual == "learned"
+        },
+        seeds=values.seeds,
+        final_evaluations=values.report.final_evaluations,
+        confidence=values.report.confidence,
+        bootstrap=values.report.bootstrap,
+        bootstrap_seed=values.report.seed,
+    )

@@ -1,0 +1,1 @@
+"""Demonstrations on distributions whose scores and divergences are known."""

@@ -1,0 +1,85 @@
+"""All four demonstrations with one set of learned flows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fd.nets import StackedMLP
+from fd.theory import bandit, gap, score_error, second_order
+from fd.theory.distributions import Mixture, planar
+from fd.theory.training import Schedule, part, train_flow
+
+SAMPLES = (8, 64, 512, 4096, 32768)  # K at which the cost of estimating F is shown
+SAMPLING_DRAWS = 100
+SHOWN_TIME = 0.8  # t of that table
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Section `theory` of params.yaml."""
+
+    seeds: tuple[int, ...]
+    flow: Schedule
+    refine: Schedule
+    flow_steps: int
+    times: tuple[float, ...]
+    fisher_samples: int
+    budget: float
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the demonstrations found."""
+
+    settings: Settings
+    formulas: dict[tuple[str, str], list[float]]
+    curves: list[score_error.Curve]
+    cases: list[second_order.Case]
+    refined: list[gap.Refined]
+    sampling: dict[str, list[float]]
+    outcomes: list[bandit.Outcome]
+
+
+def elongated() -> Mixture:
+    """The centred Gaussian with standard deviations 0.5 and 0.05, condition number 100, turned by 30 degrees."""
+    return planar([(0, 0)], deviations=[(0.5, 0.05)], degrees=[30])
+
+
+def run(settings: Settings) -> Findings:
+    """Trains the flows of the Gaussian and of both bandits as one stack, then runs every demonstration."""
+    targets = {"Gaussian": elongated()} | {name: layout.target for name, layout in bandit.layouts().items()}
+    flow = train_flow(list(targets.values()), settings.seeds, settings.flow)
+    count = len(settings.seeds)
+    return Findings(
+        settings=settings,
+        formulas=score_error.formula_errors(second_order.targets()),
+        curves=[
+            score_error.curve(name, target, flow, place * count, settings.seeds)
+            for place, (name, target) in enumerate(targets.items())
+        ],
+        cases=second_order.cases(),
+        refined=refinements(settings, part(flow, 0, count)),
+        sampling=gap.sampling(elongated().covariances[0], SHOWN_TIME, SAMPLES, draws=SAMPLING_DRAWS),
+        outcomes=bandit.play(
+            part(flow, count, len(targets) * count),
+            settings.seeds,
+            budget=settings.budget,
+            alpha=settings.alpha,
+            flow_steps=settings.flow_steps,
+            schedule=settings.refine,
+        ),
+    )
+
+
+def refinements(settings: Settings, flow: StackedMLP) -> list[gap.Refined]:
+    """The trained refinements of the optimality gap, on flows of `elongated`, one a seed."""
+    return gap.refine(
+        elongated(),
+        flow,
+        times=settings.times,
+        seeds=settings.seeds,
+        samples=settings.fisher_samples,
+        flow_steps=settings.flow_steps,
+        schedule=settings.refine,
+    )

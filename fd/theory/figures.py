@@ -1,0 +1,160 @@
+"""The figures of the demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fd.report.figures import COLOURS, WIDTH
+from fd.theory import bandit, gap, score_error, second_order
+from fd.theory.bandit import Layout, Outcome
+from fd.theory.demonstrations import elongated
+from fd.theory.gap import Refined
+
+GREY, GREEN, BLUE, RED, PINK = COLOURS[:5]
+FORMS: dict[str, dict[str, Any]] = {
+    "identity": {"color": GREY, "marker": "o"},
+    "state": {"color": BLUE, "marker": "s"},
+    "score": {"color": RED, "marker": "^"},
+    "stein": {"color": GREEN, "marker": "D"},
+}
+METRICS: dict[str, dict[str, Any]] = {
+    "identity": {"color": GREY, "marker": "o"},
+    "state": {"color": BLUE, "marker": "s"},
+    "desmooth": {"color": RED, "marker": "D"},
+}
+DOTS = 1200  # actions drawn of one policy
+
+
+def score_errors(curves: Sequence[score_error.Curve]) -> Figure:
+    """Error of the learned score against t and its two parts, a panel a target."""
+    figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    times = score_error.TIMES
+    for panel, curve in zip(panels, curves, strict=True):
+        panel.plot(times, curve.smoothing, color=BLUE, linestyle=(0, (4, 1.5)))
+        for values, colour in ((curve.noise, RED), (curve.total, "#222222")):
+            panel.fill_between(times, np.min(values, axis=0), np.max(values, axis=0), color=colour, alpha=0.2, lw=0)
+            panel.plot(times, np.mean(values, axis=0), color=colour, linestyle="-" if colour != RED else (0, (1, 1)))
+        lowest = float(np.mean(curve.total, axis=0).min())
+        panel.plot(curve.best, lowest, "v", color="#222222", markersize=5)
+        panel.annotate(
+            f"least at t = {curve.best:g}", (curve.best, lowest), (-6, -14), textcoords="offset points", ha="right"
+        )
+        panel.set(title=curve.target, xlabel="time t at which the score is read", yscale="log", ylim=(3e-3, 20))
+    panels[0].set_ylabel("relative RMS error of the score")
+    lines = [
+        Line2D([], [], color="#222222", label="learned score - score of the policy"),
+        Line2D([], [], color=BLUE, linestyle=(0, (4, 1.5)), label="smoothing: exact velocity"),
+        Line2D([], [], color=RED, linestyle=(0, (1, 1)), label="error of the learned velocity"),
+    ]
+    figure.legend(handles=lines, loc="outside upper center", ncols=3)
+    return figure
+
+
+def orders(cases: Sequence[second_order.Case]) -> Figure:
+    """|KL - form| against the root mean square of the displacement, a row a target, a column a field."""
+    names = [list(dict.fromkeys(getattr(case, kind) for case in cases)) for kind in ("target", "field")]
+    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
+    panels = figure.subplots(len(names[0]), len(names[1]), sharex=True, sharey=True, squeeze=False)
+    for case in cases:
+        panel = panels[names[0].index(case.target), names[1].index(case.field)]
+        for form, look in FORMS.items():
+            if case.slope(form) is not None:
+                panel.plot(case.lengths, case.errors(form), **look, markersize=3.2, markeredgewidth=0)
+        exact = [form for form in FORMS if case.slope(form) is None]
+        if exact:
+            panel.text(0.04, 0.9, "exact: " + ", ".join(exact), transform=panel.transAxes)
+        panel.set(xscale="log", yscale="log")
+        panel.set_title(f"{case.target}, {case.field} field")
+    for panel in panels[-1]:
+        panel.set_xlabel("RMS displacement |δ|")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("|KL - form| (nats)")
+    for panel in panels.flat:
+        _guides(panel)
+    lines = [Line2D([], [], **look, markersize=4, markeredgewidth=0, label=form) for form, look in FORMS.items()]
+    guides = [
+        Line2D([], [], color="#999999", linewidth=0.8, linestyle=style, label=f"slope {order}")
+        for order, style in ((2, "--"), (3, ":"))
+    ]
+    figure.legend(handles=[*lines, *guides], loc="outside upper center", ncols=6)
+    return figure
+
+
+def _guides(panel: Axes) -> None:
+    """Reference lines of slope 2 and 3 through the lower left corner's surroundings."""
+    x = np.array([0.004, 0.03])
+    panel.plot(x, 4e-2 * x**2, color="#999999", linewidth=0.8, linestyle="--")
+    panel.plot(x, 6e-3 * (x / x[0]) ** 3 * x[0] ** 3, color="#999999", linewidth=0.8, linestyle=":")
+
+
+def optimality_gap(refined: Sequence[Refined]) -> Figure:
+    """Value at equal KL, as a share of the optimum, against t: closed forms as lines, trained runs as points."""
+    figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+    panel = figure.subplots()
+    sigma = elongated().covariances[0]
+    times = np.linspace(0.45, 0.995, 110)
+    theory = {
+        "identity": [gap.worst_share(sigma, None)] * len(times),
+        "state": [gap.worst_share(sigma, float(t)) for t in times],
+        "desmooth": [1.0] * len(times),
+    }
+    for metric, look in METRICS.items():
+        panel.plot(times, theory[metric], color=look["color"], linewidth=1.2)
+        runs = [run for run in refined if run.metric == metric]
+        informed = sorted({run.t for run in runs if run.t is not None})
+        place = {t: t for t in informed} | {None: 0.46}
+        spots = [place[run.t] for run in runs]
+        panel.plot(
+            spots, [run.share for run in runs], linestyle="", **look, markersize=4, markeredgewidth=0, alpha=0.75
+        )
+    panel.set(xlabel="time t at which the score is read", ylabel="value / optimum at equal KL", ylim=(0, 1.05))
+    panel.set_xlim(0.44, 1.0)
+    labels = {"identity": "isotropic (deflow); no t", "state": "state (fidec)", "desmooth": "state, desmoothed"}
+    lines = [
+        Line2D([], [], **look, markersize=4, markeredgewidth=0, label=labels[metric])
+        for metric, look in METRICS.items()
+    ]
+    figure.legend(handles=lines, loc="outside upper center", ncols=3)
+    return figure
+
+
+def bandits(outcomes: Sequence[Outcome]) -> Figure:
+    """Actions of the first seed of every method (columns) on both layouts (rows), over density and value."""
+    plan = bandit.layouts()
+    seed = outcomes[0].seed
+    figure = Figure(figsize=(WIDTH, 2.75), layout="constrained")
+    panels = figure.subplots(len(plan), len(bandit.METHODS), sharex=True, sharey=True)
+    for outcome in outcomes:
+        if outcome.seed == seed:
+            row, column = list(plan).index(outcome.layout), bandit.METHODS.index(outcome.method)
+            panel = panels[row, column]
+            _scene(panel, plan[outcome.layout])
+            x, y = outcome.actions[:DOTS].T.numpy()
+            panel.plot(x, y, ".", color=RED, markersize=1.3, markeredgewidth=0, alpha=0.5, rasterized=True)
+            if row == 0:
+                panel.set_title(outcome.method)
+            if column == 0:
+                panel.set_ylabel(f"{outcome.layout}\naction 2")
+    for panel in panels[-1]:
+        panel.set_xlabel("action 1")
+    return figure
+
+
+def _scene(panel: Axes, layout: Layout) -> None:
+    """Density of the behaviour as shading, reward as contours, its peak as a cross."""
+    ticks = torch.linspace(-1, 1, 161, dtype=torch.float64)
+    points = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1)
+    density = layout.target.density(points).exp().numpy()
+    panel.contourf(ticks, ticks, density, levels=np.linspace(0.05, 1, 8) * density.max(), cmap="Blues", extend="max")
+    panel.contour(ticks, ticks, layout.value(points), levels=np.arange(0.1, 1, 0.2), colors="#666666", linewidths=0.5)
+    panel.plot(*layout.peak, "+", color="#222222", markersize=6)
+    panel.set(aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1), xlim=(-1, 1), ylim=(-1, 1))
+    panel.grid(False)

@@ -1,0 +1,334 @@
+"""The page, tables and figures of the demonstrations as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fd.report.figures import style, svg
+from fd.theory import bandit, figures, gap, score_error, second_order
+from fd.theory.bandit import Outcome
+from fd.theory.demonstrations import SAMPLES, SHOWN_TIME, Findings, elongated
+from fd.theory.distributions import planar
+from fd.theory.gap import Refined
+
+INTRODUCTION = (
+    "Made by the stage `theory`. Scores and densities of the targets are closed forms; a KL of a displaced policy is integrated on"
+    " a grid, to better than 1e-8 nats where the field is a formula. Trained results: {seeds} seeds."
+)
+CLOSED_TIMES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+DEVIATIONS = ((0.02, 0.2), (0.05, 0.5), (0.1, 1.0))
+
+
+def render(found: Findings) -> dict[str, str]:
+    """Text of every file, by name; equal findings give equal bytes."""
+    files = {
+        "theory.md": _page(found),
+        "metrics.json": json.dumps(metrics(found), indent=2) + "\n",
+        "score_error.csv": _csv(_score_rows(found.curves)),
+        "second_order.csv": _csv(_order_rows(found.cases)),
+        "gap.csv": _csv(_gap_rows(found.refined)),
+        "bandit.csv": _csv(_bandit_rows(found.outcomes)),
+    }
+    with style():
+        files["score_error.svg"] = svg(figures.score_errors(found.curves))
+        files["second_order.svg"] = svg(figures.orders(found.cases))
+        files["gap.svg"] = svg(figures.optimality_gap(found.refined))
+        files["bandit.svg"] = svg(figures.bandits(found.outcomes))
+    return files
+
+
+def metrics(found: Findings) -> dict[str, Any]:
+    """What `dvc metrics show` prints: the numbers that the claims rest on."""
+    slopes = [slope for case in found.cases if (slope := case.slope("stein")) is not None]
+    outcomes: dict[str, dict[str, dict[str, float]]] = {}
+    for layout, method, group in _groups(found.outcomes):
+        outcomes.setdefault(layout, {})[method] = {
+            "value": _mean(group, "value"), "off_support": _mean(group, "off_support")
+        }  # fmt: skip
+    return {
+        "score": {
+            "exact_formula_error": max(max(errors) for (_, name), errors in found.formulas.items() if name == "exact"),
+            "least_error_at_t": {curve.target: curve.best for curve in found.curves},
+        },
+        "second_order": {"least_stein_slope": min(slopes)},
+        "gap": {
+            f"{metric} at t = {t:g}" if t is not None else metric: statistics.fmean(run.share for run in group)
+            for metric, t, group in _runs(found.refined)
+        },
+        "kl_spread": kl_spread(found.refined),
+        "bandit": outcomes,
+    }
+
+
+def kl_spread(refined: Sequence[Refined]) -> float:
+    """Largest relative distance of a trained run's KL to the common trust region."""
+    return max(abs(run.kl / gap.TRUST - 1) for run in refined)
+
+
+def _page(found: Findings) -> str:
+    seeds = len(found.settings.seeds)
+    parts = [
+        "# What the method claims, where the truth is known",
+        INTRODUCTION.format(seeds=seeds),
+        "## 1. The score that is read off a velocity field",
+        _formulas(found),
+        "![Error of the learned score against t](score_error.svg)",
+        _score_caption(found),
+        "## 2. The second-order form of the KL",
+        _orders(found.cases),
+        "![KL minus its forms against the displacement](second_order.svg)",
+        _order_caption(),
+        "## 3. What the wrong metric costs",
+        _closed(),
+        "![Value at equal KL against t](gap.svg)",
+        _gap_caption(found),
+        _trained(found.refined),
+        _sampled(found),
+        "## 4. A bandit with several modes",
+        "![Actions of every method](bandit.svg)",
+        _bandit_caption(found),
+        _bandit_table(found.outcomes),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _formulas(found: Findings) -> str:
+    rows = []
+    for (target, formula), errors in found.formulas.items():
+        label = "(t v - x) / (1 - t)" if formula == "exact" else "v / (1 - t)"
+        rows.append([target, f"`{formula}`, {label}", *(f"{error:.1e}" for error in errors)])
+    header = ["target", "formula", *(f"t = {t:g}" for t in score_error.EXACT_TIMES)]
+    return (
+        _table(header, rows)
+        + "\n\nRelative RMS error of both formulas, given the exact velocity, at points of the path: the first is the score to rounding,"
+        " the second, the official code's, is another quantity."
+    )
+
+
+def _score_caption(found: Findings) -> str:
+    schedule, seeds = found.settings.flow, len(found.settings.seeds)
+    least = "; ".join(f"{curve.target}: t = {curve.best:g}" for curve in found.curves)
+    return (
+        f"Score of a learned flow (hidden layers {_widths(schedule.hidden)}, {schedule.steps:,} steps) at {score_error.POINTS:,} actions of"
+        f" the target, against that target's own score (black). It adds up what the path has smoothed away at t (blue, exact"
+        " velocity) and the error of the learned velocity, measured against the score of the smoothed target and amplified by"
+        f" 1 / (1 - t) (red). All are divided by the RMS of the target's score. Lines: means over {seeds} seeds; bands: their range."
+        f" Triangle: the least mean error; {least}. The Gaussian has standard deviations 0.5 and 0.05; the other two are the"
+        " behaviours of section 4. Where the minimum lies depends on the target's narrowest scale and on how well the flow is trained;"
+        " no t is best for all."
+    )
+
+
+def _orders(cases: Sequence[second_order.Case]) -> str:
+    rows = []
+    for case in cases:
+        slopes = [case.slope(form) for form in second_order.FORMS]
+        ratios = [case.forms[form][-1] / case.kl[-1] for form in second_order.FORMS]
+        cells = [
+            f"{ratio:.3f} ({'exact' if slope is None else f'{slope:.2f}'})"
+            for ratio, slope in zip(ratios, slopes, strict=True)
+        ]
+        rows.append([case.target, case.field, *cells])
+    return _table(["target", "field", *second_order.FORMS], rows)
+
+
+def _order_caption() -> str:
+    return (
+        f"Table: form / KL at the smallest of {len(second_order.SCALES)} displacements and, in brackets, the fitted slope of |KL - form|"
+        " against |δ|. Figure: |KL - form| itself. T(a) = a + δ(a); KL(T#p ‖ p) by quadrature in double precision."
+        " `stein` is ½ E[(g·δ + div δ)²], `score` drops div δ, `state` is ½ E[δᵀ E[g gᵀ] δ], `identity` is ½ tr E[g gᵀ] / A · E|δ|², the"
+        " isotropic form at the scale that trace normalisation gives it. A slope of 3 means that the form is the KL to second order, a"
+        " slope of 2 that it is wrong already there. All three Fisher forms agree for a constant field; only `stein` is right for the others."
+    )
+
+
+def _closed() -> str:
+    rows = []
+    for narrow, wide in DEVIATIONS:
+        sigma = planar([(0, 0)], deviations=[(wide, narrow)], degrees=[30]).covariances[0]
+        shares = [gap.worst_share(sigma, t) for t in (None, *CLOSED_TIMES)]
+        rows.append([f"{narrow:g}, {wide:g}", *(f"{value:.3f}" for value in shares)])
+    return (
+        "Q is linear with gradient q, the behaviour Gaussian with condition number 100. Share of the best value at the same KL that the"
+        " direction F⁻¹ q reaches, for the q that is worst for F, in closed form:\n\n"
+        + _table(["standard deviations", "isotropic", *(f"state, t = {t:g}" for t in CLOSED_TIMES)], rows)
+    )
+
+
+def _gap_caption(found: Findings) -> str:
+    settings = found.settings
+    return (
+        f"Standard deviations 0.05 and 0.5. Lines: closed forms, with an exact flow and infinitely many scores. Points: trained"
+        f" refinements, one a seed ({len(settings.seeds)} seeds; the isotropic ones know no t and stand at the left). Flow, F and"
+        f" displacement are learned: F from K = {settings.fisher_samples:,} scores of base actions of {settings.flow_steps} Euler steps,"
+        f" δ by `fd.refine` with a learned multiplier in {settings.refine.steps:,} steps. Value and KL of a run are those of its"
+        " displacement under the known Gaussian, by quadrature; the value is divided by the optimum at that run's KL. The penalty's"
+        f" budget of each run is the one that its F maps to {gap.TRUST:g} nats, and the measured KLs lie within"
+        f" {100 * kl_spread(found.refined):.1f} % of it. At each t, plain and desmoothed runs face the q that is worst for the plain"
+        " form, the isotropic ones the q that is worst for them. Actions are rescaled so that the clip at ±1 does not bind."
+        " Above t of about 0.9 plain runs fall below their curve: the learned velocity is too smooth there, the error of section 1."
+    )
+
+
+def _trained(refined: Sequence[Refined]) -> str:
+    rows = []
+    for metric, t, group in _runs(refined):
+        shares, divergences = [run.share for run in group], [run.kl for run in group]
+        rows.append(
+            [
+                metric,
+                "" if t is None else f"{t:g}",
+                f"{group[0].theory:.3f}",
+                f"{statistics.fmean(shares):.3f}",
+                f"{min(shares):.3f} to {max(shares):.3f}",
+                f"{min(divergences):.3f} to {max(divergences):.3f}",
+            ]
+        )
+    return _table(["metric", "t", "closed form", "trained, mean", "seeds", "KL (nats)"], rows)
+
+
+def _sampled(found: Findings) -> str:
+    rows = [
+        ["plain" if metric == "state" else "desmoothed", *(f"{value:.3f}" for value in values)]
+        for metric, values in found.sampling.items()
+    ]
+    sigma = elongated().covariances[0]
+    share = gap.worst_share(sigma, SHOWN_TIME)
+    return (
+        f"What K costs, apart from all learning: median share at t = {SHOWN_TIME:g} with F from K exact scores, no training"
+        f" (K → ∞: {share:.3f} plain, 1 desmoothed). Undoing the smoothing subtracts two nearly equal numbers in narrow directions, here"
+        " 0.0416 - 0.04, so it needs thousands of scores a state, where the plain form needs a handful:\n\n"
+        + _table(["F", *(f"K = {count:,}" for count in SAMPLES)], rows)
+    )
+
+
+def _bandit_caption(found: Findings) -> str:
+    settings = found.settings
+    return (
+        "Shading: density of the behaviour. Contours: the reward, from 0.1 in steps of 0.2; cross: its peak, off the support. Red: actions of one"
+        " seed. Rows: modes that are parallel, so that the one matrix F of a state fits all of them, and modes that cross, so that"
+        f" it fits none. The critic is fitted to rewards of behaviour actions alone. Every refinement has the budget {settings.budget:g}"
+        f" on its own trace-normalised penalty, at t = {bandit.T_EPS:g}; fql has alpha = {settings.alpha:g}. `fidec-stein` reads the score at"
+        " the action itself and adds div δ."
+    )
+
+
+def _bandit_table(outcomes: Sequence[Outcome]) -> str:
+    rows = []
+    plan = bandit.layouts()
+    for layout, method, group in _groups(outcomes):
+        rows.append(
+            [
+                layout,
+                method,
+                _spread([outcome.value for outcome in group], 3),
+                _spread([100 * outcome.off_support for outcome in group], 1),
+                f"{_mean(group, 'modes'):.1f} of {len(plan[layout].target.weights)}",
+                _spread([outcome.moved for outcome in group], 4),
+                _divergence(group),
+            ]
+        )
+    header = ["layout", "method", "value", "off support (%)", "modes kept", "mean (a - a_b)²", "KL (nats)"]
+    return (
+        _table(header, rows)
+        + f"\n\nMean ± standard deviation over seeds. Off support: where the behaviour's density is below the level that {bandit.SUPPORT:.0%}"
+        f" of its own mass exceeds, so an exact copy of the behaviour scores 1 %. Kept: a mode with at least {bandit.KEPT:.0%} of its mass."
+        " KL: of the displacement under the known behaviour, by quadrature; none where T folds the plane for a seed. An equal budget is not an equal KL: compare both"
+        " columns."
+    )
+
+
+def _divergence(group: Sequence[Outcome]) -> str:
+    divergences = [outcome.kl for outcome in group if outcome.kl is not None]
+    if not divergences:
+        return "not known"
+    return "T folds" if any(map(math.isnan, divergences)) else _spread(divergences, 2)
+
+
+def _groups(outcomes: Sequence[Outcome]) -> Iterable[tuple[str, str, list[Outcome]]]:
+    for layout in bandit.layouts():
+        for method in bandit.METHODS:
+            yield layout, method, [o for o in outcomes if (o.layout, o.method) == (layout, method)]
+
+
+def _runs(refined: Sequence[Refined]) -> Iterable[tuple[str, float | None, list[Refined]]]:
+    for metric, t in dict.fromkeys((run.metric, run.t) for run in refined):
+        yield metric, t, [run for run in refined if (run.metric, run.t) == (metric, t)]
+
+
+def _mean(group: Sequence[Outcome], field: str) -> float:
+    return statistics.fmean(getattr(outcome, field) for outcome in group)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _widths(hidden: Sequence[int]) -> str:
+    return " and ".join(map(str, hidden))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
+    )
+    return text.getvalue()
+
+
+def _score_rows(curves: Sequence[score_error.Curve]) -> list[dict[str, Any]]:
+    return [
+        {
+            "target": curve.target,
+            "run": run,
+            "t": t,
+            "total": total[i],
+            "noise": noise[i],
+            "smoothing": curve.smoothing[i],
+        }
+        for curve in curves
+        for run, (total, noise) in enumerate(zip(curve.total, curve.noise, strict=True))
+        for i, t in enumerate(score_error.TIMES)
+    ]
+
+
+def _order_rows(cases: Sequence[second_order.Case]) -> list[dict[str, Any]]:
+    return [
+        {"target": case.target, "field": case.field, "rms_delta": length, "kl": case.kl[i]}
+        | {form: values[i] for form, values in case.forms.items()}
+        for case in cases
+        for i, length in enumerate(case.lengths)
+    ]
+
+
+def _gap_rows(refined: Sequence[Refined]) -> list[dict[str, Any]]:
+    return [
+        {
+            "metric": run.metric,
+            "t": run.t,
+            "seed": run.seed,
+            "share": run.share,
+            "closed_form": run.theory,
+            "kl": run.kl,
+        }
+        for run in refined
+    ]
+
+
+def _bandit_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    keys = ("layout", "method", "seed", "value", "off_support", "modes", "moved", "kl")
+    return [{key: getattr(outcome, key) for key in keys} for outcome in outcomes]

@@ -1,0 +1,38 @@
+"""Selects a suite: suites/<name>.yaml becomes params.yaml. `make repro SUITE=<name>` calls it before `dvc repro`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd import params
+from fd.errors import FdError
+from fd.files import write_text
+from stages.command import ParamsOption, main
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    name: Annotated[str, typer.Argument(help="Name of a file of the folder of suites, without .yaml.")],
+    params_file: ParamsOption = Path("params.yaml"),
+    suites: Annotated[Path, typer.Option(help="Folder of the suites.")] = Path("suites"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite settings that are no suite.")] = False,
+) -> None:
+    """Make a suite the settings of the pipeline. Settings that differ from every suite are not overwritten unasked."""
+    known = {path.stem: path.read_text(encoding="utf-8") for path in sorted(suites.glob("*.yaml"))}
+    if name not in known:
+        raise FdError(f"{suites}: {name!r} does not exist, allowed: {', '.join(known)}")
+    if params_file.exists() and not force and params_file.read_text(encoding="utf-8") not in known.values():
+        raise FdError(
+            f"{params_file}: holds edits, it is none of {', '.join(known)}; keep it elsewhere, or add --force"
+        )
+    params.load(suites / f"{name}.yaml")
+    write_text(params_file, known[name])
+
+
+if __name__ == "__main__":
+    main(app)

@@ -1,0 +1,60 @@
+"""Agents of the methods in tests/tiny.yaml, and batches and random numbers for their updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fd.agent import Agent, Base, Noise
+from fd.params import load
+from fd.refinement import noise_shapes
+from fd.replay import Batch
+from fd.spec import Spec
+from fd.streams import generator
+
+PARAMS = load(Path(__file__).parent / "tiny.yaml")
+METHODS = tuple(PARAMS.methods)
+TRAINED = tuple(name for name in METHODS if name != "bc")
+SHAPE = {"obs_dim": 5, "act_dim": 3}
+SIZE = 8
+
+
+def spec_of(method: str, **changes: object) -> Spec:
+    settings = PARAMS.settings("umaze", method)
+    sections = (settings.network, settings.refine, PARAMS.method(method).train)
+    return Spec.of(*(section.model_dump() for section in sections), SHAPE, changes)
+
+
+def agent_of(method: str, *seeds: int, **changes: object) -> Agent:
+    return Agent(spec_of(method, **changes), [generator(seed, "weights", 0) for seed in seeds])
+
+
+def drawn(spec: Spec, at: int, *seeds: int) -> tuple[Batch, Noise]:
+    """Batch and noise of update `at`, seed by seed."""
+    streams = [generator(seed, "refine", at) for seed in seeds]
+
+    def of(make: Callable[..., Tensor], *shape: int) -> Tensor:
+        return torch.stack([make(*shape, generator=stream) for stream in streams])
+
+    o, a, rows = (SIZE, spec.obs_dim), (SIZE, spec.act_dim), (SIZE,)
+    batch = Batch(
+        of(torch.randn, *o), 2 * of(torch.rand, *a) - 1, of(torch.randn, *rows),
+        (of(torch.rand, *rows) > 0.2).float(), of(torch.randn, *o),
+        2 * of(torch.rand, *a) - 1, (of(torch.rand, *rows) > 0.2).float(),
+    )  # fmt: skip
+    numbers = {}
+    for name, shape in noise_shapes(spec, SIZE, banked=False).items():
+        numbers[name] = of(torch.rand if name.endswith("_t") else torch.randn, *shape)
+    if "probes" in numbers:
+        numbers["probes"] = numbers["probes"].sign()
+    if "fisher_t" in numbers:
+        numbers["fisher_t"] = 0.7 + 0.2 * numbers["fisher_t"]
+    return batch, Noise(**numbers)
+
+
+def base_of(agent: Agent, batch: Batch, noise: Noise) -> Base | None:
+    """What the flow says of a batch, where the method asks."""
+    return agent.base(batch, noise) if agent.spec.based else None

@@ -1,0 +1,142 @@
+"""A made-up suite: its params.yaml and everything that the reports read, as the stages before them would leave it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fd.checkpoint import COLUMNS
+from fd.transitions import Manifest
+
+ROOT = Path(__file__).parent.parent
+SEEDS = (0, 4)
+STEPS = (500, 1000, 1500, 2000)
+EPISODES = 2
+MACHINE = {"cpu": "Example CPU", "cores": 2, "memory_gib": 15.6, "gpu": None}
+Score = Callable[[str, str, int, int, int], float]  # of (task, method, seed's index, step, episode)
+Constraint = Callable[[str, str, int, int], tuple[float, float, float]]  # dual, penalty, delta2 of all but the episode
+LOGGED = {"residual": ("dual", "penalty", "delta2"), "onestep": ("penalty",)}  # of the constraint, by policy
+
+
+def write_csv(path: Path, header: str, rows: Sequence[Sequence[object]]) -> None:
+    """A CSV file with that header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """A JSON file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
+def edit(path: Path, *removed: str, **changes: Any) -> None:
+    """Remove and change fields of a JSON file."""
+    values = json.loads(path.read_text()) | changes
+    write_json(path, {name: value for name, value in values.items() if name not in removed})
+
+
+def manifest(dataset: str, source: str = "generate") -> Manifest:
+    """A manifest of some set."""
+    return Manifest(
+        source=source,
+        dataset=dataset,
+        collector="play" if source == "generate" else None,
+        environment={"suite": "ogbench", "name": dataset},
+        horizon=200,
+        score="success",
+        return_range=None,
+        success_timing="pre",
+        versions={"mujoco": "4.0.0", "numpy": "2.4.0"},
+        seed=0,
+        episodes=100,
+        validation_episodes=5,
+        files={},
+        transitions=100100,
+        obs_dim=28,
+        act_dim=5,
+        successes=1926,
+        reward_sum=-98174.0,
+        sha256={"actions": "00"},
+    )
+
+
+def write_log(path: Path, columns: Sequence[str], rows: dict[tuple[int, int], tuple[float, float, float]]) -> None:
+    """A training log whose rows, by (step, seed), have of (dual, penalty, delta2) these columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, restval="")
+        table.writeheader()
+        for (step, seed), numbers in rows.items():
+            known = dict(zip(LOGGED["residual"], numbers, strict=True))
+            table.writerow({"step": step, "seed": seed, "critic_loss": 0.5} | {name: known[name] for name in columns})
+
+
+def write_cell(root: Path, params: dict[str, Any], cell: tuple[str, str], score: Score, constraint: Constraint) -> None:
+    """Training log and evaluations of one (task, method)."""
+    task, method = cell
+    refine, train = params["refine"], params["methods"][method]["train"]
+    seeds = list(enumerate(params["seeds"]))
+    if train["policy"] != "flow" or train["critic"] != "none":
+        logged = range(refine["log_every"], refine["steps"] + 1, refine["log_every"])
+        rows = {(step, seed): constraint(task, method, i, step) for step in logged for i, seed in seeds}
+        write_log(root / "runs" / task / method / "train.csv", LOGGED.get(train["policy"], ()), rows)
+    evaluated = range(refine["evaluate_every"], refine["steps"] + 1, refine["evaluate_every"])
+    values = [
+        (seed, step, episode, 0, 0, 100, score(task, method, i, step, episode))
+        for i, seed in seeds
+        for step in evaluated
+        for episode in range(params["evaluate"]["episodes"])
+    ]
+    write_csv(root / "evals" / task / f"{method}.csv", "seed,step,episode,return,success,length,score", values)
+
+
+def write_suite(root: Path, params: dict[str, Any], *, score: Score, constraint: Constraint) -> None:
+    """Everything that the reports read."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    for task, entry in params["tasks"].items():
+        data = entry["data"]
+        write_json(root / "data" / task / "manifest.json", asdict(manifest(data["dataset"], data["source"])))
+        shared = {"task": task, "seeds": params["seeds"], "steps": params["refine"]["steps"], "machine": MACHINE}
+        shared |= {"data_sha256": {"actions": "00"}, "versions": {"torch": "2.13.0", "numpy": "2.4.0"}}
+        write_json(root / "behaviour" / f"{task}.json", shared | {"seconds": 61.2})
+        evaluated = {"seconds": 20.0, "steps_per_second": 1234.0, "machine": MACHINE, "versions": {"mujoco": "4.0.0"}}
+        for method in params["methods"]:
+            write_cell(root, params, (task, method), score, constraint)
+            write_json(root / "runs" / task / f"{method}.json", shared | {"method": method, "seconds": 125.0})
+            write_json(root / "evals" / task / f"{method}.json", evaluated)
+
+
+def suite_params(tasks: dict[str, str], methods: Sequence[str]) -> dict[str, Any]:
+    """The committed params.yaml with other tasks (name -> dataset), methods and sizes."""
+    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    entry = next(task for task in params["tasks"].values() if task["data"].get("collector") in ("play", "navigate"))
+    entry |= {"network": {}, "pretrain": {}, "refine": {}, "evaluate": {}}
+    params["suite"] = "example"
+    params["tasks"] = {name: entry | {"data": entry["data"] | {"dataset": dataset}} for name, dataset in tasks.items()}
+    params["methods"] = {name: params["methods"][name] for name in methods}
+    params["ablations"] = {}
+    params["seeds"] = list(SEEDS)
+    params["refine"] |= {
+        "steps": STEPS[-1],
+        "evaluate_every": STEPS[0],
+        "log_every": 100,
+        "target_divergence": 0.01,
+    }
+    params["evaluate"]["episodes"] = EPISODES
+    params["report"] |= {"final_evaluations": 2, "confidence": 0.95, "bootstrap": 200, "seed": 0}
+    return params
+
+
+def change_params(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Apply a function to the params of a suite."""
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    change(params)
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

@@ -1,0 +1,73 @@
+"""Published hyperparameters: each is a value of the section `refine` and stands in the transcript that it is drawn from."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fd import params
+from fd.reference import hyperparameters
+from stages import task
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "reference"
+TRANSCRIPT: dict[str, Any] = yaml.safe_load((FOLDER / "hyperparameters.yaml").read_text(encoding="utf-8"))
+FAMILIES = [name for name in TRANSCRIPT["FQL"]["alpha"] if "-" in name and " " not in name and "/" not in name]
+DATASETS = [
+    "antmaze-large-navigate-singletask-task1-v0",
+    "humanoidmaze-medium-navigate-singletask-task2-v0",
+    "antsoccer-arena-navigate-singletask-task4-v0",
+    "cube-single-play-singletask-task1-v0",
+    "puzzle-4x4-play-singletask-task4-v0",
+    "visual-scene-play-singletask-task1-v0",
+    "D4RL/antmaze/umaze-v1",
+    "D4RL/pen/human-v2",
+]
+
+
+def values(dataset: str) -> dict[tuple[str, str], Any]:
+    return {(item.method, item.key): item.value for item in hyperparameters(FOLDER, dataset)}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_printed_entry_is_a_task(dataset: str, tmp_path: Path) -> None:
+    printed = CliRunner().invoke(task.app, ["--dataset", dataset, "--reference", str(FOLDER)], catch_exceptions=False)
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    settings["tasks"] = yaml.safe_load(printed.output)
+    settings["refine"] |= {"log_every": 1000}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    (name,) = settings["tasks"]
+    refine = params.load(path).settings(name).refine
+    assert refine.discount in (0.99, 0.995) and refine.steps in (500_000, 1_000_000) and refine.learning_rate == 3e-4
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name in TRANSCRIPT["DeFlow"]["target_divergence"]])
+def test_values_are_those_of_the_transcript(family: str) -> None:
+    found = values(f"{family}-some-singletask-task1-v0")
+    assert found["fql", "alpha"] == TRANSCRIPT["FQL"]["alpha"][family]
+    assert found["deflow", "target_divergence"] == TRANSCRIPT["DeFlow"]["target_divergence"][family]
+    assert found["fidec", "target_divergence"] == TRANSCRIPT["FiDec_official_code"]["target_divergence"][family]
+    slow = family == "antmaze-giant" or family.startswith(("humanoidmaze", "antsoccer"))
+    assert found["all", "discount"] == (0.995 if slow else 0.99)
+    assert found["all", "q_agg"] == ("min" if family in ("antmaze-large", "antmaze-giant") else "mean")
+    baseline = TRANSCRIPT["baselines_per_family"]["values"].get(family)
+    if baseline:
+        rebrac = f"({found['rebrac', 'rebrac_alpha']:g},{found['rebrac', 'rebrac_alpha_critic']:g})"
+        assert (rebrac, f"{found['iql', 'iql_alpha']:g}") == (baseline["ReBRAC_a1a2"], baseline["IQL_alpha"])
+
+
+def test_every_row_has_a_source_and_a_known_key() -> None:
+    with (FOLDER / "settings.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["key"] for row in rows} <= set(params.Refine.model_fields) and all(row["source"] for row in rows)
+
+
+def test_quick_suite_has_the_published_weight_of_fql_on_cube_single() -> None:
+    settings = params.load(ROOT / "params.yaml").settings("cube-single").refine
+    assert settings.alpha == values("cube-single-play-singletask-task1-v0")["fql", "alpha"]
