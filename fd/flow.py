@@ -49,10 +49,11 @@ def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int) ->
     start = torch.baddbmm(bias, obs, first[:, :width])
     slope = torch.baddbmm(from_t, drift, from_x) / steps  # of the first layer's input in k
     y = noise
-    for k in range(steps):
+    for _ in range(steps):
         h = gelu(torch.baddbmm(start, y, from_x), approximate="tanh")
         for weight, shift in zip(hidden, shifts, strict=True):
             h = gelu(torch.baddbmm(shift, h, weight), approximate="tanh")
         y = torch.baddbmm(y, h, last, alpha=1 / steps)
         start = start + slope
-    return (y + drift).clamp(-1, 1)
+    action: Tensor = y + drift
+    return action.clamp(-1, 1)

@@ -6,6 +6,7 @@ what is allowed. Nothing here has a default: the file is the whole truth, so tha
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -494,7 +495,9 @@ def _told(error: ErrorDetails) -> str:
     """One line on a violation: its path in the file, the value, what is allowed."""
     tags = {"generate", "ogbench", "minari", "play", "navigate", "waypoint"}  # of the unions, not keys of the file
     tags |= {"flow", "onestep", "residual", "gaussian", "deterministic"}
-    keys = [str(key) for i, key in enumerate(error["loc"]) if key != "[key]" and (i < 3 or key not in tags)]
+    of_unions = ("data", "generate", "train")
+    pairs = itertools.pairwise(("", *error["loc"]))
+    keys = [str(key) for before, key in pairs if key != "[key]" and not (before in of_unions and key in tags)]
     kind, context = error["type"], error.get("ctx", {})
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if kind == "missing":

@@ -184,7 +184,10 @@ def grad_info(agent: Agent, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
     scale = (clip / (norm + 1e-6)).clamp_max(1) if clip else torch.ones(())
     grads = [p.grad.view(agent.seeds, -1)[0] / scale for p in agent.trained() if p.grad is not None]
     flat, norms = torch.cat(grads), torch.stack([grad.norm() for grad in grads])
-    return {"max": flat.max(), "min": flat.min(), "norm": norms.sum()} | {"clip_scale": scale, "norm_clipped": norm * scale}
+    return {"max": flat.max(), "min": flat.min(), "norm": norms.sum()} | {
+        "clip_scale": scale,
+        "norm_clipped": norm * scale,
+    }
 
 
 def check_info(data: Recording, prefix: str, info: dict[str, Tensor]) -> None:

@@ -24,7 +24,7 @@ LAYERS = [
     ["baselines"],
     ["agent"],
     ["bank", "policy"],
-    ["refinement", "evaluation", "report"],
+    ["refinement", "evaluation", "report", "theory"],
     ["stages", "benchmarks"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

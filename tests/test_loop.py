@@ -44,15 +44,17 @@ def test_streams_differ_by_seed_purpose_and_block() -> None:
     assert len(set(first)) == 4 * len(PURPOSES) * 4
 
 
-def fit(folder: Path, steps: int, **faults: int) -> StackedMLP:
+def fit(folder: Path, steps: int, *, called: list[int] | None = None, **faults: int) -> StackedMLP:
     """A loop over the given steps whose metric is the step's number.
 
-    At the indices in `faults`, seed 5 has the metric NaN (`nan_at`), infinity (`inf_at`) or a NaN in its weights (`broken_at`).
+    `called` collects the indices of the steps. At those in `faults`, seed 5 has the metric NaN (`nan_at`), infinity (`inf_at`) or a NaN in its weights (`broken_at`).
     """
     module = StackedMLP((2,), (1, 1), norm=False, generators=[torch.Generator().manual_seed(s) for s in (3, 5)])
     adam = torch.optim.Adam(module.parameters(), lr=0.1)
 
     def one(index: int) -> dict[str, torch.Tensor]:
+        if called is not None:
+            called.append(index)
         adam.zero_grad()
         module(torch.ones(2, 1, 1)).sum().backward()
         adam.step()
@@ -78,8 +80,10 @@ def test_a_row_is_the_mean_since_the_last_one(tmp_path: Path) -> None:
 def test_a_metric_that_is_no_number_ends_the_run_at_its_step(
     fault: str, shown: str, index: int, tmp_path: Path
 ) -> None:
+    called = list[int]()
     with pytest.raises(FdError) as error:
-        fit(tmp_path, 20, **{fault: index})
+        fit(tmp_path, 20, called=called, **{fault: index})
+    assert called == list(range(index + 1))
     assert str(error.value) == (
         f"refine cube fidec: q of seed 5 is {shown} in step {index + 1}, allowed: finite numbers (snapshots up to the last"
         " checkpoint are kept)"

@@ -21,10 +21,10 @@ from conftest import settings
 
 ROOT = Path(__file__).parent.parent
 PARTS = (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "fd", "stages", "reference")
-CELLS = {
-    "download@umaze", "pretrain@umaze", "refine@umaze-deflow", "refine@umaze-fidec",
-    "evaluate@umaze-deflow", "evaluate@umaze-fidec", "report",
-}  # fmt: skip
+METHODS = ("deflow", "fidec", "ifql")
+REFINE, EVALUATE = ({f"{stage}@umaze-{method}" for method in METHODS} for stage in ("refine", "evaluate"))
+PAGES = {"report", "ablate@metric"}
+CELLS = {"download@umaze", "pretrain@umaze", "theory"} | REFINE | EVALUATE | PAGES
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Pipeline:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """The pipeline of one task and two methods, before it has run."""
+    """The pipeline of one task, three methods and one ablation, before it has run."""
     folder = tmp_path_factory.mktemp("pipeline") / "clone"
     for part in PARTS:
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
         else:
             shutil.copy(ROOT / part, folder / part)
     values = settings()
-    values["methods"] = {name: values["methods"][name] for name in ("deflow", "fidec")}
+    values["methods"] = {name: values["methods"][name] for name in METHODS}
+    values["ablations"]["metric"]["values"] = {"identity": "deflow", "state": "fidec"}
     values["evaluate"]["episodes"] = 1
     made = Pipeline(folder, values)
     made.write(values)
@@ -100,14 +101,17 @@ def test_the_whole_pipeline_runs_and_is_then_up_to_date(ready: Pipeline) -> None
     assert ready.stale() == set()
     assert "Data and pipelines are up to date." in ready.dvc("repro")
     for name in ("report.md", "scores.md", "scores.csv", "scores.tex", "curves.csv", "learning_curves.svg"):
-        assert (ready.folder / "reports" / name).stat().st_size > 0
+        assert (ready.folder / "reports" / "tiny" / name).stat().st_size > 0
+    for name in ("metric.md", "metric.csv", "metric.svg"):
+        assert (ready.folder / "reports" / "tiny" / "ablations" / name).stat().st_size > 0
+    assert list((ready.folder / "reports" / "theory").glob("*.svg"))
     unknown = ready.run("git", "status", "--porcelain").splitlines()
     assert sorted(unknown) == ["?? dvc.lock", "?? reports/"]  # what the stages make is ignored or reported
 
 
 def test_dvc_shows_metrics_plots_parameters_and_the_graph(ready: Pipeline) -> None:
     metrics = json.loads(ready.dvc("metrics", "show", "--json"))
-    values = metrics[""]["data"][str(Path("reports", "metrics.json"))]["data"]
+    values = metrics[""]["data"][str(Path("reports", "tiny", "metrics.json"))]["data"]
     assert "fidec" in json.dumps(values) and "umaze" in json.dumps(values)
     assert "fidec" in ready.dvc("metrics", "show")
     graph = ready.dvc("dag", "--dot").replace("\n", "")
@@ -115,11 +119,11 @@ def test_dvc_shows_metrics_plots_parameters_and_the_graph(ready: Pipeline) -> No
         assert edge in graph
     page = ready.dvc("plots", "show", "-o", "plots").strip().removeprefix("file://")
     html = Path(page).read_text()
-    assert all(name in html for name in ("learning_curves", "scores", "constraint"))
+    assert all(name in html for name in ("learning_curves", "scores", "constraint", "ablations"))
     shutil.rmtree(ready.folder / "plots")
-    ready.write(edited("methods", "fidec", "damping", to=0.5)(ready.values))
+    ready.write(edited("methods", "fidec", "train", "damping", to=0.5)(ready.values))
     diff = json.loads(ready.dvc("params", "diff", "--json"))
-    assert diff == {"params.yaml": {"methods.fidec.damping": {"old": 0.001, "new": 0.5, "diff": 0.499}}}
+    assert diff == {"params.yaml": {"methods.fidec.train.damping": {"old": 0.001, "new": 0.5, "diff": 0.499}}}
 
 
 def edited(*place: str, to: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -144,34 +148,45 @@ def with_another_task(values: dict[str, Any]) -> dict[str, Any]:
 
 def with_another_method(values: dict[str, Any]) -> dict[str, Any]:
     values = copy.deepcopy(values)
-    values["methods"]["fidec-damped"] = values["methods"]["fidec"] | {"damping": 0.1}
+    values["methods"]["fidec-damped"] = copy.deepcopy(values["methods"]["fidec"])
+    values["methods"]["fidec-damped"]["train"]["damping"] = 0.1
     return values
 
 
-def without_deflow(values: dict[str, Any]) -> dict[str, Any]:
+def with_another_ablation(values: dict[str, Any]) -> dict[str, Any]:
+    return edited("ablations", "critic", to={"about": "who has one", "values": {"a": "ifql", "b": "fidec"}})(values)
+
+
+def without_ifql(values: dict[str, Any]) -> dict[str, Any]:
     values = copy.deepcopy(values)
-    del values["methods"]["deflow"]
+    del values["methods"]["ifql"]
     return values
 
 
-REFINE, EVALUATE = ({f"{stage}@umaze-{method}" for method in ("deflow", "fidec")} for stage in ("refine", "evaluate"))
+FIDEC = ("methods", "fidec")
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], set[str]]] = {
-    "a switch of a method": (edited("methods", "fidec", "score", to="velocity"), {"refine@umaze-fidec", "report"}),
-    "an override of a task": (edited("tasks", "umaze", "refine", to={"discount": 0.9}), REFINE | {"report"}),
-    "an override of its evaluation": (edited("tasks", "umaze", "evaluate", to={"episodes": 2}), EVALUATE | {"report"}),
-    "its data": (edited("tasks", "umaze", "data", "seed", to=1), {"download@umaze", "report"}),
-    "the seeds": (edited("seeds", to=[0, 1, 2]), {"pretrain@umaze", "report"} | REFINE),
+    "a switch of a method": (edited(*FIDEC, "train", "score", to="velocity"), {"refine@umaze-fidec"} | PAGES),
+    "an override of a method": (edited(*FIDEC, "refine", to={"tau": 0.5}), {"refine@umaze-fidec"} | PAGES),
+    "how a method acts": (edited(*FIDEC, "act", to={"best_of": 2, "refinements": 2}), {"evaluate@umaze-fidec"} | PAGES),
+    "an override of a task": (edited("tasks", "umaze", "refine", to={"discount": 0.9}), REFINE | PAGES),
+    "an override of its evaluation": (edited("tasks", "umaze", "evaluate", to={"episodes": 2}), EVALUATE | PAGES),
+    "its data": (edited("tasks", "umaze", "data", "seed", to=1), {"download@umaze"} | PAGES),
+    "the seeds": (edited("seeds", to=[0, 1, 2]), {"pretrain@umaze"} | REFINE | PAGES),
     "pretraining": (edited("pretrain", "learning_rate", to=2e-3), {"pretrain@umaze"}),
     "the network": (edited("network", "hidden", to=[16, 24]), {"pretrain@umaze"} | REFINE),
-    "the report": (edited("report", "confidence", to=0.9), {"report"}),
+    "the report": (edited("report", "confidence", to=0.9), PAGES),
+    "the theory": (edited("theory", "budget", to=0.004), {"theory"}),
     "the machine": (edited("compute", "threads", to=2), set()),
     "a task more": (
         with_another_task,
-        {"download@umaze-near", "pretrain@umaze-near", "report"}
-        | {f"{stage}@umaze-near-{method}" for stage in ("refine", "evaluate") for method in ("deflow", "fidec")},
+        {"download@umaze-near", "pretrain@umaze-near"}
+        | {f"{stage}@umaze-near-{method}" for stage in ("refine", "evaluate") for method in METHODS}
+        | PAGES,
     ),
-    "a method more": (with_another_method, {"refine@umaze-fidec-damped", "evaluate@umaze-fidec-damped", "report"}),
-    "a method less": (without_deflow, {"report"}),
+    "a method more": (with_another_method, {"refine@umaze-fidec-damped", "evaluate@umaze-fidec-damped"} | PAGES),
+    "a method less": (without_ifql, PAGES),
+    "an ablation more": (with_another_ablation, {"ablate@critic"}),
+    "what an ablation is about": (edited("ablations", "metric", "about", to="the metric"), {"ablate@metric"}),
 }
 
 
@@ -186,13 +201,14 @@ def test_a_switch_runs_its_cells_and_a_removed_method_leaves_the_report(ready: P
     edit, stale = EDITS["a switch of a method"]
     ready.write(edit(ready.values))
     assert ready.repro() == stale | {"evaluate@umaze-fidec"}
-    ready.write(without_deflow(edit(ready.values)))
-    assert ready.repro() == {"report"}
-    with (ready.folder / "reports" / "scores.csv").open(newline="") as file:
+    ready.write(without_ifql(edit(ready.values)))
+    assert ready.repro() == PAGES
+    folder = ready.folder / "reports" / "tiny"
+    with (folder / "scores.csv").open(newline="") as file:
         text = json.dumps(list(csv.DictReader(file)))
-    assert "fidec" in text and "deflow" not in text
+    assert "fidec" in text and "ifql" not in text
     for name in ("report.md", "scores.md", "metrics.json", "curves.csv"):
-        assert "deflow" not in (ready.folder / "reports" / name).read_text().lower()
+        assert "ifql" not in (folder / name).read_text().lower()
     ready.write(ready.values)
-    assert ready.repro() == {"report"}  # the cells as they were come out of the run cache
+    assert ready.repro() == PAGES  # the cells as they were come out of the run cache
     assert ready.stale() == set()

@@ -95,16 +95,14 @@ def test_a_policy_is_what_was_trained(project: Path) -> None:
 
 
 class Peaks(StackedMLP):
-    """Q is minus the distance to a point: each seed has its own, and the second critic of the ensemble is lower beyond 0."""
+    """Q is minus the distance to a point of the seed's own, and, for the second critic of the ensemble, to its opposite."""
 
     def __init__(self, points: Tensor) -> None:
         super().__init__((2, 2), (1, 1), norm=False, generators=[torch.Generator()])
-        self.points = points.view(2, 1, 2)
+        self.points = torch.stack([points, -points], dim=1).unsqueeze(2)  # [S, E, 1, A]
 
     def forward(self, *inputs: Tensor, constant: bool = False) -> Tensor:
-        first = -(inputs[1] - self.points).norm(dim=-1, keepdim=True)
-        second = first - 10 * (inputs[1][..., :1] > 0)
-        return torch.stack([first, second], dim=1)
+        return -(inputs[1].unsqueeze(1) - self.points).norm(dim=-1, keepdim=True)
 
 
 @pytest.mark.parametrize("method", ["ifql", "fql", "fidec"])
@@ -115,8 +113,9 @@ def test_the_best_action_is_taken_by_the_smaller_of_the_critics(method: str, pro
     obs, noise = torch.randn(2, 30, 4), torch.randn(2, 30, 5 * 2)
     found = policy.act(obs, noise, best_of=5)
     drawn = torch.stack([policy.act(obs, noise[..., 2 * i : 2 * i + 2]) for i in range(5)], dim=2)  # [2, 30, 5, 2]
-    q = -(drawn - points.view(2, 1, 1, 2)).norm(dim=-1) - 10 * (drawn[..., 0] > 0)
-    chosen = q.argmax(dim=-1)
+    q = torch.stack([-(drawn - sign * points.view(2, 1, 1, 2)).norm(dim=-1) for sign in (1, -1)])
+    chosen = q.amin(dim=0).argmax(dim=-1)
+    assert not torch.equal(chosen, q.mean(dim=0).argmax(dim=-1))
     assert set(chosen.flatten().tolist()) == set(range(5))
     for seed, row in product(range(2), range(30)):
         torch.testing.assert_close(found[seed, row], drawn[seed, row, chosen[seed, row]])

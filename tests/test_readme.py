@@ -17,7 +17,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_table_is_the_committed_reports() -> None:
     table = [
-        line for line in (ROOT / "reports" / "quick" / "scores.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"
+        line
+        for line in (ROOT / "reports" / "quick" / "scores.md").read_text(encoding="utf-8").splitlines()
+        if line[:1] == "|"
     ]
     assert "\n".join(table) in README
 

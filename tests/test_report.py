@@ -19,6 +19,7 @@ from fd.report import figures, training
 from fd.report.folder import save
 from fd.report.plan import plan_of
 from fd.report.results import leaders
+from fd.report.style import style
 from stages.report import app
 
 FILES = {
@@ -346,7 +347,7 @@ def test_a_long_legend_leaves_the_panels_alone(made: Path) -> None:
     names = tuple(f"a-rather-long-name-{i}" for i in range(30))
     log = training.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
     many = replace(plan, tasks=plan.tasks[:1], methods=names, constrained=names, budgets={})
-    with figures.style():
+    with style():
         figure = figures.constraint(many, {("near", name): log for name in names})
         figure.draw_without_rendering()
         (legend,) = figure.legends

@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fd.report.figures import COLOURS, DARK, WIDTH, log_scale, point, score_range, style, svg
+from fd.report.figures import log_scale, point, score_range
 from fd.report.results import Results
+from fd.report.style import COLOURS, DARK, WIDTH, style, svg
 
 LOOK: dict[str, Any] = {"color": COLOURS[2], "marker": "o"}
 MOVED: dict[str, Any] = {"color": COLOURS[3], "marker": "D"}

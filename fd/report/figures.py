@@ -1,18 +1,11 @@
-"""Figures as SVG whose bytes depend on the results alone.
-
-A method has one colour, marker and line style in all figures, given by its place in params.yaml; the colours
-are those of Okabe and Ito, which people with a colour-vision deficiency can tell apart.
-"""
+"""Figures of the report. A method has one colour, marker and line style in all of them, given by its place in params.yaml."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,50 +14,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fd.report.plan import Plan, Task
 from fd.report.results import Results
+from fd.report.style import COLOURS, DARK, WIDTH
 from fd.report.training import Training
 
-COLOURS = ("#6E6E6E", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#E69F00")
-DARK = "#222222"  # of what belongs to no method
 MARKERS = ("o", "s", "^", "D", "v", "<", "X")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
-WIDTH = 7.0  # inches: two columns of a paper
 PER_ROW = 4
 LEGEND_ROW = 0.17  # inches
-STYLE: Any = {
-    "svg.hashsalt": "fd",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.4,
-    "legend.frameon": False,
-}
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Drawing and saving inside this context gives the same bytes whatever the user's matplotlib settings."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an SVG document."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def appearance(plan: Plan, method: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from fd.report import figures, tables
 from fd.report.plan import Plan
 from fd.report.provenance import Machine, Provenance
 from fd.report.results import Results
+from fd.report.style import style, svg
 from fd.report.training import Training
 from fd.report.wording import clock, protocol
 
@@ -52,10 +53,10 @@ def render(
         "metrics.json": tables.metrics_json(results),
         "report.md": _report(results, training=training, provenance=provenance, comparisons=comparisons),
     }
-    with figures.style():
-        files["scores.svg"] = figures.svg(figures.scores(results))
-        files["learning_curves.svg"] = figures.svg(figures.learning_curves(results))
-        files["constraint.svg"] = figures.svg(figures.constraint(results.plan, training))
+    with style():
+        files["scores.svg"] = svg(figures.scores(results))
+        files["learning_curves.svg"] = svg(figures.learning_curves(results))
+        files["constraint.svg"] = svg(figures.constraint(results.plan, training))
     return files
 
 
@@ -79,6 +80,7 @@ def _report(
         INTRODUCTION,
         "Tasks: {}. Methods: {}. Seeds: {}.".format(*names),
         protocol(plan),
+        *_ablations(plan),
         "## Scores",
         tables.scores_markdown(results).rstrip(),
         tables.caption(results),
@@ -97,6 +99,11 @@ def _report(
         _versions(provenance),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _ablations(plan: Plan) -> list[str]:
+    links = [f"[{name}](ablations/{name}.md)" for name in plan.ablations]
+    return [f"Ablations: {', '.join(links)}."] if links else []
 
 
 def _constraint(results: Results, training: Mapping[tuple[str, str], Training]) -> list[str]:

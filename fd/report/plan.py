@@ -28,6 +28,7 @@ class Plan:
     methods: tuple[str, ...]
     constrained: tuple[str, ...]  # methods whose displacement has a penalty and a multiplier
     budgets: dict[tuple[str, str], float]  # mean penalty allowed, by (task, method); none where the multiplier is fixed
+    ablations: tuple[str, ...]  # names of the pages of the stage `ablate`
     seeds: tuple[int, ...]
     final_evaluations: int
     confidence: float
@@ -59,6 +60,7 @@ def plan_of(values: Params, methods: Sequence[str]) -> Plan:
             for method, train in residual.items()
             if train.dual == "learned"
         },
+        ablations=tuple(values.ablations),
         seeds=values.seeds,
         final_evaluations=values.report.final_evaluations,
         confidence=values.report.confidence,

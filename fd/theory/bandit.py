@@ -219,8 +219,8 @@ def _outcomes(stack: _Stack, method: str, act: Tensor, residual: StackedMLP | No
         layout, actions = stack.layouts[name], act[member].double()
         target = layout.target
         own = target.sample(POOL, torch.Generator().manual_seed(0))
-        floor = target.density(own).quantile(1 - SUPPORT)
-        inside = target.density(actions) >= floor
+        floor = target.log_density(own).quantile(1 - SUPPORT)
+        inside = target.log_density(actions) >= floor
         shares = target.responsibilities(actions)[inside].sum(dim=0) / len(actions)
         found.append(
             Outcome(

@@ -33,7 +33,7 @@ class Mixture:
         """[M, A, A]."""
         return (self.axes * self.deviations.square().unsqueeze(-2)) @ self.axes.mT
 
-    def density(self, x: Tensor, t: Tensor | float = 1.0) -> Tensor:
+    def log_density(self, x: Tensor, t: Tensor | float = 1.0) -> Tensor:
         """log p_t(x), [...], of the path's marginal at time t ([..., 1], or one for all) for x [..., A]."""
         return self._log_components(x, t).logsumexp(dim=-1)
 

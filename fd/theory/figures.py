@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fd.report.figures import COLOURS, WIDTH
+from fd.report.style import COLOURS, WIDTH
 from fd.theory import bandit, gap, score_error, second_order
 from fd.theory.bandit import Layout, Outcome
 from fd.theory.demonstrations import elongated
@@ -29,29 +29,29 @@ METRICS: dict[str, dict[str, Any]] = {
     "state": {"color": BLUE, "marker": "s"},
     "desmooth": {"color": RED, "marker": "D"},
 }
-DOTS = 1200  # actions drawn of one policy
+MARKED = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # labels of the axis of t
+DOTS = 800  # actions drawn of one policy
 
 
 def score_errors(curves: Sequence[score_error.Curve]) -> Figure:
     """Error of the learned score against t and its two parts, a panel a target."""
     figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-    times = score_error.TIMES
+    left = 1 - np.array(score_error.TIMES)
     for panel, curve in zip(panels, curves, strict=True):
-        panel.plot(times, curve.smoothing, color=BLUE, linestyle=(0, (4, 1.5)))
-        for values, colour in ((curve.noise, RED), (curve.total, "#222222")):
-            panel.fill_between(times, np.min(values, axis=0), np.max(values, axis=0), color=colour, alpha=0.2, lw=0)
-            panel.plot(times, np.mean(values, axis=0), color=colour, linestyle="-" if colour != RED else (0, (1, 1)))
-        lowest = float(np.mean(curve.total, axis=0).min())
-        panel.plot(curve.best, lowest, "v", color="#222222", markersize=5)
-        panel.annotate(
-            f"least at t = {curve.best:g}", (curve.best, lowest), (-6, -14), textcoords="offset points", ha="right"
-        )
-        panel.set(title=curve.target, xlabel="time t at which the score is read", yscale="log", ylim=(3e-3, 20))
+        panel.plot(left, curve.smoothing, color=BLUE, linestyle=(0, (4, 1.5)))
+        for values, colour, dashes in ((curve.noise, RED, (0, (1, 1))), (curve.total, "#222222", "-")):
+            panel.fill_between(left, np.min(values, axis=0), np.max(values, axis=0), color=colour, alpha=0.2, lw=0)
+            panel.plot(left, np.mean(values, axis=0), color=colour, linestyle=dashes)
+        panel.plot(1 - curve.best, np.mean(curve.total, axis=0).min(), "v", color="#222222", markersize=5)
+        panel.set(title=f"{curve.target}: least at t = {curve.best:g}", xlabel="time t at which the score is read")
+        panel.set(xscale="log", xlim=(0.75, 0.0045), yscale="log", ylim=(3e-3, 10))
+        panel.set_xticks([1 - t for t in MARKED], [f"{t:g}" for t in MARKED])
+        panel.set_xticks([], minor=True)
     panels[0].set_ylabel("relative RMS error of the score")
     lines = [
-        Line2D([], [], color="#222222", label="learned score - score of the policy"),
-        Line2D([], [], color=BLUE, linestyle=(0, (4, 1.5)), label="smoothing: exact velocity"),
+        Line2D([], [], color="#222222", label="learned score against that of the policy"),
+        Line2D([], [], color=BLUE, linestyle=(0, (4, 1.5)), label="smoothing (exact velocity)"),
         Line2D([], [], color=RED, linestyle=(0, (1, 1)), label="error of the learned velocity"),
     ]
     figure.legend(handles=lines, loc="outside upper center", ncols=3)
@@ -81,18 +81,18 @@ def orders(cases: Sequence[second_order.Case]) -> Figure:
         _guides(panel)
     lines = [Line2D([], [], **look, markersize=4, markeredgewidth=0, label=form) for form, look in FORMS.items()]
     guides = [
-        Line2D([], [], color="#999999", linewidth=0.8, linestyle=style, label=f"slope {order}")
-        for order, style in ((2, "--"), (3, ":"))
+        Line2D([], [], color="#999999", linewidth=0.8, linestyle="--", label="slope 2"),
+        Line2D([], [], color="#999999", linewidth=0.8, linestyle=":", label="slope 3"),
     ]
     figure.legend(handles=[*lines, *guides], loc="outside upper center", ncols=6)
     return figure
 
 
 def _guides(panel: Axes) -> None:
-    """Reference lines of slope 2 and 3 through the lower left corner's surroundings."""
+    """Reference lines of slope 2 and 3 that meet at their right ends, below the curves."""
     x = np.array([0.004, 0.03])
-    panel.plot(x, 4e-2 * x**2, color="#999999", linewidth=0.8, linestyle="--")
-    panel.plot(x, 6e-3 * (x / x[0]) ** 3 * x[0] ** 3, color="#999999", linewidth=0.8, linestyle=":")
+    for order, dashes in ((2, "--"), (3, ":")):
+        panel.plot(x, 3e-7 * (x / x[-1]) ** order, color="#999999", linewidth=0.8, linestyle=dashes)
 
 
 def optimality_gap(refined: Sequence[Refined]) -> Figure:
@@ -130,7 +130,7 @@ def bandits(outcomes: Sequence[Outcome]) -> Figure:
     """Actions of the first seed of every method (columns) on both layouts (rows), over density and value."""
     plan = bandit.layouts()
     seed = outcomes[0].seed
-    figure = Figure(figsize=(WIDTH, 2.75), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.55), dpi=200, layout="constrained")
     panels = figure.subplots(len(plan), len(bandit.METHODS), sharex=True, sharey=True)
     for outcome in outcomes:
         if outcome.seed == seed:
@@ -138,7 +138,7 @@ def bandits(outcomes: Sequence[Outcome]) -> Figure:
             panel = panels[row, column]
             _scene(panel, plan[outcome.layout])
             x, y = outcome.actions[:DOTS].T.numpy()
-            panel.plot(x, y, ".", color=RED, markersize=1.3, markeredgewidth=0, alpha=0.5, rasterized=True)
+            panel.plot(x, y, ".", color=RED, markersize=2, markeredgewidth=0, alpha=0.6, rasterized=True)
             if row == 0:
                 panel.set_title(outcome.method)
             if column == 0:
@@ -150,10 +150,10 @@ def bandits(outcomes: Sequence[Outcome]) -> Figure:
 
 def _scene(panel: Axes, layout: Layout) -> None:
     """Density of the behaviour as shading, reward as contours, its peak as a cross."""
-    ticks = torch.linspace(-1, 1, 161, dtype=torch.float64)
+    ticks = torch.linspace(-1, 1, 81, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1)
-    density = layout.target.density(points).exp().numpy()
-    panel.contourf(ticks, ticks, density, levels=np.linspace(0.05, 1, 8) * density.max(), cmap="Blues", extend="max")
+    density = layout.target.log_density(points).exp().numpy()
+    panel.imshow(density, origin="lower", extent=(-1, 1, -1, 1), cmap="Blues", interpolation="bilinear")
     panel.contour(ticks, ticks, layout.value(points), levels=np.arange(0.1, 1, 0.2), colors="#666666", linewidths=0.5)
     panel.plot(*layout.peak, "+", color="#222222", markersize=6)
     panel.set(aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1), xlim=(-1, 1), ylim=(-1, 1))

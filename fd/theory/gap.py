@@ -60,8 +60,9 @@ def worst(sigma: Tensor, inverse: Tensor) -> Tensor:
     strengths = (axes.mT @ inverse @ axes).diagonal()
     extremes = torch.zeros(len(sigma), dtype=sigma.dtype)
     extremes[[0, -1]] = 1.0
-    q = axes @ (extremes / strengths.sqrt())
-    return q / q.norm()
+    q: Tensor = axes @ (extremes / strengths.sqrt())
+    q /= q.norm()
+    return q
 
 
 def worst_share(sigma: Tensor, t: float | None) -> float:
@@ -152,7 +153,8 @@ def refine(
 def spanning(scores: Tensor) -> Tensor:
     """A vectors with the mean outer product of K scores, [..., A, A] for [..., K, A]: the same F at a fraction of the cost."""
     values, vectors = torch.linalg.eigh(scores.mT @ scores / scores.shape[-2])
-    return (vectors * (scores.shape[-1] * values.clamp_min(0)).sqrt().unsqueeze(-2)).mT.contiguous()
+    spans: Tensor = (vectors * (scores.shape[-1] * values.clamp_min(0)).sqrt().unsqueeze(-2)).mT
+    return spans.contiguous()
 
 
 def _train(
@@ -209,7 +211,8 @@ def _measure(target: Mixture, residual: StackedMLP, units: Tensor, cases: Sequen
 
     def field(x: Tensor) -> Tensor:
         inner = x / scale
-        return scale * residual(nothing(inner), inner)
+        out: Tensor = scale * residual(nothing(inner), inner)
+        return out
 
     divergences = kl(target, field, nodes=NODES)
     points, weights = grid(target, NODES)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 
 from fd.theory.distributions import Mixture
 
@@ -36,7 +34,7 @@ def grid(target: Mixture, nodes: int) -> tuple[Tensor, Tensor]:
     ticks = [torch.linspace(float(a), float(b), nodes, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
     points = torch.cartesian_prod(*ticks) @ axes.mT + mean
     cell = ((high - low) / (nodes - 1)).prod()
-    return points, target.density(points).exp() * cell
+    return points, target.log_density(points).exp() * cell
 
 
 def kl(target: Mixture, field: Field, *, nodes: int) -> Tensor:
@@ -51,21 +49,18 @@ def kl(target: Mixture, field: Field, *, nodes: int) -> Tensor:
     """
     points, weights = grid(target, nodes)
     x = points.unsqueeze(0)
-    delta = field(x)
-    volume = torch.linalg.det(torch.eye(x.shape[-1], dtype=x.dtype) + jacobian(field, x))
+    moved, volume = _transported(field, x)
     folded = (volume <= 0).to(x.dtype) @ weights
-    gained = target.density(x) - volume.clamp_min(TINY).log() - target.density(x + delta)
-    return (gained @ weights).masked_fill(folded > FOLDED, float("nan"))
+    gained = target.log_density(x) - volume.clamp_min(TINY).log() - target.log_density(moved)
+    found: Tensor = gained @ weights
+    return found.masked_fill(folded > FOLDED, float("nan"))
 
 
-def jacobian(field: Field, x: Tensor) -> Tensor:
-    """d delta_i / d a_j, [S, B, A, A], at x [1, B, A] or [S, B, A]."""
-    width = x.shape[-1]
-    basis = torch.eye(width, dtype=x.dtype).view(width, 1, 1, width).expand(-1, *x.shape)
-    columns: Tensor = vmap(partial(_along, field, x))(basis)
-    return columns.movedim(0, -1)
-
-
-def _along(field: Field, x: Tensor, direction: Tensor) -> Tensor:
-    out: Tensor = jvp(field, (x,), (direction,))[1]
-    return out
+def _transported(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+    """T(x) of every member, [S, B, A], and det grad T, [S, B], for x [1, B, A]."""
+    members = field(x).shape[0]
+    with torch.enable_grad():
+        each = x.expand(members, -1, -1).clone().requires_grad_()
+        moved = each + field(each)
+        rows = [torch.autograd.grad(part.sum(), each, retain_graph=True)[0] for part in moved.unbind(dim=-1)]
+    return moved.detach(), torch.linalg.det(torch.stack(rows, dim=-2))

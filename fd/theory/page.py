@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fd.report.figures import style, svg
+from fd.report.style import style, svg
 from fd.theory import bandit, figures, gap, score_error, second_order
 from fd.theory.bandit import Outcome
 from fd.theory.demonstrations import SAMPLES, SHOWN_TIME, Findings, elongated
@@ -172,7 +172,8 @@ def _gap_caption(found: Findings) -> str:
         f" budget of each run is the one that its F maps to {gap.TRUST:g} nats, and the measured KLs lie within"
         f" {100 * kl_spread(found.refined):.1f} % of it. At each t, plain and desmoothed runs face the q that is worst for the plain"
         " form, the isotropic ones the q that is worst for them. Actions are rescaled so that the clip at ±1 does not bind."
-        " Above t of about 0.9 plain runs fall below their curve: the learned velocity is too smooth there, the error of section 1."
+        " Where runs leave their line, the scores are at fault: those of section 1 for the plain form; for the desmoothed one, what"
+        " undoing the smoothing makes of their errors, as in the last table of this section."
     )
 
 
@@ -215,7 +216,9 @@ def _bandit_caption(found: Findings) -> str:
         " seed. Rows: modes that are parallel, so that the one matrix F of a state fits all of them, and modes that cross, so that"
         f" it fits none. The critic is fitted to rewards of behaviour actions alone. Every refinement has the budget {settings.budget:g}"
         f" on its own trace-normalised penalty, at t = {bandit.T_EPS:g}; fql has alpha = {settings.alpha:g}. `fidec-stein` reads the score at"
-        " the action itself and adds div δ."
+        " the action itself and adds div δ; that form is 0 for every displacement, however long, that leaves the behaviour's density as it is"
+        " (div(p δ) = 0), and it is the KL for short ones only, so its budget does not bound |δ|. `bc` shows the flow's own errors: whatever it"
+        " puts between the modes, all other methods start from."
     )
 
 
