@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fd.baselines import awr_loss, ddpgbc_loss, distillation_loss, expectile_loss, rebrac_loss
-from fd.critic import constant_values, critic_loss
+from fd.critic import aggregated_values, critic_loss
 from fd.fisher import Metric, score, state_scores
 from fd.flow import base_actions, matching_loss
 from fd.nets import StackedMLP
@@ -95,7 +95,7 @@ class Agent(nn.Module):
         self.critic.requires_grad_(spec.critic != "none")
         self.target.requires_grad_(False)
         self.log_dual.requires_grad_(spec.dual == "learned")
-        self.metric = Metric(spec.metric, spec.damping, spec.normalise, spec.desmooth)
+        self.metric = Metric(spec.metric, spec.damping, spec.normalise)
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that the optimiser steps."""
@@ -151,7 +151,7 @@ class Agent(nn.Module):
             metrics |= _spread("q", q)
         if self.value is not None:
             losses["critic_loss"] = CRITICS * losses["critic_loss"]  # IQL sums over the ensemble
-            q = constant_values(self.target, batch.obs, batch.act, q_agg="min")
+            q = aggregated_values(self.target, batch.obs, batch.act, q_agg="min")
             losses["value_loss"], v = expectile_loss(self.value, batch.obs, q, expectile=spec.expectile)
             metrics |= _spread("v", v)
         if with_policy and spec.policy != "flow":
@@ -163,7 +163,11 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def target_values(self, batch: Batch, base: Base | None, noise: Noise) -> Tensor:
-        """y = r + discount * mask * value of s', [S, B]."""
+        """y = r + discount * mask * value of s', [S, B].
+
+        Deviation: at the end of an episode ReBRAC's target has no penalty, for there is no next action; the reference takes that of the
+        next episode's first state.
+        """
         spec = self.spec
         if self.value is not None:
             value: Tensor = self.value(batch.next_obs).squeeze(-1)
@@ -171,11 +175,11 @@ class Agent(nn.Module):
             assert noise.target is not None and batch.next_act is not None and batch.next_known is not None
             smoothing = (noise.target * spec.target_noise).clamp(-spec.noise_clip, spec.noise_clip)
             next_act = (self.target_policy(batch.next_obs).tanh() + smoothing).clamp(-1, 1)
-            value = constant_values(self.target, batch.next_obs, next_act, q_agg="min")
+            value = aggregated_values(self.target, batch.next_obs, next_act, q_agg="min")
             distance = (next_act - batch.next_act).square().sum(dim=-1)
             value = value - spec.rebrac_alpha_critic * distance * batch.next_known
         else:
-            value = constant_values(self.target, batch.next_obs, self._next_actions(batch, base), q_agg=spec.q_agg)
+            value = aggregated_values(self.target, batch.next_obs, self._next_actions(batch, base), q_agg=spec.q_agg)
         return batch.reward + spec.discount * batch.mask * value
 
     def _next_actions(self, batch: Batch, base: Base | None) -> Tensor:
@@ -209,7 +213,7 @@ class Agent(nn.Module):
         """min_E Q(s, a) - V(s) at the data's actions, [S, B]."""
         assert self.value is not None
         value: Tensor = self.value(batch.obs).squeeze(-1)
-        return constant_values(self.critic, batch.obs, batch.act, q_agg="min") - value
+        return aggregated_values(self.critic, batch.obs, batch.act, q_agg="min") - value
 
 
 def _spread(name: str, numbers: Tensor) -> dict[str, Tensor]:

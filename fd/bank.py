@@ -13,10 +13,11 @@ from torch import Tensor
 from fd.agent import Base
 from fd.checkpoint import read_tensors, write_tensors
 from fd.errors import FdError
-from fd.fisher import state_scores
+from fd.fisher import desmoothed, state_scores
 from fd.flow import base_actions
 from fd.nets import StackedMLP
 from fd.progress import Progress
+from fd.spec import Spec
 from fd.streams import generator
 
 CHUNK = {"cpu": 1024, "cuda": 262144}  # flow inputs of one seed in a pass: within the caches, or enough to fill the GPU
@@ -49,6 +50,42 @@ class Bank:
             next_noise=self.noise[seed, rows + 1, next_samples],
             scores=scores,
         )
+
+
+def build(
+    spec: Spec, flow: StackedMLP, obs: Tensor, *, seeds: Sequence[int], samples: int, label: str, path: Path, key: str
+) -> Bank:  # fmt: skip
+    """The bank of a frozen flow for training with a spec.
+
+    Args:
+        spec: the agent to be trained.
+        flow: its flow, of all seeds.
+        obs: states, [R, O].
+        seeds: training seeds; each draws from its own streams.
+        samples: base actions M of a state.
+        label: what progress and errors call the run.
+        path: file in which the base actions are kept for the next method.
+        key: names the flow and all else, but the sizes, that they depend on.
+
+    Raises:
+        FdError: a score is not finite.
+    """
+    noise = draw_noise(seeds, (len(obs), samples, spec.act_dim), obs.device)
+    key = f"{key} {obs.device.type} {samples} {spec.flow_steps}"
+    actions = kept_actions(flow, obs, noise, flow_steps=spec.flow_steps, label=f"{label}: bank", path=path, key=key)
+    scores = None
+    if spec.state_scores:
+        chosen = actions[:, :, : spec.fisher_samples]
+        scores = draw_scores(flow, obs, chosen, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=True)
+        if spec.desmooth:
+            scores = desmoothed(scores, spec.t_eps[0])
+    elif spec.action_scores:
+        scores = draw_scores(flow, obs, actions, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=False)
+        scores = scores.unsqueeze(3)
+    for number, seed in enumerate(seeds):
+        if scores is not None and not scores[number].isfinite().all():
+            raise FdError(f"{label}: scores of the behaviour flow of seed {seed} are NaN or infinite, allowed: finite")
+    return Bank(actions, noise, scores)
 
 
 def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
@@ -97,7 +134,9 @@ def draw_scores(
     flow: StackedMLP, obs: Tensor, actions: Tensor, seeds: Sequence[int], *, t_eps: tuple[float, float], formula: str,
     on_path: bool,
 ) -> Tensor:  # fmt: skip
-    """K scores of every state, [S, R, K, A], at K base actions [S, R, K, A] and times drawn from the window t_eps.
+    """K scores of every state, [S, R, K, A], at K base actions [S, R, K, A] and times drawn from the window t_eps, one a score.
+
+    Deviation: drawn once, where the official code draws actions, noise and times afresh at every step.
 
     Args:
         flow: velocity network.
@@ -107,21 +146,17 @@ def draw_scores(
         t_eps: window of times.
         formula: see `fd.fisher.score`.
         on_path: take the score at the point of the path that leads to an action at time t, not at the action itself.
-
-    Raises:
-        FdError: a score is not finite.
     """
-    scores = torch.empty_like(actions)
-    step = max(CHUNK[obs.device.type] // actions.shape[2], 1)
-    streams = [generator(seed, "scores", 0, device=obs.device) for seed in seeds]
+    scores, device = torch.empty_like(actions), obs.device
+    step = max(CHUNK[device.type] // actions.shape[2], 1)
+    streams = [generator(seed, "scores", 0, device=device) for seed in seeds]
     for low in range(0, obs.shape[0], step):
         part = actions[:, low : low + step]
-        x0 = torch.stack([torch.randn(part.shape[1:], generator=g, device=obs.device) for g in streams])
-        t = torch.stack([torch.rand(*part.shape[1:3], 1, generator=g, device=obs.device) for g in streams])
+        x0 = (
+            torch.stack([torch.randn(part.shape[1:], generator=g, device=device) for g in streams]) if on_path else None
+        )
+        t = torch.stack([torch.rand(*part.shape[1:3], 1, generator=g, device=device) for g in streams])
         t = t_eps[0] + (t_eps[1] - t_eps[0]) * t
         states = obs[low : low + step].expand(len(seeds), -1, -1)
-        scores[:, low : low + step] = state_scores(flow, states, part, x0=x0 if on_path else None, t=t, formula=formula)
-    for seed, finite in zip(seeds, scores.flatten(1).isfinite().all(dim=1).tolist(), strict=True):
-        if not finite:
-            raise FdError(f"the behaviour flow of seed {seed} has scores that are NaN or infinite, allowed: finite")
+        scores[:, low : low + step] = state_scores(flow, states, part, x0=x0, t=t, formula=formula)
     return scores

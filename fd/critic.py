@@ -15,7 +15,7 @@ def values(critic: StackedMLP, obs: Tensor, act: Tensor, *, constant: bool = Fal
 
 
 @torch.no_grad()
-def constant_values(critic: StackedMLP, obs: Tensor, act: Tensor, *, q_agg: str) -> Tensor:
+def aggregated_values(critic: StackedMLP, obs: Tensor, act: Tensor, *, q_agg: str) -> Tensor:
     """agg_E Q(s, a), [S, B], without gradients.
 
     Args:

@@ -32,13 +32,11 @@ class Metric:
             `stein`, (g . delta + div delta)^2 / A with that score.
         damping: added to the diagonal of F, at least 0.
         normalise: F is divided by tr F / A of the `state`, by its mean over the `batch`, or not (`none`).
-        desmooth: whether the scores of a state are turned into those of the unsmoothed policy first (`desmoothed`).
     """
 
     kind: str
     damping: float
     normalise: str
-    desmooth: bool = False
 
 
 @torch.no_grad()
@@ -123,7 +121,7 @@ def penalty(delta: Tensor, scores: Tensor | None, metric: Metric, div: Tensor | 
     """c(s, a_b), the penalty of a displacement, [S, B].
 
     An isotropic F gives mean_A(delta^2) under `state` normalisation, so a budget means the same under every metric. The Stein form is,
-    without normalisation, 2 / A times the KL to second order.
+    without normalisation and damping, 2 / A times the KL to second order.
 
     Args:
         delta: displacements, [S, B, A].

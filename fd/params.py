@@ -7,6 +7,8 @@ what is allowed. Nothing here has a default: the file is the whole truth, so tha
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -32,6 +34,7 @@ MOST_VALUES = 10**5  # of a file of settings; a few nested aliases can stand for
 
 Behaviour = Literal["frozen", "joint"]  # frozen: the pretrained flow; joint: trained along by the same optimiser
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -47,6 +50,14 @@ class Strict(BaseModel):
         if unknown:
             raise ValueError(f"unknown key {unknown[0]!r}, allowed: {', '.join(cls.model_fields)}")
         return raw
+
+
+def _each_once(section: S, key: str, items: Collection[Any]) -> S:
+    """The section, whose key holds different items; ValueError when one stands twice."""
+    twice = [item for item, times in Counter(items).items() if times > 1]
+    if twice:
+        raise ValueError(f"{key}: {twice[0]!r} stands twice, allowed: each once")
+    return section
 
 
 class OgbenchData(Strict):
@@ -160,7 +171,7 @@ class Evaluate(Strict):
 class Train(Strict):
     """Switches that every policy has."""
 
-    grad_clip: Annotated[float, Field(ge=0)]  # global norm of one seed's gradient; 0: no clipping
+    grad_clip: NotNegative  # global norm of one seed's gradient; 0: no clipping
 
 
 class FlowPolicy(Train):
@@ -179,7 +190,11 @@ class OneStepPolicy(Train):
 
 
 class ResidualPolicy(Train):
-    """The local transport map T(a) = a + delta(s, a) under a penalty on delta."""
+    """The local transport map T(a) = a + delta(s, a) under a penalty on delta.
+
+    The metric `identity` reads none of score, t_eps, fisher_samples, damping and normalise, and `action` and `stein` no fisher_samples;
+    they may stand, so that one switch makes one metric of another.
+    """
 
     policy: Literal["residual"]
     behaviour: Behaviour
@@ -214,6 +229,10 @@ class ResidualPolicy(Train):
         if self.desmooth and self.metric != "state":
             raise ValueError(
                 f"desmooth: true, but the metric {self.metric!r} has no Fisher matrix of a state (allowed: false)"
+            )
+        if self.desmooth and self.fisher_samples < 2:
+            raise ValueError(
+                "desmooth: true, but one score spans no Fisher matrix to invert (allowed: fisher_samples: 2 or more)"
             )
         if self.desmooth and self.score == "velocity":
             raise ValueError("desmooth: true, but score 'velocity' gives no true scores to undo (allowed: false)")
@@ -310,6 +329,10 @@ class Ablation(Strict):
     about: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     values: Annotated[dict[str, Slug], Field(min_length=2)]
 
+    @model_validator(mode="after")
+    def _distinct(self) -> Ablation:
+        return _each_once(self, "values", self.values.values())
+
 
 class TheoryTraining(Strict):
     """How the theory stage trains a stack of networks; the rate falls to zero along half a cosine."""
@@ -331,6 +354,10 @@ class Theory(Strict):
     fisher_samples: Annotated[int, Field(ge=8192, le=10**6)]  # K of the optimality gap, the pool of its batches as well
     budget: Positive  # of every refinement of the bandit
     alpha: Positive  # of FQL in the bandit
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Theory:
+        return _each_once(_each_once(self, "seeds", self.seeds), "times", self.times)
 
 
 class Compute(Strict):
@@ -390,8 +417,7 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds: {list(self.seeds)} names a seed twice")
+        _each_once(self, "seeds", self.seeds)
         for name, ablation in self.ablations.items():
             for label, method in ablation.values.items():
                 if method not in self.methods:
@@ -480,7 +506,7 @@ def _size(value: Any, known: dict[int, int]) -> int:
 
 def _pick(section: str, mapping: dict[str, T], name: str) -> T:
     if name not in mapping:
-        raise FdError(f"{section}: {name!r} does not exist, allowed: {', '.join(mapping)}")
+        raise FdError(f"{section}: {name!r} does not exist, allowed: {', '.join(mapping) or 'none yet'}")
     return mapping[name]
 
 

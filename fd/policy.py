@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fd.agent import act, critic_net, flow_net, policy_net
 from fd.checkpoint import FLOW, load_net, read_tensors
-from fd.critic import constant_values
+from fd.critic import aggregated_values
 from fd.errors import FdError
 from fd.nets import StackedMLP
 from fd.spec import Spec
@@ -104,11 +104,16 @@ class Policy:
             refinements: times that a residual is applied.
 
         Raises:
-            FdError: a shape is another, or the best of several is asked of a run without a critic.
+            FdError: a shape is another, or `best_of` or `refinements` is more than this policy can.
         """
         seeds, width, act_dim = len(self.seeds), self.spec.obs_dim, self.spec.act_dim
-        if best_of > 1 and self.spec.critic == "none":
-            raise FdError(f"best_of: {best_of}, but this run has no critic (allowed: 1)")
+        if best_of > 1 and (self.spec.critic == "none" or self.spec.policy in ("gaussian", "deterministic")):
+            reason = "has no critic" if self.spec.critic == "none" else "draws no actions"
+            raise FdError(f"best_of: {best_of}, but this run {reason} (allowed: 1)")
+        if refinements != 1 and (self.spec.policy != "residual" or refinements < 1):
+            raise FdError(
+                f"refinements: {refinements} of a policy {self.spec.policy!r} (allowed: 1; with a residual, more)"
+            )
         given = torch.as_tensor(obs, dtype=torch.float32, device=self.net.weights[0].device)
         if given.dim() not in (1, 2, 3) or given.shape[-1] != width or (given.dim() == 3 and len(given) != seeds):
             allowed = f"[{width}], [B, {width}] or [{seeds}, B, {width}]"
@@ -123,7 +128,7 @@ class Policy:
         noise = noise.reshape(seeds, rows * best_of, act_dim)
         actions = act(self.spec, self.flow, self.net, states, noise, refinements=refinements)
         if best_of > 1:
-            q = constant_values(self.critic, states, actions, q_agg="min").view(seeds, rows, best_of)
+            q = aggregated_values(self.critic, states, actions, q_agg="min").view(seeds, rows, best_of)
             best = q.argmax(dim=-1)[..., None, None].expand(-1, -1, 1, act_dim)
             actions = actions.view(seeds, rows, best_of, act_dim).gather(2, best).squeeze(2)
         return actions.squeeze(1) if given.dim() == 1 else actions

@@ -23,6 +23,7 @@ METHODS = {
     "rebrac": "ReBRAC",
     "deflow": "DeFlow",
     "fidec": "FiDec",
+    "fidec-official": "FiDec",
 }
 REGENERATED = "the data are a regenerated, smaller set, not the published one of that name"
 SCORE_COLUMNS = (

@@ -71,11 +71,10 @@ def refinement_loss(
     dual = log_dual.detach().exp()
     loss = improve + dual * cost
     cost = cost.detach()
-    metrics = {"q": q, "q_loss": improve.detach(), "penalty": cost, "dual": dual}
+    metrics = {} if scores is None else {"trace": mean_trace(scores, metric).mean(dim=-1)}
+    metrics |= {"q": q, "q_loss": improve.detach(), "penalty": cost, "dual": dual}
     if learn_dual:
         dual_loss = -log_dual * (cost - budget)
         loss, metrics["dual_loss"] = loss + dual_loss, dual_loss.detach()
     metrics["delta2"] = delta.detach().square().mean(dim=(-2, -1))
-    if scores is not None:
-        metrics["trace"] = mean_trace(scores, metric).mean(dim=-1)
     return loss, metrics

@@ -10,6 +10,7 @@ from torch import Tensor
 from fd.agent import Agent, Noise, update
 from fd.bank import Bank
 from fd.checkpoint import Checkpoint
+from fd.errors import FdError
 from fd.fisher import EXACT_DIVERGENCE
 from fd.loop import BLOCK, Draws, Schedule, run
 from fd.optim import optimiser
@@ -21,7 +22,13 @@ def refine(
     agent: Agent, replay: Replay, bank: Bank | None, schedule: Schedule, *, seeds: Sequence[int],
     checkpoint: Checkpoint, label: str,
 ) -> None:  # fmt: skip
-    """Refines the policy of every seed; base actions come from the bank, or fresh from the flow where it is None."""
+    """Refines the policy of every seed; base actions come from the bank, or fresh from the flow where it is None.
+
+    Raises:
+        FdError: `desmooth` without a bank, or training diverges.
+    """
+    if agent.spec.desmooth and bank is None:
+        raise FdError(f"{label}: desmooth is done once a state and needs a bank (allowed here: desmooth: false)")
     spec, adam, device = agent.spec, optimiser(agent.trained(), agent.spec.learning_rate), replay.act.device
     size, (low, high) = schedule.batch_size, spec.t_eps
     shapes = noise_shapes(spec, size, banked=bank is not None)
@@ -55,7 +62,7 @@ def refine(
         noise = Noise(**drawn)
         if bank is None and spec.based:
             base = agent.base(batch, noise)
-        return update(agent, adam, batch, base, noise, with_policy=index % spec.policy_every == 0)
+        return update(agent, adam, batch, base, noise, with_policy=(index + 1) % spec.policy_every == 0)
 
     run(one, agent, adam, schedule, seeds=seeds, checkpoint=checkpoint, label=label)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import typer
 
 from fd import params, provenance, scratch, transitions
 from fd.agent import Agent
-from fd.bank import Bank, draw_noise, draw_scores, kept_actions
+from fd.bank import build
 from fd.checkpoint import FLOW, Checkpoint, load_net, read_tensors, write_tensors
 from fd.compute import select
 from fd.errors import FdError
-from fd.fisher import desmoothed
 from fd.loop import Schedule
 from fd.policy import snapshot_name
 from fd.refinement import refine
@@ -67,39 +65,19 @@ def command(
         built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
     if agent.trained():
         replay = Replay.of(transitions.load(data / task), device)
-        bank = make_bank(agent, replay, task, key=flow_sha256, seeds=seeds, samples=settings.refine.bank)
-        refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=f"refine {task} {method}")
+        label, bank = f"refine {task} {method}", None
+        if spec.based and settings.refine.bank:
+            bank = build(
+                spec, agent.flow, replay.obs, seeds=seeds, samples=settings.refine.bank, label=label,
+                path=scratch.ROOT / "banks" / f"{task}.safetensors", key=scratch.folder("bank", task, flow_sha256).name,
+            )  # fmt: skip
+        refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=label)
     else:
         for step in range(schedule.save_every, schedule.steps + 1, schedule.save_every):
             write_snapshot(built, agent, step=step, seeds=seeds)
     record = {"task": task, "method": method, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
     scratch.publish(built, out / task / method, work)
     provenance.write(out / task / f"{method}.json", record, start=start)
-
-
-def make_bank(agent: Agent, replay: Replay, task: str, *, key: str, seeds: Sequence[int], samples: int) -> Bank | None:
-    """The bank of a frozen flow (named by `key`), or None where base actions are not needed or drawn afresh at every step."""
-    spec = agent.spec
-    if not spec.based or samples == 0:
-        return None
-    obs, rows = replay.obs, len(replay.obs)
-    noise = draw_noise(seeds, (rows, samples, spec.act_dim), obs.device)
-    actions = kept_actions(
-        agent.flow, obs, noise, flow_steps=spec.flow_steps, label=f"bank {task}",
-        path=scratch.ROOT / "banks" / f"{task}.safetensors",
-        key=scratch.folder("bank", task, key, obs.device.type, samples, spec.flow_steps).name,
-    )  # fmt: skip
-    scores = None
-    if spec.state_scores or spec.action_scores:
-        chosen = actions[:, :, : spec.fisher_samples] if spec.state_scores else actions
-        scores = draw_scores(
-            agent.flow, obs, chosen, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=spec.state_scores
-        )
-        if spec.desmooth:
-            scores = desmoothed(scores, spec.t_eps[0])
-        elif spec.action_scores:
-            scores = scores.unsqueeze(3)
-    return Bank(actions, noise, scores)
 
 
 def write_snapshot(folder: Path, agent: Agent, *, step: int, seeds: tuple[int, ...]) -> None:

@@ -23,12 +23,12 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite settings that are no suite.")] = False,
 ) -> None:
     """Make a suite the settings of the pipeline. Settings that differ from every suite are not overwritten unasked."""
-    known = {path.stem: path.read_text(encoding="utf-8") for path in sorted(suites.glob("*.yaml"))}
+    known = {path.stem: path.read_text(encoding="utf-8") for path in suites.glob("*.yaml")}
     if name not in known:
-        raise FdError(f"{suites}: {name!r} does not exist, allowed: {', '.join(known)}")
+        raise FdError(f"{suites}: {name!r} does not exist, allowed: {', '.join(sorted(known))}")
     if params_file.exists() and not force and params_file.read_text(encoding="utf-8") not in known.values():
         raise FdError(
-            f"{params_file}: holds edits, it is none of {', '.join(known)}; keep it elsewhere, or add --force"
+            f"{params_file}: holds edits, it is none of {', '.join(sorted(known))}; keep it elsewhere, or add --force"
         )
     params.load(suites / f"{name}.yaml")
     write_text(params_file, known[name])

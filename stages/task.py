@@ -45,13 +45,16 @@ def entry(dataset: str, found: tuple[Hyperparameter, ...]) -> str:
     ]
     lines += [f"      {item.key}: {_yaml(item.value)}  # {item.source}" for item in shared.values()]
     lines += ["    evaluate: {episodes: 50}"]
-    lines += [f"# methods.deflow.refine: {{{item.key}: {_yaml(item.value)}}}  # {item.source}" for item in own]
+    if own:
+        pairs = ", ".join(f"{item.key}: {_yaml(item.value)}" for item in own)
+        lines += [f"# methods.deflow.refine: {{{pairs}}}  # {own[0].source}"]
     return "\n".join(lines)
 
 
 def _yaml(value: float | bool | str) -> str:
-    """A value as params.yaml writes it: small floats as 3.0e-4."""
-    return f"{value:.1e}".replace("e-0", "e-") if isinstance(value, float) and value < 1e-3 else str(value).lower()
+    """A value as params.yaml writes it: with a dot where it has an exponent, as in 3.0e-5."""
+    text = str(value).lower()
+    return text.replace("e-", ".0e-") if isinstance(value, float) and "e-" in text and "." not in text else text
 
 
 if __name__ == "__main__":

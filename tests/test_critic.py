@@ -8,7 +8,7 @@ import pytest
 import torch
 from agents import agent_of, base_of, drawn
 
-from fd.critic import constant_values, critic_loss, values
+from fd.critic import aggregated_values, critic_loss, values
 from fd.nets import StackedMLP
 
 CRITIC = StackedMLP((2, 2), (5, 8, 1), norm=True, generators=[torch.Generator().manual_seed(s) for s in range(2)])
@@ -17,8 +17,8 @@ BASED = ("fql", "deflow", "fidec", "fidec-stein", "fidec-official")
 
 
 @pytest.mark.parametrize(("q_agg", "aggregate"), [("mean", torch.mean), ("min", torch.amin)])
-def test_constant_values_aggregate_the_ensemble(q_agg: str, aggregate: object) -> None:
-    found = constant_values(CRITIC, OBS, ACT, q_agg=q_agg)
+def test_aggregated_values_aggregate_the_ensemble(q_agg: str, aggregate: object) -> None:
+    found = aggregated_values(CRITIC, OBS, ACT, q_agg=q_agg)
     q = values(CRITIC, OBS, ACT)
     assert q.shape == (2, 2, 6) and q.requires_grad
     torch.testing.assert_close(found, aggregate(q, dim=1).detach())  # type: ignore[operator]

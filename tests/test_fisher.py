@@ -341,7 +341,7 @@ def test_desmoothed_eigenvalues_are_clamped(samples: int, scale: float, dtype: t
         narrow = eigenvalues[..., -full:]
         torch.testing.assert_close(narrow, torch.full_like(narrow, 1 / VARIANCE_FLOOR), rtol=1e-5, atol=0)
         assert (eigenvalues[..., :-full] < 1).all()
-    metric = Metric("state", 0.0, "state", desmooth=True)
+    metric = Metric("state", 0.0, "state")
     assert (mean_trace(found, metric) > 0).all() and penalty(
         torch.ones(2, 5, 4).to(dtype), found, metric
     ).isfinite().all()

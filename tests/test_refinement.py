@@ -11,7 +11,7 @@ import torch
 from agents import METHODS, agent_of, spec_of
 
 from fd.agent import Agent
-from fd.bank import Bank
+from fd.bank import Bank, build
 from fd.checkpoint import Checkpoint, read_tensors
 from fd.errors import FdError
 from fd.fisher import desmoothed, score
@@ -19,9 +19,8 @@ from fd.loop import BLOCK, Schedule
 from fd.policy import Policy
 from fd.refinement import noise_shapes, refine
 from fd.replay import Replay
-from fd.spec import Spec
 from fd.streams import generator
-from stages.refine import make_bank, write_snapshot
+from stages.refine import write_snapshot
 
 ROWS, EPISODE = 2000, 50
 SCHEDULE = Schedule(steps=30, batch_size=8, log_every=5, save_every=10)
@@ -106,9 +105,7 @@ def test_an_infinite_learning_rate_ends_the_run_at_the_step_after(method: str, t
     assert not (tmp_path / "state.safetensors").exists()
 
 
-def test_a_policy_is_updated_every_second_step_from_the_first_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_policy_is_updated_in_every_second_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, losses = list[bool](), Agent.losses
 
     def told(self: Agent, *parts: object, with_policy: bool = True) -> object:
@@ -117,7 +114,7 @@ def test_a_policy_is_updated_every_second_step_from_the_first_on(
 
     monkeypatch.setattr(Agent, "losses", told)
     train(tmp_path, replay(), agent_of("rebrac", *SEEDS))
-    assert asked == [True, False] * 15
+    assert asked == [False, True] * 15
 
 
 ACT, SAMPLES = (8, 3), (8, 4)
@@ -166,15 +163,28 @@ def test_probes_are_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (probes.abs() == 1).all() and probes.mean().abs() < 0.05
 
 
-def bank_of(spec: Spec, agent: Agent, data: Replay) -> Bank | None:
-    assert agent.spec == spec
-    return make_bank(agent, data, "cube", key="k", seeds=SEEDS, samples=6)
+def bank_of(agent: Agent, data: Replay) -> Bank:
+    path = Path("banks/cube.safetensors")
+    return build(agent.spec, agent.flow, data.obs, seeds=SEEDS, samples=6, label="refine cube", path=path, key="k")
 
 
 @pytest.mark.parametrize("method", ["bc", "ifql", "iql", "rebrac"])
-def test_methods_without_base_actions_have_no_bank(method: str) -> None:
-    agent = agent_of(method, *SEEDS)
-    assert bank_of(agent.spec, agent, replay()) is None
+def test_methods_without_base_actions_need_no_bank(method: str) -> None:
+    assert not agent_of(method, *SEEDS).spec.based
+
+
+def test_desmoothing_without_a_bank_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FdError, match="desmooth is done once a state and needs a bank"):
+        train(tmp_path, replay(), agent_of("fidec", *SEEDS, desmooth=True))
+
+
+def test_a_broken_flow_is_named_by_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    agent = agent_of("fidec", *SEEDS)
+    agent.flow.biases[0].data[1, 0, 0] = float("nan")
+    message = f"^refine cube: scores of the behaviour flow of seed {SEEDS[1]} are NaN or infinite, allowed: finite$"
+    with pytest.raises(FdError, match=message):
+        bank_of(agent, replay())
 
 
 @pytest.mark.parametrize(
@@ -194,13 +204,13 @@ def test_a_bank_holds_the_scores_of_its_metric(
     data = replay()
     data = replace(data, obs=data.obs[:100])
     agent = agent_of("fidec", *SEEDS, metric=metric, desmooth=desmooth)
-    bank = bank_of(agent.spec, agent, data)
-    assert bank is not None and bank.actions.shape == bank.noise.shape == (2, 100, 6, 3)
+    bank = bank_of(agent, data)
+    assert bank.actions.shape == bank.noise.shape == (2, 100, 6, 3)
     assert (None if bank.scores is None else bank.scores.shape) == shape
     if desmooth:
         plain = agent_of("fidec", *SEEDS)
-        kept = bank_of(plain.spec, plain, data)
-        assert kept is not None and kept.scores is not None and torch.equal(kept.actions, bank.actions)
+        kept = bank_of(plain, data)
+        assert kept.scores is not None and torch.equal(kept.actions, bank.actions)
         torch.testing.assert_close(bank.scores, desmoothed(kept.scores, 0.8))
     elif metric in ("action", "stein"):
         obs, t = data.obs.expand(2, -1, -1), torch.full((2, 100, 1), 0.8)

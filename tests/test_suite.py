@@ -24,6 +24,10 @@ def test_committed_settings_are_the_quick_suite() -> None:
     assert (ROOT / "params.yaml").read_bytes() == (ROOT / "suites" / "quick.yaml").read_bytes()
 
 
+def test_all_suites_have_one_theory() -> None:
+    assert len({params.load(path).theory for path in SUITES}) == 1  # reports/theory/ belongs to all of them
+
+
 def test_all_methods_of_the_project_are_in_the_ablation_suite() -> None:
     presets = {"bc", "fql", "ifql", "iql", "iql-ddpgbc", "rebrac", "deflow", "fidec", "fidec-official", "fidec-action"}
     presets |= {"fidec-stein", "fidec-desmooth"}
@@ -42,7 +46,9 @@ def test_selecting(tmp_path: Path) -> None:
     assert target.read_bytes() == (ROOT / "suites" / "ablation.yaml").read_bytes()
     edited = target.read_text(encoding="utf-8").replace("seeds: [0", "seeds: [7, 0")
     target.write_text(edited, encoding="utf-8")
-    with pytest.raises(FdError, match="holds edits, it is none of ablation, quick; keep it elsewhere, or add --force"):
+    with pytest.raises(
+        FdError, match="holds edits, it is none of ablation, ablation-cube, quick; keep it elsewhere, or add --force"
+    ):
         select("quick", target)
     assert target.read_text(encoding="utf-8") == edited
     select("quick", target, "--force")
@@ -50,6 +56,6 @@ def test_selecting(tmp_path: Path) -> None:
 
 
 def test_unknown_suite_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FdError, match="'paper' does not exist, allowed: ablation, quick"):
+    with pytest.raises(FdError, match="'paper' does not exist, allowed: ablation, ablation-cube, quick"):
         select("paper", tmp_path / "params.yaml")
     assert not list(tmp_path.iterdir())

@@ -10,13 +10,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from fd import params
+from fd.errors import FdError
 from fd.theory import bandit, gap, kl, score_error, second_order
 from fd.theory.demonstrations import elongated
-from fd.theory.distributions import planar
-from fd.theory.gap import Refined, refine
+from fd.theory.distributions import Mixture, planar
+from fd.theory.gap import Refined, Trained
 from fd.theory.score_error import Curve, curve
 from fd.theory.training import Schedule, generators, train_flow
-from stages.theory import app
+from stages.theory import app, settings_of
 
 # torch compiles its rules of forward differentiation, at their first use, with a function that it has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
@@ -30,15 +32,28 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def learned() -> tuple[list[Refined], Curve]:
-    """Refinements at t = 0.8 on flows of the elongated Gaussian, and those flows' score errors."""
+def learned() -> tuple[list[Trained], Curve]:
+    """Refinements at t = 0.8, with the committed settings, on flows of the elongated Gaussian, and those flows' score errors."""
+    settings = settings_of(params.load(ROOT / "params.yaml"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    flow = train_flow([elongated()], SEEDS, Schedule((64, 64), 4000, 512, 1e-2))
-    schedule = Schedule((32, 32), 1500, 256, 1e-2)
-    runs = refine(elongated(), flow, times=[0.8], seeds=SEEDS, samples=8192, flow_steps=100, schedule=schedule)
+    flow = train_flow({"Gaussian": elongated()}, SEEDS, settings.flow)
+    stacks = gap.train(
+        elongated(),
+        flow,
+        times=[0.8],
+        seeds=SEEDS,
+        samples=settings.fisher_samples,
+        flow_steps=settings.flow_steps,
+        schedule=settings.refine,
+    )
     torch.set_num_threads(threads)
-    return runs, curve("Gaussian", elongated(), flow, 0, SEEDS)
+    return stacks, curve("Gaussian", elongated(), flow, 0, SEEDS)
+
+
+@pytest.fixture(scope="module")
+def refined(learned: tuple[list[Trained], Curve]) -> list[Refined]:
+    return [run for stack in learned[0] for run in gap.measure(elongated(), stack)]
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -66,11 +81,17 @@ def test_formulas_on_the_exact_velocity() -> None:
         assert errors[name, "velocity"][score_error.EXACT_TIMES.index(0.8)] > 0.5
 
 
+def _nats(target: Mixture, delta: kl.Field, nodes: int) -> float:
+    divergence, folds = kl.kl(target, delta, nodes=nodes)
+    assert not folds.any()
+    return divergence.item()
+
+
 @pytest.mark.parametrize("field", second_order.fields())
 def test_kl_of_a_gaussian_to_1e_8(field: str) -> None:
     target, delta = second_order.targets()["Gaussian"], second_order.fields()[field]
-    found = kl.kl(target, delta, nodes=second_order.NODES).item()
-    assert abs(found - kl.kl(target, delta, nodes=2 * second_order.NODES).item()) < 1e-8
+    found, finer = (_nats(target, delta, nodes) for nodes in (second_order.NODES, 2 * second_order.NODES))
+    assert abs(found - finer) < 1e-8
     if field == "non-linear":
         return
     mean, sigma = target.means[0], target.covariances[0]
@@ -85,14 +106,14 @@ def test_kl_of_a_gaussian_to_1e_8(field: str) -> None:
 @pytest.mark.parametrize("field", second_order.fields())
 def test_kl_of_a_mixture_to_1e_8(field: str) -> None:
     target, delta = second_order.targets()["mixture"], second_order.fields()[field]
-    once, twice = (kl.kl(target, delta, nodes=nodes).item() for nodes in (second_order.NODES, 2 * second_order.NODES))
+    once, twice = (_nats(target, delta, nodes) for nodes in (second_order.NODES, 2 * second_order.NODES))
     assert abs(once - twice) < 1e-8
 
 
 def test_a_map_that_folds_has_no_kl() -> None:
-    assert kl.kl(second_order.targets()["Gaussian"], lambda x: -2 * x, nodes=40).isfinite().item()  # turned, not folded
+    assert not kl.kl(second_order.targets()["Gaussian"], lambda x: -2 * x, nodes=40)[1].item()  # turned, not folded
     flip = torch.tensor([-2.0, 0.0], dtype=torch.float64)
-    assert kl.kl(second_order.targets()["Gaussian"], lambda x: flip * x, nodes=40).isnan().item()
+    assert kl.kl(second_order.targets()["Gaussian"], lambda x: flip * x, nodes=40)[1].item()
 
 
 def test_orders_of_the_forms() -> None:
@@ -135,25 +156,45 @@ def test_undoing_the_smoothing_is_exact_with_many_scores() -> None:
     assert found["state"][1] == pytest.approx(gap.worst_share(elongated().covariances[0], 0.8), abs=0.005)
 
 
-def test_trained_refinements(learned: tuple[list[Refined], Curve]) -> None:
+def test_trained_refinements(refined: list[Refined]) -> None:
     """At condition number 100 and t = 0.8, at the same measured KL."""
-    runs, _ = learned
-    share = {
-        metric: [run.share for run in runs if run.metric == metric] for metric in ("identity", "state", "desmooth")
-    }
-    sigma = elongated().covariances[0]
-    bound, curve_at = gap.worst_share(sigma, None), gap.worst_share(sigma, 0.8)
-    assert all(abs(run.kl / gap.TRUST - 1) < 0.02 for run in runs)
-    assert all(bound - 0.02 < value <= bound + 1e-4 for value in share["identity"])
-    assert all(abs(value - curve_at) < 0.05 for value in share["state"])
-    assert sum(share["desmooth"]) / len(SEEDS) >= 0.95
+    assert all(abs(run.kl / gap.TRUST - 1) < 0.02 for run in refined)
+    for run in refined:
+        _meets_the_claims(run.metric, run.share, run.theory)
 
 
-def test_learned_score_error_is_u_shaped(learned: tuple[list[Refined], Curve]) -> None:
-    _, found = learned
-    mean = torch.tensor(found.total).mean(dim=0)
-    assert 0.5 < found.best < 0.98
-    assert mean.min() < 0.5 * mean[0] and mean.min() < 0.2 * mean[-1]
+def _meets_the_claims(metric: str, share: float, theory: float) -> None:
+    if metric == "identity":
+        assert theory - 0.02 < share <= theory + 1e-6
+    elif metric == "state":
+        assert abs(share - theory) < 0.05
+    else:
+        assert share >= 0.95
+
+
+def test_trained_displacements_are_measured_to_1e_8(
+    learned: tuple[list[Trained], Curve], refined: list[Refined]
+) -> None:
+    finer = [run for stack in learned[0] for run in gap.measure(elongated(), stack, nodes=2 * gap.NODES)]
+    for once, twice in zip(refined, finer, strict=True):
+        assert abs(once.kl - twice.kl) < 1e-8
+        assert abs(once.share - twice.share) < 1e-8
+
+
+def test_learned_score_error_is_u_shaped(learned: tuple[list[Trained], Curve]) -> None:
+    _is_u_shaped(learned[1].total, left=0.5, right=0.2)
+
+
+def _is_u_shaped(runs: list[list[float]], *, left: float, right: float) -> None:
+    """The least mean error lies inside, below these factors of the errors at both ends."""
+    mean = torch.tensor(runs).mean(dim=0)
+    assert 0.5 < score_error.TIMES[int(mean.argmin())] < 0.98
+    assert mean.min() < left * mean[0] and mean.min() < right * mean[-1]
+
+
+def test_training_that_diverges_names_what_diverged() -> None:
+    with pytest.raises(FdError, match="flow of Gaussian, seed 0; flow of Gaussian, seed 1"):
+        train_flow({"Gaussian": elongated()}, SEEDS, Schedule((4,), 5, 16, 1e38))
 
 
 def test_members_have_streams_of_their_own() -> None:
@@ -166,16 +207,19 @@ def test_committed_results_meet_the_thresholds() -> None:
     folder = ROOT / "reports" / "theory"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["second_order"]["least_stein_slope"] >= 2.8
-    assert all(0.5 < t < 0.98 for t in metrics["score"]["least_error_at_t"].values())
     assert metrics["kl_spread"] < 0.02
-    assert metrics["gap"]["desmooth at t = 0.8"] >= 0.95
     rows = list(csv.DictReader((folder / "gap.csv").read_text().splitlines()))
     for row in rows:
-        above = float(row["share"]) - float(row["closed_form"])
-        if row["metric"] == "identity":
-            assert -0.02 < above < 1e-4
-        if row["metric"] == "state" and row["t"] == "0.8":
-            assert abs(above) < 0.05
+        if row["t"] in ("", "0.8"):
+            _meets_the_claims(row["metric"], float(row["share"]), float(row["closed_form"]))
+    scores = list(csv.DictReader((folder / "score_error.csv").read_text().splitlines()))
+    for target in {row["target"] for row in scores}:
+        own = [row for row in scores if row["target"] == target]
+        runs = sorted({row["run"] for row in own})
+        totals = [[float(row["total"]) for row in own if row["run"] == run] for run in runs]
+        _is_u_shaped(
+            totals, left=0.75, right=0.3
+        )  # the flows of the mixtures are learned less well than the Gaussian's
 
 
 def test_stage_writes_the_same_files_twice(tmp_path: Path) -> None:

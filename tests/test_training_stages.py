@@ -358,7 +358,7 @@ BROKEN: list[tuple[Callable[[], None], tuple[str, ...]]] = [
     (deeper, (FLOW_PATH, "flow.weights.2 is [2, 16, 2], allowed: [2, 16, 16]")),
     (truncated, (FLOW_PATH, "is not a file of weights written by this project")),
     (foreign, (FLOW_PATH, "is not a file of weights written by this project")),
-    (nan_in_flow, ("the behaviour flow of seed 1 has scores that are NaN or infinite, allowed: finite",)),
+    (nan_in_flow, ("scores of the behaviour flow of seed 1 are NaN or infinite, allowed: finite",)),
     (no_weights, (FLOW_PATH, "is not a file of weights written by this project")),
     (no_flow, (FLOW_PATH, "no such file")),
     (no_data, (f"{DATA_PATH}/manifest.json: no such file; run the stage download",)),

@@ -20,15 +20,13 @@ from fd.flow import base_actions
 from fd.nets import StackedMLP
 from fd.refine import displace, refinement_loss
 from fd.theory.distributions import Mixture, planar
-from fd.theory.gap import spanning
+from fd.theory.gap import CLIP, DAMPING, spanning
 from fd.theory.kl import kl
-from fd.theory.training import ACT_DIM, OBS_DIM, Schedule, descend, generators, nothing, part
+from fd.theory.training import ACT_DIM, OBS_DIM, Schedule, descend, generators, nothing, part, window
 
 CRITICS = 2
 T_EPS = 0.8
-DAMPING = 1e-3
 DUAL_INIT = 10.0
-CLIP = 5.0
 POOL = 8192  # base actions of a member
 SHOWN = 4096  # actions that are measured
 NODES = 160  # of the grid of a KL, per dimension
@@ -60,7 +58,8 @@ class Outcome:
         off_support: share of actions where the behaviour's density is below that which SUPPORT of its mass exceeds.
         modes: modes that keep KEPT of their mass.
         moved: mean over actions and dimensions of (a - a_b)^2, a_b being the base action of the same noise.
-        kl: to the behaviour, nats; None for a policy that is no displacement, NaN where the displacement folds the plane.
+        kl: of the displacement under the known behaviour, nats; None for a policy without one, and where it folds.
+        folds: whether the displacement folds the plane, so that its KL is not known.
         actions: [SHOWN, A].
     """
 
@@ -72,6 +71,7 @@ class Outcome:
     modes: int
     moved: float
     kl: float | None
+    folds: bool
     actions: Tensor
 
 
@@ -88,6 +88,9 @@ class _Stack:
 
     def members(self) -> list[tuple[str, int]]:
         return [(name, seed) for name in self.layouts for seed in self.seeds]
+
+    def names(self, method: str) -> list[str]:
+        return [f"{method} on the layout {name}, seed {seed}" for name, seed in self.members()]
 
 
 def layouts() -> dict[str, Layout]:
@@ -115,7 +118,7 @@ def play(
     streams = generators(len(plan) * len(seeds), seeds, purpose=3)
     noise = torch.stack([torch.randn(POOL, ACT_DIM, generator=stream) for stream in streams])
     base = base_actions(flow, nothing(noise), noise, steps=flow_steps)
-    critic = _critic(list(plan.values()), seeds, schedule)
+    critic = _critic(plan, seeds, schedule)
     stack = _Stack(flow, critic, noise, base, seeds, plan)
     found: list[Outcome] = []
     for method in METHODS:
@@ -130,14 +133,9 @@ def play(
     return found
 
 
-def _batches(pool: Tensor, index: int, size: int) -> Tensor:
-    first = index * size % (pool.shape[1] - size + 1)
-    return pool[:, first : first + size]
-
-
-def _critic(plan: Sequence[Layout], seeds: Sequence[int], schedule: Schedule) -> StackedMLP:
+def _critic(plan: Mapping[str, Layout], seeds: Sequence[int], schedule: Schedule) -> StackedMLP:
     """Critics of every layout and seed, fitted to the reward on actions of the behaviour."""
-    members = [layout for layout in plan for _ in seeds]
+    members = [layout for layout in plan.values() for _ in seeds]
     streams = generators(len(members), seeds, purpose=4)
     widths = (OBS_DIM + ACT_DIM, *schedule.hidden, 1)
     critic = StackedMLP((len(members), CRITICS), widths, norm=True, generators=streams)
@@ -146,11 +144,12 @@ def _critic(plan: Sequence[Layout], seeds: Sequence[int], schedule: Schedule) ->
     reward = torch.stack([layout.value(part) for layout, part in zip(members, act, strict=True)])
 
     def loss(index: int) -> Tensor:
-        batch = _batches(act, index, schedule.batch_size)
-        y = _batches(reward, index, schedule.batch_size)
+        batch = window(act, index, schedule.batch_size)
+        y = window(reward, index, schedule.batch_size)
         return critic_loss(critic, nothing(batch), batch, y)[0]
 
-    descend(list(critic.parameters()), loss, schedule, clip=0.0)
+    names = [f"critic of the layout {name}, seed {seed}" for name in plan for seed in seeds]
+    descend(list(critic.parameters()), loss, schedule, clip=0.0, members=names)
     return critic.requires_grad_(False)
 
 
@@ -171,11 +170,11 @@ def _distil(stack: _Stack, alpha: float, schedule: Schedule) -> Tensor:
     policy = _policy(stack, schedule)
 
     def loss(index: int) -> Tensor:
-        noise, base = (_batches(pool, index, schedule.batch_size) for pool in (stack.noise, stack.base))
+        noise, base = (window(pool, index, schedule.batch_size) for pool in (stack.noise, stack.base))
         obs = nothing(base)
         return distillation_loss(policy, stack.critic, obs, noise, base, alpha=alpha, normalize_q=False)[0]
 
-    descend(list(policy.parameters()), loss, schedule, clip=0.0)
+    descend(list(policy.parameters()), loss, schedule, clip=0.0, members=stack.names("fql"))
     return _shown(policy, stack.noise)
 
 
@@ -188,7 +187,7 @@ def _refine(stack: _Stack, method: str, budget: float, schedule: Schedule) -> St
     shared = _state_vectors(stack, method) if metric.kind == "state" else None
 
     def loss(index: int) -> Tensor:
-        base = _batches(stack.base, index, schedule.batch_size)
+        base = window(stack.base, index, schedule.batch_size)
         obs, scores = nothing(base), shared
         if metric.kind == "stein":
             t = torch.full_like(base[..., :1], T_EPS)
@@ -198,7 +197,7 @@ def _refine(stack: _Stack, method: str, budget: float, schedule: Schedule) -> St
             scores=scores, metric=metric, budget=budget, normalize_q=False, learn_dual=True,
         )[0]  # fmt: skip
 
-    descend([*residual.parameters(), log_dual], loss, schedule, clip=CLIP)
+    descend([*residual.parameters(), log_dual], loss, schedule, clip=CLIP, members=stack.names(method))
     return residual.requires_grad_(False)
 
 
@@ -221,6 +220,7 @@ def _outcomes(stack: _Stack, method: str, act: Tensor, residual: StackedMLP | No
         own = target.sample(POOL, torch.Generator().manual_seed(0))
         floor = target.log_density(own).quantile(1 - SUPPORT)
         inside = target.log_density(actions) >= floor
+        divergence, folds = divergences.get((name, seed), (None, False))
         shares = target.responsibilities(actions)[inside].sum(dim=0) / len(actions)
         found.append(
             Outcome(
@@ -231,21 +231,23 @@ def _outcomes(stack: _Stack, method: str, act: Tensor, residual: StackedMLP | No
                 off_support=float(1 - inside.double().mean()),
                 modes=int((shares >= KEPT * target.weights).sum()),
                 moved=float((act[member] - stack.base[member, :SHOWN]).square().mean()),
-                kl=0.0 if method == "bc" else divergences.get((name, seed)),
+                kl=divergence,
+                folds=folds,
                 actions=actions,
             )
         )
     return found
 
 
-def _divergences(stack: _Stack, residual: StackedMLP) -> dict[tuple[str, int], float]:
-    """True KL of every member's displacement, under the known behaviour and without the clip."""
-    found = {}
+def _divergences(stack: _Stack, residual: StackedMLP) -> dict[tuple[str, int], tuple[float | None, bool]]:
+    """True KL of every member's displacement, under the known behaviour and without the clip, and whether it folds."""
+    found: dict[tuple[str, int], tuple[float | None, bool]] = {}
     count = len(stack.seeds)
     for place, (name, layout) in enumerate(stack.layouts.items()):
         exact = part(residual, place * count, (place + 1) * count).double()
-        values = kl(layout.target, partial(_wide, exact), nodes=NODES)
-        found.update({(name, seed): float(value) for seed, value in zip(stack.seeds, values, strict=True)})
+        values, folds = (each.tolist() for each in kl(layout.target, partial(_wide, exact), nodes=NODES))
+        for seed, value, folded in zip(stack.seeds, values, folds, strict=True):
+            found[name, seed] = (None if folded else value, folded)
     return found
 
 

@@ -49,7 +49,7 @@ def elongated() -> Mixture:
 def run(settings: Settings) -> Findings:
     """Trains the flows of the Gaussian and of both bandits as one stack, then runs every demonstration."""
     targets = {"Gaussian": elongated()} | {name: layout.target for name, layout in bandit.layouts().items()}
-    flow = train_flow(list(targets.values()), settings.seeds, settings.flow)
+    flow = train_flow(targets, settings.seeds, settings.flow)
     count = len(settings.seeds)
     return Findings(
         settings=settings,
@@ -74,7 +74,7 @@ def run(settings: Settings) -> Findings:
 
 def refinements(settings: Settings, flow: StackedMLP) -> list[gap.Refined]:
     """The trained refinements of the optimality gap, on flows of `elongated`, one a seed."""
-    return gap.refine(
+    stacks = gap.train(
         elongated(),
         flow,
         times=settings.times,
@@ -83,3 +83,4 @@ def refinements(settings: Settings, flow: StackedMLP) -> list[gap.Refined]:
         flow_steps=settings.flow_steps,
         schedule=settings.refine,
     )
+    return [run for stack in stacks for run in gap.measure(elongated(), stack)]

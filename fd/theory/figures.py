@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fd.report.style import COLOURS, WIDTH
+from fd.report.style import COLOURS, DARK, WIDTH
 from fd.theory import bandit, gap, score_error, second_order
 from fd.theory.bandit import Layout, Outcome
 from fd.theory.demonstrations import elongated
@@ -40,17 +40,17 @@ def score_errors(curves: Sequence[score_error.Curve]) -> Figure:
     left = 1 - np.array(score_error.TIMES)
     for panel, curve in zip(panels, curves, strict=True):
         panel.plot(left, curve.smoothing, color=BLUE, linestyle=(0, (4, 1.5)))
-        for values, colour, dashes in ((curve.noise, RED, (0, (1, 1))), (curve.total, "#222222", "-")):
+        for values, colour, dashes in ((curve.noise, RED, (0, (1, 1))), (curve.total, DARK, "-")):
             panel.fill_between(left, np.min(values, axis=0), np.max(values, axis=0), color=colour, alpha=0.2, lw=0)
             panel.plot(left, np.mean(values, axis=0), color=colour, linestyle=dashes)
-        panel.plot(1 - curve.best, np.mean(curve.total, axis=0).min(), "v", color="#222222", markersize=5)
+        panel.plot(1 - curve.best, np.mean(curve.total, axis=0).min(), "v", color=DARK, markersize=5)
         panel.set(title=f"{curve.target}: least at t = {curve.best:g}", xlabel="time t at which the score is read")
         panel.set(xscale="log", xlim=(0.75, 0.0045), yscale="log", ylim=(3e-3, 10))
         panel.set_xticks([1 - t for t in MARKED], [f"{t:g}" for t in MARKED])
         panel.set_xticks([], minor=True)
     panels[0].set_ylabel("relative RMS error of the score")
     lines = [
-        Line2D([], [], color="#222222", label="learned score against that of the policy"),
+        Line2D([], [], color=DARK, label="learned score against that of the policy"),
         Line2D([], [], color=BLUE, linestyle=(0, (4, 1.5)), label="smoothing (exact velocity)"),
         Line2D([], [], color=RED, linestyle=(0, (1, 1)), label="error of the learned velocity"),
     ]
@@ -130,7 +130,7 @@ def bandits(outcomes: Sequence[Outcome]) -> Figure:
     """Actions of the first seed of every method (columns) on both layouts (rows), over density and value."""
     plan = bandit.layouts()
     seed = outcomes[0].seed
-    figure = Figure(figsize=(WIDTH, 2.55), dpi=200, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.55), dpi=150, layout="constrained")
     panels = figure.subplots(len(plan), len(bandit.METHODS), sharex=True, sharey=True)
     for outcome in outcomes:
         if outcome.seed == seed:
@@ -153,8 +153,8 @@ def _scene(panel: Axes, layout: Layout) -> None:
     ticks = torch.linspace(-1, 1, 81, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1)
     density = layout.target.log_density(points).exp().numpy()
-    panel.imshow(density, origin="lower", extent=(-1, 1, -1, 1), cmap="Blues", interpolation="bilinear")
+    panel.imshow(density, origin="lower", extent=(-1, 1, -1, 1), cmap="Blues", interpolation="none")
     panel.contour(ticks, ticks, layout.value(points), levels=np.arange(0.1, 1, 0.2), colors="#666666", linewidths=0.5)
-    panel.plot(*layout.peak, "+", color="#222222", markersize=6)
+    panel.plot(*layout.peak, "+", color=DARK, markersize=6)
     panel.set(aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1), xlim=(-1, 1), ylim=(-1, 1))
     panel.grid(False)

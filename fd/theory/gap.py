@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from fd.errors import FdError
 from fd.fisher import Metric, desmoothed, state_scores
 from fd.nets import StackedMLP
 from fd.refine import refinement_loss
 from fd.theory.distributions import Mixture
 from fd.theory.kl import grid, kl
-from fd.theory.training import ACT_DIM, OBS_DIM, Schedule, descend, generators, integrate, nothing
+from fd.theory.training import ACT_DIM, OBS_DIM, Schedule, descend, generators, integrate, nothing, window
 
 DAMPING = 1e-3
 CLIP = 5.0  # of a member's gradient norm
@@ -33,12 +33,20 @@ NODES = 96  # of the grid on which a trained displacement is measured
 
 @dataclass(frozen=True)
 class Refined:
-    """One trained refinement. `share` of the optimum at its own measured `kl` (nats), `theory`: the closed form's share."""
+    """One trained refinement.
+
+    Attributes:
+        share: of the optimum at its own measured KL.
+        untrained: the share of the direction F^-1 q with the F of this run, which takes no training.
+        theory: the share with an exact flow and infinitely many scores, in closed form.
+        kl: nats.
+    """
 
     metric: str
     t: float | None
     seed: int
     share: float
+    untrained: float
     theory: float
     kl: float
 
@@ -107,8 +115,29 @@ class _Case:
         eye = torch.eye(ACT_DIM, dtype=torch.float64)
         return eye if self.vectors is None else self.vectors.mT @ self.vectors / len(self.vectors) + DAMPING * eye
 
+    @property
+    def name(self) -> str:
+        time = "" if self.t is None else f" at t = {self.t:g}"
+        return f"refinement {self.metric}{time}, seed {self.seed}"
 
-def refine(
+
+@dataclass(frozen=True)
+class Trained:
+    """Refinements trained as one stack, each in its own unit of length, one of `units`."""
+
+    residual: StackedMLP
+    units: Tensor
+    cases: Sequence[_Case]
+
+    def field(self, x: Tensor) -> Tensor:
+        """delta of every member, [S, B, A], at points [1, B, A]."""
+        scale = self.units.view(-1, 1, 1)
+        inner = x / scale
+        out: Tensor = scale * self.residual(nothing(inner), inner)
+        return out
+
+
+def train(
     target: Mixture,
     flow: StackedMLP,
     *,
@@ -117,8 +146,10 @@ def refine(
     samples: int,
     flow_steps: int,
     schedule: Schedule,
-) -> list[Refined]:
+) -> list[Trained]:
     """Trains every refinement on the learned flow of a centred Gaussian, a member of `flow` per seed.
+
+    They are two stacks: the isotropic ones and those with an F.
 
     Args:
         target: the Gaussian that the flow has learned.
@@ -146,8 +177,7 @@ def refine(
         ).squeeze(1).double()  # fmt: skip
         for metric, vectors in (("state", spanning(scores)), ("desmooth", desmoothed(scores, t))):
             informed += [_Case(metric, t, seed, q, part) for seed, part in zip(seeds, vectors, strict=True)]
-    train = partial(_train, target, actions, schedule=schedule)
-    return train(isotropic, seeds) + train(informed, seeds)
+    return [_train(sigma, actions, cases, seeds, schedule) for cases in (isotropic, informed)]
 
 
 def spanning(scores: Tensor) -> Tensor:
@@ -157,11 +187,8 @@ def spanning(scores: Tensor) -> Tensor:
     return spans.contiguous()
 
 
-def _train(
-    target: Mixture, actions: Tensor, cases: Sequence[_Case], seeds: Sequence[int], *, schedule: Schedule
-) -> list[Refined]:
-    """Trains all cases as one stack, each in its own unit of length, and measures them."""
-    units, duals = _units(target.covariances[0], cases)
+def _train(sigma: Tensor, actions: Tensor, cases: Sequence[_Case], seeds: Sequence[int], schedule: Schedule) -> Trained:
+    units, duals = _units(sigma, cases)
     streams = generators(len(cases), seeds, purpose=2)
     widths = (OBS_DIM + ACT_DIM, *schedule.hidden, ACT_DIM)
     residual = StackedMLP((len(cases),), widths, norm=False, generators=streams)
@@ -174,15 +201,15 @@ def _train(
     base = torch.stack([actions[seeds.index(case.seed)] for case in cases]) / units.float().view(-1, 1, 1)
 
     def loss(index: int) -> Tensor:
-        first = index * schedule.batch_size % (base.shape[1] - schedule.batch_size + 1)
-        batch = base[:, first : first + schedule.batch_size]
+        batch = window(base, index, schedule.batch_size)
         return refinement_loss(
             residual, critic, log_dual, nothing(batch), batch,
             scores=scores, metric=metric, budget=BUDGET, normalize_q=False, learn_dual=True,
         )[0]  # fmt: skip
 
-    descend([*residual.parameters(), log_dual], loss, schedule, clip=CLIP)
-    return _measure(target, residual.double().requires_grad_(False), units, cases)
+    names = [case.name for case in cases]
+    descend([*residual.parameters(), log_dual], loss, schedule, clip=CLIP, members=names)
+    return Trained(residual.double().requires_grad_(False), units, cases)
 
 
 def _units(sigma: Tensor, cases: Sequence[_Case]) -> tuple[Tensor, Tensor]:
@@ -204,22 +231,32 @@ def _linear(q: Tensor) -> StackedMLP:
     return critic.requires_grad_(False)
 
 
-def _measure(target: Mixture, residual: StackedMLP, units: Tensor, cases: Sequence[_Case]) -> list[Refined]:
-    """The displacements' value and true KL under the known Gaussian, not under the flow's draws."""
+def measure(target: Mixture, trained: Trained, *, nodes: int = NODES) -> list[Refined]:
+    """Value and true KL of the displacements under the known Gaussian, not under the flow's draws.
+
+    Raises:
+        FdError: a displacement folds the plane, so that it has no KL at which to compare.
+    """
     sigma = target.covariances[0]
-    scale = units.view(-1, 1, 1)
-
-    def field(x: Tensor) -> Tensor:
-        inner = x / scale
-        out: Tensor = scale * residual(nothing(inner), inner)
-        return out
-
-    divergences = kl(target, field, nodes=NODES)
-    points, weights = grid(target, NODES)
-    moved = torch.einsum("n,sna->sa", weights, field(points.unsqueeze(0)))
+    divergences, folds = kl(target, trained.field, nodes=nodes)
+    points, weights = grid(target, nodes)
+    moved = torch.einsum("n,sna->sa", weights, trained.field(points.unsqueeze(0)))
     found = []
-    for case, divergence, mean in zip(cases, divergences, moved, strict=True):
+    for case, divergence, folded, mean in zip(trained.cases, divergences, folds, moved, strict=True):
+        if folded:
+            raise FdError(
+                f"theory: {case.name}: the displacement folds the plane, so its KL is not known: train it longer"
+            )
         best = (2 * divergence * _form(case.q, sigma, case.q)).sqrt()
-        theory = 1.0 if case.metric == "desmooth" else worst_share(sigma, case.t)
-        found.append(Refined(case.metric, case.t, case.seed, float(case.q @ mean / best), theory, float(divergence)))
+        found.append(
+            Refined(
+                case.metric,
+                case.t,
+                case.seed,
+                share=float(case.q @ mean / best),
+                untrained=float(share(sigma, torch.linalg.solve(case.fisher, case.q), case.q)),
+                theory=1.0 if case.metric == "desmooth" else worst_share(sigma, case.t),
+                kl=float(divergence),
+            )
+        )
     return found

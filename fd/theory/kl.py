@@ -37,23 +37,23 @@ def grid(target: Mixture, nodes: int) -> tuple[Tensor, Tensor]:
     return points, target.log_density(points).exp() * cell
 
 
-def kl(target: Mixture, field: Field, *, nodes: int) -> Tensor:
-    """KL(T#p || p) = E_p[log p(a) - log det(I + grad delta(a)) - log p(a + delta(a))], [S].
+def kl(target: Mixture, field: Field, *, nodes: int) -> tuple[Tensor, Tensor]:
+    """KL(T#p || p) = E_p[log p(a) - log det(I + grad delta(a)) - log p(a + delta(a))], [S], and whether T folds the plane, [S].
 
     Args:
         target: p.
         field: delta, in float64.
         nodes: of the grid, per dimension.
 
-    A member whose T folds the plane on more than FOLDED of the mass is NaN: its density is not this one.
+    T folds where that happens on more than FOLDED of the mass; its density is then not this one, and the KL means nothing.
     """
     points, weights = grid(target, nodes)
     x = points.unsqueeze(0)
     moved, volume = _transported(field, x)
-    folded = (volume <= 0).to(x.dtype) @ weights
+    folded: Tensor = (volume <= 0).to(x.dtype) @ weights
     gained = target.log_density(x) - volume.clamp_min(TINY).log() - target.log_density(moved)
     found: Tensor = gained @ weights
-    return found.masked_fill(folded > FOLDED, float("nan"))
+    return found, folded > FOLDED
 
 
 def _transported(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:

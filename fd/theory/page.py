@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import torch
 
 from fd.report.style import style, svg
 from fd.theory import bandit, figures, gap, score_error, second_order
@@ -29,7 +30,7 @@ def render(found: Findings) -> dict[str, str]:
     """Text of every file, by name; equal findings give equal bytes."""
     files = {
         "theory.md": _page(found),
-        "metrics.json": json.dumps(metrics(found), indent=2) + "\n",
+        "metrics.json": json.dumps(metrics(found), indent=2, allow_nan=False) + "\n",
         "score_error.csv": _csv(_score_rows(found.curves)),
         "second_order.csv": _csv(_order_rows(found.cases)),
         "gap.csv": _csv(_gap_rows(found.refined)),
@@ -55,6 +56,8 @@ def metrics(found: Findings) -> dict[str, Any]:
         "score": {
             "exact_formula_error": max(max(errors) for (_, name), errors in found.formulas.items() if name == "exact"),
             "least_error_at_t": {curve.target: curve.best for curve in found.curves},
+            "least_error": {curve.target: _range(_at_best(curve, curve.total)) for curve in found.curves},
+            "least_error_at_t_of_seeds": {curve.target: curve.each for curve in found.curves},
         },
         "second_order": {"least_stein_slope": min(slopes)},
         "gap": {
@@ -80,6 +83,7 @@ def _page(found: Findings) -> str:
         _formulas(found),
         "![Error of the learned score against t](score_error.svg)",
         _score_caption(found),
+        _minima(found.curves),
         "## 2. The second-order form of the KL",
         _orders(found.cases),
         "![KL minus its forms against the displacement](second_order.svg)",
@@ -113,16 +117,54 @@ def _formulas(found: Findings) -> str:
 
 def _score_caption(found: Findings) -> str:
     schedule, seeds = found.settings.flow, len(found.settings.seeds)
-    least = "; ".join(f"{curve.target}: t = {curve.best:g}" for curve in found.curves)
+    below = [curve.target for curve in found.curves if _cancels(curve)]
+    where = f" (here: {', '.join(below)})" if below else ""
     return (
         f"Score of a learned flow (hidden layers {_widths(schedule.hidden)}, {schedule.steps:,} steps) at {score_error.POINTS:,} actions of"
-        f" the target, against that target's own score (black). It adds up what the path has smoothed away at t (blue, exact"
-        " velocity) and the error of the learned velocity, measured against the score of the smoothed target and amplified by"
-        f" 1 / (1 - t) (red). All are divided by the RMS of the target's score. Lines: means over {seeds} seeds; bands: their range."
-        f" Triangle: the least mean error; {least}. The Gaussian has standard deviations 0.5 and 0.05; the other two are the"
-        " behaviours of section 4. Where the minimum lies depends on the target's narrowest scale and on how well the flow is trained;"
-        " no t is best for all."
+        f" the target, against that target's own score (black). Blue: what the path has smoothed away at t (exact velocity). Red:"
+        " the error of the learned velocity, measured against the score of the smoothed target and amplified by 1 / (1 - t). The learned error is the RMS of"
+        " the sum of these two, not the sum of their RMS: near its minimum it can lie below both, where they"
+        f" partly cancel{where}. All are divided by the RMS of the target's score. Lines: means over {seeds} seeds; bands: their range."
+        " Triangle and table: the least mean error here, for these targets in the plane and this training. The Gaussian has"
+        " standard deviations 0.5 and 0.05; the other two are the behaviours of section 4."
     )
+
+
+def _minima(curves: Sequence[score_error.Curve]) -> str:
+    rows = []
+    for curve in curves:
+        total, noise = (_at_best(curve, runs) for runs in (curve.total, curve.noise))
+        own = sorted(curve.each)
+        smoothing = curve.smoothing[score_error.TIMES.index(curve.best)]
+        rows.append(
+            [
+                curve.target,
+                f"{curve.best:g}",
+                f"{own[0]:g} to {own[-1]:g}",
+                _between(total),
+                f"{smoothing:.3f}",
+                _between(noise),
+            ]
+        )
+    header = [
+        "target",
+        "least mean error at t",
+        "of each seed at",
+        "learned error there",
+        "smoothing",
+        "learned velocity",
+    ]
+    return _table(header, rows) + "\n\nMeans, and in brackets the range over seeds, at the t of the second column."
+
+
+def _at_best(curve: score_error.Curve, runs: Sequence[Sequence[float]]) -> list[float]:
+    return [run[score_error.TIMES.index(curve.best)] for run in runs]
+
+
+def _cancels(curve: score_error.Curve) -> bool:
+    """Whether the mean learned error at its minimum is below both of its parts."""
+    total, noise = (statistics.fmean(_at_best(curve, runs)) for runs in (curve.total, curve.noise))
+    return total < min(noise, curve.smoothing[score_error.TIMES.index(curve.best)])
 
 
 def _orders(cases: Sequence[second_order.Case]) -> str:
@@ -163,6 +205,8 @@ def _closed() -> str:
 
 def _gap_caption(found: Findings) -> str:
     settings = found.settings
+    training = max(abs(run.share - run.untrained) for run in found.refined)
+    estimation = max(abs(run.untrained - run.theory) for run in found.refined)
     return (
         f"Standard deviations 0.05 and 0.5. Lines: closed forms, with an exact flow and infinitely many scores. Points: trained"
         f" refinements, one a seed ({len(settings.seeds)} seeds; the isotropic ones know no t and stand at the left). Flow, F and"
@@ -172,8 +216,10 @@ def _gap_caption(found: Findings) -> str:
         f" budget of each run is the one that its F maps to {gap.TRUST:g} nats, and the measured KLs lie within"
         f" {100 * kl_spread(found.refined):.1f} % of it. At each t, plain and desmoothed runs face the q that is worst for the plain"
         " form, the isotropic ones the q that is worst for them. Actions are rescaled so that the clip at ±1 does not bind."
-        " Where runs leave their line, the scores are at fault: those of section 1 for the plain form; for the desmoothed one, what"
-        " undoing the smoothing makes of their errors, as in the last table of this section."
+        f" Each multiplier starts at the known optimum / {gap.HEAD_START:g}, and the last layer of δ at zero. `Same F, untrained`: the share"
+        " of the direction F⁻¹ q with the run's own F, computed without training. The trained share differs from it by at most"
+        f" {training:.1g} in any run: that is the error of training δ. The distance from there to the closed form, up to"
+        f" {estimation:.2f}, is that of F: of learned scores at finitely many draws of a learned flow."
     )
 
 
@@ -188,10 +234,24 @@ def _trained(refined: Sequence[Refined]) -> str:
                 f"{group[0].theory:.3f}",
                 f"{statistics.fmean(shares):.3f}",
                 f"{min(shares):.3f} to {max(shares):.3f}",
+                _between([run.untrained for run in group]),
+                f"{max(abs(run.share - run.untrained) for run in group):.0e}",
                 f"{min(divergences):.3f} to {max(divergences):.3f}",
             ]
         )
-    return _table(["metric", "t", "closed form", "trained, mean", "seeds", "KL (nats)"], rows)
+    return _table(
+        [
+            "metric",
+            "t",
+            "closed form",
+            "trained, mean",
+            "seeds",
+            "same F, untrained",
+            "largest difference",
+            "KL (nats)",
+        ],
+        rows,
+    )
 
 
 def _sampled(found: Findings) -> str:
@@ -201,10 +261,11 @@ def _sampled(found: Findings) -> str:
     ]
     sigma = elongated().covariances[0]
     share = gap.worst_share(sigma, SHOWN_TIME)
+    narrow = float(torch.linalg.eigvalsh(gap.smoothed(sigma, SHOWN_TIME))[0])
     return (
         f"What K costs, apart from all learning: median share at t = {SHOWN_TIME:g} with F from K exact scores, no training"
         f" (K → ∞: {share:.3f} plain, 1 desmoothed). Undoing the smoothing subtracts two nearly equal numbers in narrow directions, here"
-        " 0.0416 - 0.04, so it needs thousands of scores a state, where the plain form needs a handful:\n\n"
+        f" {narrow:.4f} - {(1 - SHOWN_TIME) ** 2:.2g}, so it needs thousands of scores a state, where the plain form needs a handful:\n\n"
         + _table(["F", *(f"K = {count:,}" for count in SAMPLES)], rows)
     )
 
@@ -242,16 +303,19 @@ def _bandit_table(outcomes: Sequence[Outcome]) -> str:
         _table(header, rows)
         + f"\n\nMean ± standard deviation over seeds. Off support: where the behaviour's density is below the level that {bandit.SUPPORT:.0%}"
         f" of its own mass exceeds, so an exact copy of the behaviour scores 1 %. Kept: a mode with at least {bandit.KEPT:.0%} of its mass."
-        " KL: of the displacement under the known behaviour, by quadrature; none where T folds the plane for a seed. An equal budget is not an equal KL: compare both"
-        " columns."
+        " KL: that of the displacement T under the known behaviour, by quadrature: without the flow's own error, which bc shows alone (it has"
+        " no T), and without the clip at ±1; not known for fql, which is no displacement, nor where T folds the plane for a seed. An equal"
+        " budget is not an equal KL: compare both columns."
     )
 
 
 def _divergence(group: Sequence[Outcome]) -> str:
+    if any(outcome.folds for outcome in group):
+        return "T folds"
     divergences = [outcome.kl for outcome in group if outcome.kl is not None]
-    if not divergences:
-        return "not known"
-    return "T folds" if any(map(math.isnan, divergences)) else _spread(divergences, 2)
+    if divergences:
+        return _spread(divergences, 2)
+    return "-" if group[0].method == "bc" else "not known"
 
 
 def _groups(outcomes: Sequence[Outcome]) -> Iterable[tuple[str, str, list[Outcome]]]:
@@ -267,6 +331,14 @@ def _runs(refined: Sequence[Refined]) -> Iterable[tuple[str, float | None, list[
 
 def _mean(group: Sequence[Outcome], field: str) -> float:
     return statistics.fmean(getattr(outcome, field) for outcome in group)
+
+
+def _range(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
+
+
+def _between(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
@@ -325,6 +397,7 @@ def _gap_rows(refined: Sequence[Refined]) -> list[dict[str, Any]]:
             "t": run.t,
             "seed": run.seed,
             "share": run.share,
+            "untrained": run.untrained,
             "closed_form": run.theory,
             "kl": run.kl,
         }
@@ -333,5 +406,5 @@ def _gap_rows(refined: Sequence[Refined]) -> list[dict[str, Any]]:
 
 
 def _bandit_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    keys = ("layout", "method", "seed", "value", "off_support", "modes", "moved", "kl")
+    keys = ("layout", "method", "seed", "value", "off_support", "modes", "moved", "kl", "folds")
     return [{key: getattr(outcome, key) for key in keys} for outcome in outcomes]

@@ -60,6 +60,11 @@ class Curve:
         mean = torch.tensor(self.total).mean(dim=0)
         return TIMES[int(mean.argmin())]
 
+    @property
+    def each(self) -> list[float]:
+        """The same for every seed by itself."""
+        return [TIMES[int(torch.tensor(run).argmin())] for run in self.total]
+
 
 def formula_errors(targets: Mapping[str, Mixture]) -> dict[tuple[str, str], list[float]]:
     """Relative root-mean-square error of both formulas at EXACT_TIMES on the exact velocity, at points of the path."""

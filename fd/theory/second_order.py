@@ -101,7 +101,7 @@ def cases() -> list[Case]:
         for field_name, field in fields().items():
             length = math.sqrt(float(field(points).square().sum(dim=-1) @ weights))
             unscaled = forms(target, field)
-            divergences = [float(kl(target, _scaled(field, scale), nodes=NODES)) for scale in SCALES]
+            divergences = [float(kl(target, _scaled(field, scale), nodes=NODES)[0]) for scale in SCALES]
             values = {name: [value * scale**2 for scale in SCALES] for name, value in unscaled.items()}
             found.append(Case(target_name, field_name, [length * s for s in SCALES], divergences, values))
     return found

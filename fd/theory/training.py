@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fd.errors import FdError
 from fd.flow import matching_loss, velocity
 from fd.nets import StackedMLP
 from fd.optim import optimiser, step
@@ -42,17 +43,42 @@ def nothing(like: Tensor) -> Tensor:
     return like.new_zeros(*like.shape[:-1], OBS_DIM)
 
 
-def descend(parameters: list[nn.Parameter], loss: Callable[[int], Tensor], schedule: Schedule, *, clip: float) -> None:
-    """Adam on the loss [S] of each step, the rate falling to zero along half a cosine."""
+def window(pool: Tensor, index: int, size: int) -> Tensor:
+    """Batch number `index` of a pool [S, N, A], [S, size, A]; batches begin again where the pool ends."""
+    first = index * size % (pool.shape[1] - size + 1)
+    return pool[:, first : first + size]
+
+
+def descend(
+    parameters: list[nn.Parameter],
+    loss: Callable[[int], Tensor],
+    schedule: Schedule,
+    *,
+    clip: float,
+    members: Sequence[str],
+) -> None:
+    """Adam on the loss [S] of each step, the rate falling to zero along half a cosine.
+
+    A loss that is not finite leaves weights that are not finite, so the last weights show it.
+
+    Raises:
+        FdError: training has diverged; it names `members`, what each of the S trains.
+    """
     adam = optimiser(parameters, schedule.learning_rate)
     for index in range(schedule.steps):
         adam.param_groups[0]["lr"] = schedule.learning_rate * (1 + math.cos(math.pi * index / schedule.steps)) / 2
         step(adam, loss(index), parameters, clip=clip)
+    finite = torch.stack([part.detach().reshape(len(members), -1).isfinite().all(dim=-1) for part in parameters])
+    lost = [name for name, sound in zip(members, finite.all(dim=0).tolist(), strict=True) if not sound]
+    if lost:
+        raise FdError(
+            f"theory: weights that are not finite after training ({'; '.join(lost)}): lower its learning_rate"
+        )
 
 
-def train_flow(targets: Sequence[Mixture], seeds: Sequence[int], schedule: Schedule) -> StackedMLP:
+def train_flow(targets: Mapping[str, Mixture], seeds: Sequence[int], schedule: Schedule) -> StackedMLP:
     """Velocity networks of every distribution and seed, [targets * seeds] of them, trained on fresh draws."""
-    members = [target for target in targets for _ in seeds]
+    members = [target for target in targets.values() for _ in seeds]
     streams = generators(len(members), seeds, purpose=0)
     widths = (OBS_DIM + ACT_DIM + 1, *schedule.hidden, ACT_DIM)
     flow = StackedMLP((len(members),), widths, norm=False, generators=streams)
@@ -69,7 +95,8 @@ def train_flow(targets: Sequence[Mixture], seeds: Sequence[int], schedule: Sched
         act, x0, t = (part[:, index % DRAWN * size :][:, :size] for part in drawn)
         return matching_loss(flow, nothing(act), act, x0=x0, t=t)
 
-    descend(list(flow.parameters()), loss, schedule, clip=0.0)
+    names = [f"flow of {name}, seed {seed}" for name in targets for seed in seeds]
+    descend(list(flow.parameters()), loss, schedule, clip=0.0, members=names)
     return flow.requires_grad_(False)
 
 
