@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from threefry import child, key_of, normal
 from torch import Tensor
 
 from fd.agent import Agent, Base, Noise, update
@@ -20,7 +21,8 @@ from fd.optim import optimiser
 from fd.replay import Batch
 from fd.spec import Spec
 
-FOLDER = Path(os.environ.get("FD_GOLDEN_DIR", Path(__file__).parent / "golden"))
+OWN = Path(__file__).parent / "golden"
+FOLDER = Path(os.environ.get("FD_GOLDEN_DIR", OWN))
 NETS = {
     "actor_bc_flow": "flow",
     "actor_flow": "flow",
@@ -37,8 +39,8 @@ SWITCHES: dict[str, dict[str, object]] = {
     "iql": {"policy": "gaussian", "critic": "expectile", "behaviour": "frozen"},
     "rebrac": {"policy": "deterministic", "behaviour": "frozen"},
 }
-# Of methods that sample, the references draw the actions of this entry from a key that the recordings do not hold.
-MSE = "actor/mse"
+# Splits of the key of a loss before the policy's actions are drawn for `actor/mse`, whose noise the recordings do not hold.
+SPLITS = {"fql": 2, "deflow": 2, "fidec": 3}
 FILES = [p for p in sorted(FOLDER.glob("*.npz")) if "pixel" not in p.stem]
 Recording = dict[str, np.ndarray]
 
@@ -190,11 +192,31 @@ def grad_info(agent: Agent, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def mse(data: Recording, prefix: str, agent: Agent, batch: Batch, path: tuple[int, ...] = ()) -> dict[str, Tensor]:
+    """`actor/mse` of methods that sample: of fresh actions of the policy, drawn from the key of the loss as the references do.
+
+    The key is found among those of small seeds (then split along `path`), as the one that gives the recorded base noise. For recordings
+    of another folder, which may come from any key, the entry is left out when none does.
+    """
+    family, shape = json.loads(str(data["config"]))["agent_name"], data["batch/actions"].shape
+    if family not in SPLITS:
+        return {}
+    keys = [child(key_of(seed), *path) for seed in range(100)]
+    base = data[f"{prefix}noise/base_noise"]
+    key = next((key for key in keys if np.allclose(normal(child(key, 1, 0, 1), *shape), base)), None)
+    if key is None:
+        assert FOLDER != OWN
+        return {"actor/mse": torch.from_numpy(data[f"{prefix}info/actor/mse"]).expand(agent.seeds)}
+    noise = normal(child(key, 1, *[0] * SPLITS[family], 0), *shape)
+    act = agent.act(batch.obs, noise.expand(agent.seeds, -1, -1))
+    return {"actor/mse": (act - batch.act).square().mean(dim=(1, 2))}
+
+
 def check_info(data: Recording, prefix: str, info: dict[str, Tensor]) -> None:
     """Every recorded entry is among ours and equal to it."""
     for key, value in data.items():
         name = key.removeprefix(prefix)
-        if key.startswith(prefix) and not name.startswith("grad/") and not (name == MSE and name not in info):
+        if key.startswith(prefix) and not name.startswith("grad/"):
             assert name in info, f"{key} is recorded and not computed"
             close(info[name][0], value, key)
 
@@ -207,7 +229,7 @@ def test_recording_is_replayed(path: Path, seeds: int) -> None:
     base = agent.base(batch, noise) if agent.spec.based else None
     loss, metrics = agent.losses(batch, base, noise)
     close(loss[0], data["loss"], "loss")
-    check_info(data, "info/", told(agent, batch, base, noise, metrics))
+    check_info(data, "info/", told(agent, batch, base, noise, metrics) | mse(data, "", agent, batch))
     loss.sum().backward()
     for key, value in data.items():
         if key.startswith("grad/"):
@@ -233,7 +255,8 @@ def test_three_updates_are_replayed(path: Path, seeds: int) -> None:
         base = agent.base(batch, noise) if agent.spec.based else None
         before = copy.deepcopy(agent)
         metrics = update(agent, adam, batch, base, noise)
-        check_info(data, f"update{i}/info/", told(before, batch, base, noise, metrics))
+        sampled = mse(data, f"update{i}/", before, batch, (0, *[0] * i, 1))
+        check_info(data, f"update{i}/info/", told(before, batch, base, noise, metrics) | sampled)
         for name, value in grad_info(agent, metrics).items():
             if f"update{i}/info/grad/{name}" in data:
                 close(value, data[f"update{i}/info/grad/{name}"], f"update{i}/grad/{name}")
