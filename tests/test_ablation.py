@@ -140,11 +140,11 @@ def test_overrides_of_a_method_differ_from_what_each_task_has(suite: Path) -> No
     assert list(second.settings) == ["train.t_eps", "train.dual", "refine.target_divergence"]
 
 
-def test_two_labels_of_one_method(suite: Path) -> None:
+def test_two_labels_of_one_method_are_refused(suite: Path) -> None:
     change_params(suite, lambda params: params["ablations"]["t-eps"].update(values={"a": "late", "b": "late"}))
-    assert run(suite, "t-eps") == (0, "")
-    text = (suite / "reports" / "example" / "ablations" / "t-eps.md").read_text()
-    assert "In `params.yaml`: nothing." in text and text.count("**100.0 ± 0.0**") == 4
+    message = f"{suite / 'params.yaml'}: ablations.t-eps: values: 'late' stands twice, allowed: each once"
+    assert run(suite, "t-eps") == (2, message)
+    assert not (suite / "reports").exists()
 
 
 @pytest.mark.parametrize(("axis", "panels"), [("t-eps", 4), ("kind", 4), ("flow-alone", 2)])

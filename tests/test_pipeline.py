@@ -185,8 +185,8 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], set[str]]] = 
     ),
     "a method more": (with_another_method, {"refine@umaze-fidec-damped", "evaluate@umaze-fidec-damped"} | PAGES),
     "a method less": (without_ifql, PAGES),
-    "an ablation more": (with_another_ablation, {"ablate@critic"}),
-    "what an ablation is about": (edited("ablations", "metric", "about", to="the metric"), {"ablate@metric"}),
+    "an ablation more": (with_another_ablation, {"ablate@critic", "report"}),
+    "what an ablation is about": (edited("ablations", "metric", "about", to="the metric"), {"ablate@metric", "report"}),
 }
 
 
