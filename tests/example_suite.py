@@ -9,9 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import typer
 import yaml
+from typer.testing import CliRunner
 
 from fd.checkpoint import COLUMNS
+from fd.errors import FdError
 from fd.transitions import Manifest
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +25,16 @@ MACHINE = {"cpu": "Example CPU", "cores": 2, "memory_gib": 15.6, "gpu": None}
 Score = Callable[[str, str, int, int, int], float]  # of (task, method, seed's index, step, episode)
 Constraint = Callable[[str, str, int, int], tuple[float, float, float]]  # dual, penalty, delta2 of all but the episode
 LOGGED = {"residual": ("dual", "penalty", "delta2"), "onestep": ("penalty",)}  # of the constraint, by policy
+
+
+def outcome(app: typer.Typer, arguments: Sequence[str]) -> tuple[int, str]:
+    """Exit code and output of a stage, or the message of its FdError."""
+    result = CliRunner().invoke(app, arguments)
+    if isinstance(result.exception, FdError):
+        return 2, str(result.exception)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
 
 
 def write_csv(path: Path, header: str, rows: Sequence[Sequence[object]]) -> None:

@@ -11,10 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from example_suite import SEEDS, STEPS, change_params, edit, suite_params, write_csv, write_json, write_suite
-from typer.testing import CliRunner
+from example_suite import SEEDS, STEPS, change_params, edit, outcome, suite_params, write_csv, write_json, write_suite
 
-from fd.errors import FdError
 from fd.params import load
 from fd.report.ablation import axis_of
 from fd.report.ablation_figure import Layout
@@ -67,14 +65,7 @@ def suite(made: Path, tmp_path: Path) -> Path:
 def run(root: Path, axis: str, out: str = "reports") -> tuple[int, str]:
     """Exit code and output of the stage, or the message of its FdError."""
     folders = [f"--{name}={root / name}" for name in ("evals", "runs")]
-    result = CliRunner().invoke(
-        app, [f"--axis={axis}", f"--params={root / 'params.yaml'}", f"--out={root / out}", *folders]
-    )
-    if isinstance(result.exception, FdError):
-        return 2, str(result.exception)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
+    return outcome(app, [f"--axis={axis}", f"--params={root / 'params.yaml'}", f"--out={root / out}", *folders])
 
 
 @pytest.fixture(scope="module")

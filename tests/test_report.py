@@ -10,8 +10,18 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from example_suite import MACHINE, ROOT, SEEDS, STEPS, change_params, edit, suite_params, write_csv, write_suite
-from typer.testing import CliRunner
+from example_suite import (
+    MACHINE,
+    ROOT,
+    SEEDS,
+    STEPS,
+    change_params,
+    edit,
+    outcome,
+    suite_params,
+    write_csv,
+    write_suite,
+)
 
 from fd.errors import FdError
 from fd.params import load
@@ -64,12 +74,7 @@ def run(root: Path, out: str = "reports", *arguments: str) -> tuple[int, str]:
     """Exit code and output of the stage, or the message of its FdError."""
     folders = [f"--{name}={root / name}" for name in ("evals", "runs", "data", "behaviour")]
     options = [f"--params={root / 'params.yaml'}", f"--reference={ROOT / 'reference'}", f"--out={root / out}"]
-    result = CliRunner().invoke(app, [*options, *folders, *arguments])
-    if isinstance(result.exception, FdError):
-        return 2, str(result.exception)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
+    return outcome(app, [*options, *folders, *arguments])
 
 
 @pytest.fixture(scope="module")
