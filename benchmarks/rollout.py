@@ -1,8 +1,8 @@
 """How much of the simulators' raw stepping rate an evaluation keeps: `python -m benchmarks.rollout`.
 
 Raw: as many processes as there are workers, each replaying episodes in one environment, and nothing else. Kept: the rate
-through `fd.rollout` with the untrained policies of three seeds, of the size that params.yaml gives. Both run the same
-episodes (a step's cost depends on the actions: resting in contact costs more than flailing), and they take turns, slice
+through `fd.rollout` with the untrained policies of three seeds, of the size that params.yaml gives, every worker running
+as many jobs as the others. Both run the same episodes (a step's cost depends on the actions: resting in contact costs more than flailing), and they take turns, slice
 by slice, since a machine that others use, too, changes its speed from one second to the next: each slice of the pool is
 held against the raw slices right before and after it. Told are medians and, for the shares, quartiles, by the clock and by
 the processors' time; the second is the fairer where others take the cores themselves.
@@ -29,8 +29,8 @@ import numpy as np
 import typer
 
 from fd.environments import FlatEnv, make
-from fd.rollout import Act, Rollout
-from fd.simulators import Floats, Key, streams
+from fd.rollout import Rollout
+from fd.simulators import Act, Floats, Key, streams
 
 if TYPE_CHECKING:
     from fd.policy import Policy
@@ -50,35 +50,28 @@ def command(
     case: Annotated[str, typer.Option(help=f"One of {', '.join(CASES)}.")] = "cube-single",
     params_file: Annotated[Path, typer.Option("--params", help="The file of settings.")] = Path("params.yaml"),
     method: Annotated[str, typer.Option(help="Method whose policy acts.")] = "fidec",
-    environments: Annotated[int, typer.Option(help="Environments alive at a time.")] = 12,
+    environments: Annotated[int, typer.Option(help="Environments alive in a process.")] = 12,
     workers: Annotated[int, typer.Option(help="Simulator processes.")] = 2,
-    episodes: Annotated[int, typer.Option(help="Episodes of each environment in a slice.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Jobs of each process in a slice.")] = 1,
     slices: Annotated[int, typer.Option(help="Slices of the pool, each between two raw ones.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Measure the raw stepping rate of a simulator and what an evaluation keeps of it."""
-    # Imported here, for the processes of the simulators import this file again.
-    import torch
-
-    from fd.evaluation import acting
-
-    torch.set_num_threads(1)
-    policy = untrained(case, params_file, method)
-    act = acting(policy, torch.device("cpu"))
-    episodes *= -(-environments // len(SEEDS))  # of each seed
+    spec = untrained(case, params_file, method).spec
+    episodes = -(-environments // len(SEEDS)) * workers * jobs  # of each seed
     start = time.perf_counter()
     with Rollout(
-        partial(build, case), name=case, seeds=SEEDS, obs_dim=policy.spec.obs_dim, noise_dim=policy.spec.act_dim,
-        act_dim=policy.spec.act_dim, environments=environments, workers=workers, timeout=60.0,
+        partial(build, case), partial(load, case, params_file, method), name=case, seeds=SEEDS, obs_dim=spec.obs_dim,
+        noise_dim=spec.act_dim, act_dim=spec.act_dim, environments=environments, workers=workers, timeout=60.0,
     ) as pool:  # fmt: skip
         building = time.perf_counter() - start
         simulators = [child.pid for child in multiprocessing.active_children() if child.pid]
-        with Raw(case, record(case, act, episodes), workers) as raw:
+        with Raw(case, record(case, load(case, params_file, method, 0), episodes), workers) as raw:
             raws, kept = [raw.rate()], list[Rate]()
             for number in range(slices + 1):
-                kept.append(kept_rate(pool, act, episodes, simulators))
+                kept.append(kept_rate(pool, episodes, simulators))
                 raws.append(raw.rate())
-                if number == 0:  # a warm-up of both
+                if number == 0:  # a warm-up of both, in which the workers load the policy
                     raws, kept = raws[1:], []
     found = [compare(one, raws[i : i + 2]) for i, one in enumerate(kept)]
     result: dict[str, Any] = {
@@ -98,11 +91,10 @@ def command(
 
 @dataclass(frozen=True)
 class Rate:
-    """Of a slice: steps per second, and processor seconds a step of the simulators and of the policy's process."""
+    """Of a slice: steps per second, and processor seconds a step."""
 
     steps: float
     cpu: float
-    policy_cpu: float
 
 
 def compare(kept: Rate, raws: Sequence[Rate]) -> dict[str, float]:
@@ -113,18 +105,17 @@ def compare(kept: Rate, raws: Sequence[Rate]) -> dict[str, float]:
         "steps_per_second": kept.steps,
         "share": kept.steps / raw_steps,
         "raw_cpu_us": 1e6 * raw_cpu,
-        "simulator_cpu_us": 1e6 * kept.cpu,
-        "policy_cpu_us": 1e6 * kept.policy_cpu,
-        "cpu_share": raw_cpu / (kept.cpu + kept.policy_cpu),
+        "cpu_us": 1e6 * kept.cpu,
+        "cpu_share": raw_cpu / kept.cpu,
     }
 
 
-def kept_rate(pool: Rollout, act: Act, episodes: int, simulators: list[int]) -> Rate:
+def kept_rate(pool: Rollout, episodes: int, simulators: list[int]) -> Rate:
     """Run the episodes of a slice in the pool, whose processes are given."""
-    clock, cpu, own = time.perf_counter(), cpu_seconds(simulators), time.process_time()
-    steps = sum(row.length for row in pool.run(act, step=0, episodes=episodes))
-    seconds, cpu, own = time.perf_counter() - clock, cpu_seconds(simulators) - cpu, time.process_time() - own
-    return Rate(steps / seconds, cpu / steps, own / steps)
+    clock, cpu = time.perf_counter(), cpu_seconds(simulators)
+    steps = sum(row.length for _, rows in pool.run([0], episodes=episodes) for row in rows)
+    seconds, cpu = time.perf_counter() - clock, cpu_seconds(simulators) - cpu
+    return Rate(steps / seconds, cpu / steps)
 
 
 class Raw:
@@ -157,7 +148,7 @@ class Raw:
             connection.send(None)
         found = [connection.recv() for connection in self._connections]
         cpu = sum(cpu for _, _, cpu in found) / sum(steps for steps, _, _ in found)
-        return Rate(sum(steps / seconds for steps, seconds, _ in found), cpu, 0.0)
+        return Rate(sum(steps / seconds for steps, seconds, _ in found), cpu)
 
 
 def replay(case: str, recording: Recording, connection: Connection[Any, Any]) -> None:
@@ -205,6 +196,16 @@ def build(case: str) -> gymnasium.Env[Any, Any]:
     """Make the environment of a case."""
     name, keys, horizon = CASES[case]
     return FlatEnv(make(name, max_episode_steps=horizon), keys=keys, seeds_numpy=True)
+
+
+def load(case: str, params_file: Path, method: str, step: int) -> Act:
+    """Return an untrained policy to act in one of the processes, the same at every step."""
+    import torch
+
+    from fd.evaluation import acting
+
+    torch.set_num_threads(1)
+    return acting(untrained(case, params_file, method), torch.device("cpu"))
 
 
 def untrained(case: str, params_file: Path, method: str) -> Policy:

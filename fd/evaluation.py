@@ -25,8 +25,8 @@ from fd.params import Act as Acting
 from fd.params import Evaluate
 from fd.policy import Policy
 from fd.progress import Progress
-from fd.rollout import Act, Rollout
-from fd.simulators import Episode, Floats
+from fd.rollout import Rollout
+from fd.simulators import Act, Episode, Floats
 from fd.transitions import Manifest
 
 COLUMNS = ("seed", "step", "episode", "return", "success", "length", "score")
@@ -93,6 +93,12 @@ def _return_range(manifest: Manifest) -> tuple[float, float]:
     )
 
 
+def load(subject: Subject, device: torch.device, step: int) -> Act:
+    """A snapshot's policy in a simulator process, which has one core."""
+    torch.set_num_threads(1)
+    return acting(_policy(subject, step, device), device, **subject.acting.model_dump())
+
+
 def acting(policy: Policy, device: torch.device, *, best_of: int = 1, refinements: int = 1) -> Act:
     """The policy as a function of numpy arrays, without gradients; see `Policy.act`."""
 
@@ -114,18 +120,17 @@ def _simulate(
     left = [step for step in steps if not (work / f"{step}.csv").exists()]
     if not left:
         return {"steps_per_second": None, "simulated_steps": 0, "building_seconds": 0.0}
-    manifest, each, start = subject.manifest, settings.episodes * len(seeds), time.monotonic()
+    manifest, start = subject.manifest, time.monotonic()
+    jobs = len(left) * -(-settings.episodes // -(-settings.environments // len(seeds)))
     pool = Rollout(
-        partial(make_env, manifest), name=subject.task, seeds=seeds, obs_dim=manifest.obs_dim, act_dim=manifest.act_dim,
-        noise_dim=subject.acting.best_of * manifest.act_dim, environments=settings.environments, workers=workers, timeout=settings.timeout,
+        partial(make_env, manifest), partial(load, subject, device), name=subject.task, seeds=seeds, obs_dim=manifest.obs_dim,
+        act_dim=manifest.act_dim, noise_dim=subject.acting.best_of * manifest.act_dim, environments=settings.environments,
+        workers=min(workers, jobs), timeout=settings.timeout,
     )  # fmt: skip
     built, simulated = time.monotonic(), 0
-    label, done = f"evaluate {subject.task} {subject.method}", each * (len(steps) - len(left))
-    with pool, Progress(each * len(steps), label, unit="episodes", done=done) as progress:
-        for step in left:
-            act = acting(_policy(subject, step, device), device, **subject.acting.model_dump())
-            tell = partial(_tell, progress, f"step {step}")
-            rows = pool.run(act, step=step, episodes=settings.episodes, on_episode=tell)
+    label, each = f"evaluate {subject.task} {subject.method}", settings.episodes * len(seeds)
+    with pool, Progress(each * len(steps), label, unit="episodes", done=each * (len(steps) - len(left))) as progress:
+        for step, rows in pool.run(left, episodes=settings.episodes, on_episode=partial(_tell, progress)):
             write_text(work / f"{step}.csv", _table(_row(row, manifest) for row in rows))
             simulated += sum(row.length for row in rows)
     return {
@@ -135,8 +140,9 @@ def _simulate(
     }
 
 
-def _tell(progress: Progress, text: str, episode: Episode) -> None:
-    progress.advance(1, text=f"{text}, seed {episode.seed}: {'success' if episode.success else 'no success'}")
+def _tell(progress: Progress, episode: Episode) -> None:
+    success = "success" if episode.success else "no success"
+    progress.advance(1, text=f"step {episode.step}, seed {episode.seed}: {success}")
 
 
 def _policy(subject: Subject, step: int, device: torch.device | str = "cpu") -> Policy:

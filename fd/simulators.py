@@ -1,20 +1,17 @@
-"""The worker's side of `fd.rollout`: a process that owns simulators and runs the episodes it is handed.
+"""The worker's side of `fd.rollout`: a process that runs episodes alone, with its own simulators and its own copy of the policy.
 
-A worker answers each message with one of its own. All else travels through shared memory: observations, noise and actions,
-which episodes to start, what came of those that ended. An ordinary turn is then a byte on the pipe each way and nothing to
-pickle, and the end of the pipe still tells at once that a process died. Torch is not imported here: workers stay small and
-quick to start.
+It needs nothing from another process until a job is done, so that it never waits: its caches stay warm. Torch is not
+imported here; `make_act` brings what it needs.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
@@ -24,11 +21,14 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from fd.errors import FdError
+
 Floats = NDArray[np.float32]
 MakeEnv = Callable[[], "gymnasium.Env[Any, Any]"]
-NOWHERE = -1
-# Phases of a slot. The parent frees and starts it between two turns of its half-batch; in a turn it is its worker's.
-FREE, START, RUNNING, ENDED = range(4)
+# (observations [S, m, O], standard normal noise [S, m, Z]) -> actions [S, m, A] in an array of their own, row s by the
+# policy of seed s. The arguments are overwritten after the call.
+Act = Callable[[Floats, Floats], Floats]
+MakeAct = Callable[[int], Act]
 
 
 @dataclass(frozen=True)
@@ -56,48 +56,49 @@ class Episode:
     length: int
 
 
-class Shared:
-    """A numpy array of zeros that can be sent to a process at its start, and is the same memory there.
+@dataclass(frozen=True)
+class Job:
+    """Episodes for one worker: of every seed those with these numbers, m at most, at the snapshot of `step`."""
 
-    Its file is unlinked from the start, so that no death of this process leaves it behind.
-    """
-
-    def __init__(self, context: SpawnContext, dtype: type[np.number[Any]], *shape: int) -> None:
-        self._bytes = context.RawArray("b", math.prod(shape) * np.dtype(dtype).itemsize)
-        self._dtype, self._shape = dtype, shape
-
-    @property
-    def array(self) -> NDArray[Any]:
-        """The memory as an array."""
-        return np.frombuffer(self._bytes, self._dtype).reshape(self._shape)
+    step: int
+    episodes: range
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What the parent and all workers share: a row for each slot, and in `places` for each worker."""
+class Batch:
+    """What a policy acts on: `each` environments (m) for each seed, and the widths of a row; `name` is for errors."""
 
-    observations: Shared  # float32
-    noise: Shared  # float32
-    actions: Shared  # float32
-    phases: Shared  # int8
-    keys: Shared  # int64: seed, step and episode of its Key
-    outcomes: Shared  # float64: return, success and length of the episode that ended
-    places: Shared  # int32: the slot that the worker is in (or NOWHERE) and its step there (0: reset)
+    name: str
+    seeds: tuple[int, ...]
+    each: int
+    obs_dim: int
+    noise_dim: int
+    act_dim: int
 
-    @classmethod
-    def allocate(
-        cls, context: SpawnContext, slots: int, workers: int, *, obs_dim: int, noise_dim: int, act_dim: int
-    ) -> Memory:
-        """Return zeroed memory; all slots are free."""
-        return cls(
-            observations=Shared(context, np.float32, slots, obs_dim),
-            noise=Shared(context, np.float32, slots, noise_dim),
-            actions=Shared(context, np.float32, slots, act_dim),
-            phases=Shared(context, np.int8, slots),
-            keys=Shared(context, np.int64, slots, 3),
-            outcomes=Shared(context, np.float64, slots, 3),
-            places=Shared(context, np.int32, workers, 2),
-        )
+
+class Place:
+    """What a worker is doing, in memory that it shares with its parent, who reads it when the worker dies or hangs.
+
+    The memory's file is unlinked from the start, so that no death of this process leaves it behind.
+    """
+
+    def __init__(self, context: SpawnContext) -> None:
+        self._text, self._beats = context.RawArray("c", 256), context.RawValue("Q")
+        self.enter("an environment being built")
+
+    def enter(self, text: str) -> None:
+        """Tell what comes next."""
+        self._text.value = text.encode()
+        self._beats.value += 1
+
+    @property
+    def beats(self) -> int:
+        """Number of calls of `enter`: a worker in which it stands still makes no progress."""
+        return int(self._beats.value)
+
+    def __str__(self) -> str:
+        """Name the place in errors."""
+        return str(self._text.value.decode())
 
 
 def streams(key: Key) -> tuple[int, np.random.Generator]:
@@ -109,90 +110,129 @@ def streams(key: Key) -> tuple[int, np.random.Generator]:
     return int(environment.generate_state(1)[0]), np.random.Generator(np.random.PCG64(noise))
 
 
-def serve(
-    connection: Connection[Any, Any], make_env: MakeEnv, *, shares: list[list[int]], memory: Memory, worker: int
-) -> None:
-    """Build an environment for each slot, then take turns until the process is ended from outside.
+def serve(connection: Connection[Any, Any], place: Place, make_env: MakeEnv, make_act: MakeAct, batch: Batch) -> None:
+    """Build the environments, then run jobs until the process is ended from outside.
 
     Args:
-        connection: gets an empty message for each environment built, then for each message, the number of a half-batch
-            as one byte, when its turn is done; and, as the last answer, a text when an environment fails.
+        connection: gets None when all environments are built, then for each Job each Episode as it ends; and, as the last
+            message, an FdError when something fails.
+        place: where this tells what it is doing.
         make_env: see `fd.rollout.Rollout`.
-        shares: this worker's slots in each half-batch.
-        memory: shared with the parent and the other workers.
-        worker: its row of `memory.places`.
+        make_act: likewise.
+        batch: the environments to build.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends the workers
-    if sys.platform == "linux":  # a worker that wakes up does not interrupt the policy, for which all workers wait
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    place = memory.places.array[worker]
     try:
-        slots = {}
-        for slot in (slot for share in shares for slot in share):
-            place[:] = slot, 0
-            slots[slot] = _Slot(make_env(), slot, memory, place)
-            connection.send_bytes(b"")
-        halves = [[slots[slot] for slot in share] for share in shares]
+        simulators = _Simulators(make_env, make_act, batch, place)
+        connection.send(None)
         while True:
-            place[0] = NOWHERE
-            (half,) = connection.recv_bytes()
-            for mine in halves[half]:
-                mine.turn()
-            connection.send_bytes(b"")
-    except (EOFError, BrokenPipeError):  # the parent is gone
-        return
+            place.enter("a simulator process between two jobs")
+            for episode in simulators.run(connection.recv()):
+                connection.send(episode)
+    except FdError as error:
+        fault = error
     except Exception as error:  # noqa: BLE001 any simulator, any fault: the parent names it and ends the stage
-        connection.send_bytes(f"{type(error).__name__}: {' '.join(str(error).split())}".encode())
+        fault = FdError(f"{batch.name}: {place}: {type(error).__name__}: {' '.join(str(error).split())}")
+    with contextlib.suppress(OSError):  # the parent may be gone
+        connection.send(fault)
+
+
+class _Simulators:
+    """The environments of a worker, and the policy that acts in all of them at once."""
+
+    def __init__(self, make_env: MakeEnv, make_act: MakeAct, batch: Batch, place: Place) -> None:
+        self._make_act, self._batch, self._place = make_act, batch, place
+        self._step: int | None = None  # of the snapshot whose policy is loaded
+        shape = len(batch.seeds), batch.each
+        self._observations = np.zeros((*shape, batch.obs_dim), np.float32)
+        self._noise = np.zeros((*shape, batch.noise_dim), np.float32)
+        self._slots = {
+            index: _Slot(self._build(make_env), self._observations[index], self._noise[index], place)
+            for index in np.ndindex(shape)
+        }
+
+    def run(self, job: Job) -> Iterator[Episode]:
+        """Run the episodes of a job in lock-step; give each when it ends."""
+        if job.step != self._step:
+            self._place.enter(f"the policy of snapshot {job.step} being loaded")
+            self._act, self._step = self._make_act(job.step), job.step
+        # So that what stands in a batch depends on the job alone, in rows without an episode, too.
+        self._observations.fill(0)
+        self._noise.fill(0)
+        running = {(s, i): slot for (s, i), slot in self._slots.items() if i < len(job.episodes)}
+        for (s, i), slot in running.items():
+            slot.start(Key(self._batch.seeds[s], job.step, job.episodes[i]))
+        while running:
+            actions = self._actions(job.step)
+            for index, slot in list(running.items()):
+                episode = slot.step(actions[index])
+                if episode is not None:
+                    del running[index]
+                    yield episode
+
+    def _build(self, make_env: MakeEnv) -> gymnasium.Env[Any, Any]:
+        """Make an environment and check that it has the shapes of the data."""
+        self._place.enter("an environment being built")
+        try:
+            env = make_env()
+        except FdError as error:
+            raise FdError(f"{self._batch.name}: {error}") from None
+        shapes, allowed = (
+            (env.observation_space.shape, env.action_space.shape),
+            ((self._batch.obs_dim,), (self._batch.act_dim,)),
+        )
+        if shapes != allowed:
+            raise FdError(
+                f"{self._batch.name}: observations and actions have shapes {shapes[0]} and {shapes[1]}, the data have"
+                f" {allowed[0]} and {allowed[1]}"
+            )
+        return env
+
+    def _actions(self, step: int) -> Floats:
+        """Act in every row. The actions of rows without an episode go nowhere."""
+        self._place.enter(f"the policy of snapshot {step}")
+        actions = self._act(self._observations, self._noise)
+        allowed = (*self._noise.shape[:2], self._batch.act_dim)
+        if actions.shape != allowed:
+            raise FdError(f"{self._batch.name}: the policy gave actions of shape {actions.shape}, allowed: {allowed}")
+        if not np.isfinite(actions).all():
+            seed = self._batch.seeds[int(np.argwhere(~np.isfinite(actions))[0][0])]
+            finite = "are finite" if np.isfinite(self._observations).all() else "are not finite either"
+            raise FdError(
+                f"{self._batch.name}: the policy of seed {seed}, snapshot {step} gave NaN or infinity as an action"
+                f" (the observations {finite})"
+            )
+        return actions
 
 
 class _Slot:
-    """An environment, its rows in the shared memory, and the episode it is in."""
+    """An environment, its rows of the batch, and the episode it is in."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], number: int, memory: Memory, place: NDArray[np.int32]) -> None:
-        self._observation, self._noise, self._action, self._key, self._outcome = (
-            rows.array[number]
-            for rows in (memory.observations, memory.noise, memory.actions, memory.keys, memory.outcomes)
-        )
-        shapes, allowed = (
-            (env.observation_space.shape, env.action_space.shape),
-            (self._observation.shape, self._action.shape),
-        )
-        if shapes != allowed:
-            raise ValueError(
-                f"observations and actions have shapes {shapes[0]} and {shapes[1]}, the data have {allowed[0]} and {allowed[1]}"
-            )
-        self._env, self._number, self._phases, self._place = env, number, memory.phases.array, place
+    def __init__(self, env: gymnasium.Env[Any, Any], observation: Floats, noise: Floats, place: Place) -> None:
+        self._env, self._observation, self._noise, self._place = env, observation, noise, place
 
-    def turn(self) -> None:
-        """Start the episode that waits, or take a step of the one that runs."""
-        phase = self._phases[self._number]
-        if phase == START:
-            self._place[:] = self._number, 0
-            self._start(Key(*(int(number) for number in self._key)))
-            self._phases[self._number] = RUNNING
-        elif phase == RUNNING:
-            self._place[:] = self._number, self._length + 1
-            if self._step():
-                self._outcome[:] = self._return, self._success, self._length
-                self._phases[self._number] = ENDED
-
-    def _start(self, key: Key) -> None:
+    def start(self, key: Key) -> None:
         """Reset the environment and show its first observation and noise."""
+        self._key, self._text = key, f"the environment of {key}, in "
+        self._place.enter(self._text + "reset")
         seed, self._generator = streams(key)
         self._return, self._success, self._length = 0.0, False, 0
         observation, _ = self._env.reset(seed=seed)
         self._show(observation)
 
-    def _step(self) -> bool:
-        """Execute the action; return whether the episode ended."""
-        # A copy: an environment may keep the action, whose row the parent overwrites.
-        observation, reward, terminated, truncated, info = self._env.step(self._action.copy())
+    def step(self, action: Floats) -> Episode | None:
+        """Execute the action; return the episode if it ended, and else show the next observation and noise."""
         self._length += 1
+        self._place.enter(f"{self._text}step {self._length}")
+        observation, reward, terminated, truncated, info = self._env.step(action)
         self._return += float(reward)
         self._success |= bool(info["success"])
+        if terminated or truncated:
+            key = self._key
+            return Episode(key.seed, key.step, key.episode, self._return, self._success, self._length)
         self._show(observation)
-        return terminated or truncated
+        return None
 
     def _show(self, observation: Floats) -> None:
         self._observation[:] = observation

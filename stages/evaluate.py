@@ -6,6 +6,10 @@ from pathlib import Path
 
 import typer
 
+from fd import params
+from fd.compute import select
+from fd.evaluation import Subject, evaluate
+from fd.transitions import read_manifest
 from stages.command import DataOption, EvalsOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
 
 app = typer.Typer(add_completion=False)
@@ -21,17 +25,10 @@ def command(
     out: EvalsOption = Path("evals"),
 ) -> None:
     """Run the policies of every snapshot of a run in its simulator; writes evals/<task>/<method>.csv and .json."""
-    # Imported here, for the simulators' processes import this file again: without torch they start 2 s sooner.
-    from fd import params
-    from fd.compute import select
-    from fd.evaluation import Subject, evaluate
-    from fd.transitions import read_manifest
-
     values = params.load(params_file)
     settings, how = values.settings(task).evaluate, values.method(method).act
     subject = Subject(task, method, runs / task / method, how, read_manifest(data / task))
-    # One thread: the policy's batches are small, and threads that wait for cores taken by simulators stall it.
-    device = select(values.compute.device, threads=1)
+    device = select(values.compute.device, threads=1)  # the policies act in the simulators' processes
     evaluate(subject, out, settings, workers=values.compute.workers, device=device)
 
 

@@ -6,23 +6,22 @@ import csv
 import json
 import multiprocessing
 import re
-import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import gymnasium
 import pytest
 import torch
 import yaml
 
-from fd import evaluation, scores, transitions
+from fd import evaluation, params, scores, transitions
 from fd.agent import Agent
 from fd.errors import FdError
 from fd.evaluation import score
 from fd.policy import Policy, snapshot_name
-from fd.rollout import Rollout
 from fd.simulators import Episode
 from fd.spec import Spec
 from fd.transitions import Manifest
@@ -37,6 +36,7 @@ MANIFEST = Manifest(
     validation_episodes=0, files={}, transitions=1, obs_dim=10, act_dim=2, successes=0, reward_sum=0.0, sha256={},
 )  # fmt: skip
 SEEDS, STEPS, EPISODES = (5, 2), (10, 20), 3
+ACTS = ({"best_of": 1, "refinements": 1}, {"best_of": 3, "refinements": 2}, {"best_of": 1, "refinements": 2})
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     values = yaml.safe_load((Path(__file__).parent.parent / "params.yaml").read_text())
     data = next(iter(values["tasks"].values()))["data"]
     sections: dict[str, Any] = {"network": {}, "pretrain": {}, "refine": {}}
-    values["seeds"], values["compute"]["device"] = list(SEEDS), "cpu"
+    values["seeds"], values["compute"] = list(SEEDS), {**values["compute"], "device": "cpu", "workers": 1}
     values["tasks"] = {
         "reacher": {"data": data, **sections, "evaluate": {"episodes": EPISODES, "environments": 4, "timeout": 60.0}}
     }
@@ -76,6 +76,14 @@ def write_run(seeds: tuple[int, ...], *, obs_dim: int = 10, broken: bool = False
         write_snapshot(folder, agent, step=step, seeds=seeds)
 
 
+def change(**sections: dict[str, Any]) -> None:
+    """Change keys of sections of the settings."""
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(
+        yaml.safe_dump(values | {name: values[name] | keys for name, keys in sections.items()})
+    )
+
+
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **options: str) -> tuple[int, str]:
     """Exit code and standard error of the stage as a program."""
     arguments = {"task": "reacher", "method": "fidec"} | options
@@ -88,8 +96,49 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **o
     return int(exit_.value.code or 0), capsys.readouterr().err
 
 
-def test_the_table_has_a_row_an_episode(project: Path, capsys: Any, monkeypatch: Any) -> None:
-    assert run(capsys, monkeypatch)[0] == 0
+class Made:
+    """A pool without simulators: it makes rows up, and fails at some snapshots."""
+
+    asked: list[tuple[int, ...]]  # steps of the snapshots, a tuple for each run
+    noise: list[int]  # width of a row of noise
+    fails: set[int]
+
+    def __init__(self, *_: Any, seeds: tuple[int, ...], noise_dim: int, **__: Any) -> None:
+        self._seeds = seeds
+        self.noise.append(noise_dim)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, steps: Sequence[int], *, episodes: int, **_: Any) -> Iterator[tuple[int, list[Episode]]]:
+        self.asked.append(tuple(steps))
+        for step in steps:
+            if step in self.fails:
+                raise FdError("reacher: the environment fails")
+            yield (
+                step,
+                [Episode(seed, step, i, -5.0, False, 8) for seed in sorted(self._seeds) for i in range(episodes)],
+            )
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> type[Made]:
+    """The pool of this test, `Made`."""
+    Made.asked, Made.noise, Made.fails = [], [], set()
+    monkeypatch.setattr(evaluation, "Rollout", Made)
+    return Made
+
+
+def test_the_table_has_a_row_an_episode_whatever_the_workers(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    tables = []
+    for workers in (1, 2):
+        change(compute={"workers": workers})
+        assert run(capsys, monkeypatch)[0] == 0
+        tables.append(Path("evals/reacher/fidec.csv").read_bytes())
+    assert tables[0] == tables[1]
     with Path("evals/reacher/fidec.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == evaluation.COLUMNS == scores.COLUMNS
@@ -107,87 +156,50 @@ def test_the_table_has_a_row_an_episode(project: Path, capsys: Any, monkeypatch:
     assert list(Path(".scratch").iterdir()) == []
 
 
-def test_the_table_is_the_same_whatever_the_workers_and_after_a_failure(
-    project: Path, capsys: Any, monkeypatch: Any
+def test_an_evaluation_that_fails_goes_on_from_its_finished_snapshots(
+    project: Path, capsys: Any, monkeypatch: Any, made: type[Made]
 ) -> None:
-    """A run that fails at the second snapshot goes on there, and its table is that of an uninterrupted one."""
     assert run(capsys, monkeypatch, out="one")[0] == 0
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    values["compute"]["workers"] = 1
-    Path("params.yaml").write_text(yaml.safe_dump(values))
-    original, called = Rollout.run, list[int]()
-
-    def failing(self: Rollout, act: Any, *, step: int, **more: Any) -> list[Episode]:
-        called.append(step)
-        if called == [10, 20]:
-            raise FdError("reacher: the environment fails")
-        return original(self, act, step=step, **more)
-
-    monkeypatch.setattr(Rollout, "run", failing)
+    made.fails = {20}
     code, error = run(capsys, monkeypatch, out="two")
     assert (code, error.splitlines()[-1]) == (2, "error: reacher: the environment fails")
     assert not Path("two").exists()
+    made.fails = set()
     assert run(capsys, monkeypatch, out="two")[0] == 0
-    assert called == [10, 20, 20]
+    assert made.asked == [(10, 20), (10, 20), (20,)]
     assert Path("two/reacher/fidec.csv").read_bytes() == Path("one/reacher/fidec.csv").read_bytes()
 
 
-def test_a_policy_acts_as_its_method_says(project: Path, capsys: Any, monkeypatch: Any) -> None:
-    """The best of several actions, refined twice: each step has the noise for all of them."""
-    asked, act = list[tuple[dict[str, int], int]](), Policy.act
-
-    def told(self: Policy, obs: Any, noise: Any, **how: int) -> Any:
-        asked.append((how, noise.shape[-1]))
-        return act(self, obs, noise, **how)
-
-    monkeypatch.setattr(Policy, "act", told)
-    tables = []
-    for how in ({"best_of": 1, "refinements": 1}, {"best_of": 3, "refinements": 2}, {"best_of": 1, "refinements": 2}):
-        values = yaml.safe_load(Path("params.yaml").read_text())
-        values["methods"]["fidec"]["act"] = how
-        Path("params.yaml").write_text(yaml.dump(values))
-        asked.clear()
-        code, error = run(capsys, monkeypatch)
-        assert code == 0, error
-        assert asked and all(each == (how, 2 * how["best_of"]) for each in asked)
-        tables.append(Path("evals/reacher/fidec.csv").read_text())
-    assert len(set(tables)) == 3 and len({table.count("\n") for table in tables}) == 1
-
-
-def test_rows_kept_of_another_way_to_act_are_not_used(project: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_rows_kept_of_another_run_or_way_to_act_are_not_used(
+    project: Path, capsys: Any, monkeypatch: Any, made: type[Made]
+) -> None:
+    made.fails = {20}
+    assert run(capsys, monkeypatch)[0] == 2
     values = yaml.safe_load(Path("params.yaml").read_text())
-    values["methods"]["fidec"]["act"] = {"best_of": 1, "refinements": 2}
-    original, changed = Path("params.yaml").read_text(), yaml.dump(values)
-    with monkeypatch.context() as patch:
-        patch.setattr("fd.evaluation.shutil.rmtree", lambda path: None)
-        assert run(capsys, monkeypatch)[0] == 0
-    plain = Path("evals/reacher/fidec.csv").read_bytes()
-    assert len(list(Path(".scratch").iterdir())) == 1
-    Path("params.yaml").write_text(changed)
-    assert run(capsys, monkeypatch)[0] == 0
-    assert Path("evals/reacher/fidec.csv").read_bytes() != plain
-    Path("params.yaml").write_text(original)
-    assert run(capsys, monkeypatch)[0] == 0
-    assert Path("evals/reacher/fidec.csv").read_bytes() == plain
-
-
-def test_rows_kept_of_another_run_are_not_used(project: Path, capsys: Any, monkeypatch: Any) -> None:
-    original = Rollout.run
-
-    def failing(self: Rollout, act: Any, *, step: int, **more: Any) -> list[Episode]:
-        if step == 20:
-            raise ZeroDivisionError
-        return original(self, act, step=step, **more)
-
-    monkeypatch.setattr(Rollout, "run", failing)
-    monkeypatch.setattr(sys, "argv", ["evaluate", "--task", "reacher", "--method", "fidec"])
-    with pytest.raises(ZeroDivisionError):
-        main(evaluate.app)
-    assert len(list(Path(".scratch").iterdir())) == 1
-    monkeypatch.setattr(Rollout, "run", original)
+    change(methods={"fidec": values["methods"]["fidec"] | {"act": ACTS[1]}})
+    assert run(capsys, monkeypatch)[0] == 2
+    Path("params.yaml").write_text(yaml.safe_dump(values))
     write_run((6, 7))
+    made.fails = set()
     assert run(capsys, monkeypatch)[0] == 0
+    assert made.asked == [(10, 20)] * 3
     assert {line.split(",")[0] for line in Path("evals/reacher/fidec.csv").read_text().splitlines()[1:]} == {"6", "7"}
+
+
+def test_a_policy_acts_as_its_method_says(project: Path, capsys: Any, monkeypatch: Any, made: type[Made]) -> None:
+    """The best of several actions, refined twice: each step has the noise for all of them."""
+    folder, found, methods = Path("runs/reacher/fidec"), [], yaml.safe_load(Path("params.yaml").read_text())["methods"]
+    obs = torch.randn(2, 4, 10)
+    for how in ACTS:
+        change(methods={"fidec": methods["fidec"] | {"act": how}})
+        assert run(capsys, monkeypatch)[0] == 0
+        assert made.noise[-1] == 2 * how["best_of"]
+        noise = torch.linspace(-2, 2, 8 * made.noise[-1]).reshape(2, 4, -1)
+        acting = params.load(Path("params.yaml")).method("fidec").act
+        subject = evaluation.Subject("reacher", "fidec", folder, acting, MANIFEST)
+        found.append(evaluation.load(subject, torch.device("cpu"), 20)(obs.numpy(), noise.numpy()))
+        assert (found[-1] == Policy.load(folder, 20).act(obs, noise, **how).detach().numpy()).all()
+    assert not any((found[i] == found[j]).all() for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -209,17 +221,6 @@ def test_bad_options_are_one_line(
 def test_a_run_of_other_shapes_than_its_data_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:
     write_run(SEEDS, obs_dim=9)
     fails(capsys, monkeypatch, r"runs/reacher/fidec: snapshot 10 has obs_dim 9, allowed: 10, .* tests/reacher-v0")
-
-
-def test_an_environment_of_other_shapes_than_its_data_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:
-    write_manifest(replace(MANIFEST, obs_dim=9))
-    write_run(SEEDS, obs_dim=9)
-    fails(capsys, monkeypatch, r"reacher: .*shapes \(10,\) and \(2,\), the data have \(9,\) and \(2,\)")
-
-
-def test_an_environment_that_does_not_exist_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:
-    write_manifest(replace(MANIFEST, environment={"suite": "ogbench", "name": "cube-no-v0"}))
-    fails(capsys, monkeypatch, r"reacher: .*cube-no")
 
 
 def test_a_truncated_snapshot_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:
@@ -252,9 +253,3 @@ def test_score_is_success_or_normalised_return() -> None:
     assert score(episode, MANIFEST) == 75.0
     assert score(episode, replace(MANIFEST, score="success")) == 100.0
     assert score(replace(episode, success=False), replace(MANIFEST, score="success")) == 0.0
-
-
-def test_the_processes_of_the_simulators_do_not_import_torch() -> None:
-    """They import the stage again; its heavy imports stand inside its command."""
-    code = "import sys, stages.evaluate, fd.rollout, fd.environments; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Evaluation in worker processes: reproducible whatever the number of workers, and clear when a simulator fails."""
+"""Evaluation in worker processes: reproducible whatever the number of workers, and clear when something fails in one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from processes import alive
 from fd.environments import FlatEnv, make
 from fd.errors import FdError
 from fd.rollout import Rollout
-from fd.simulators import Key, streams
+from fd.simulators import Act, Episode, Key, MakeAct, streams
 
 SEEDS = (3, 0, 7)
 
@@ -40,6 +40,8 @@ class Walk(gymnasium.Env[np.ndarray, np.ndarray]):
                 file.write("built\n")
         if fault == "build":
             raise OSError("no such\n  model")
+        if fault == "unknown":
+            raise FdError("environment: Walk-v9 does not exist")
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
@@ -64,6 +66,8 @@ class Walk(gymnasium.Env[np.ndarray, np.ndarray]):
             os._exit(5)
         if self._fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._fault == "slow":
+            time.sleep(0.8)
         if self._fault == "hang":
             time.sleep(3600)
 
@@ -97,9 +101,79 @@ def dense(observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return np.tanh(observations @ weights.astype(np.float32) + noise)
 
 
-def walks(fault: str | None = None, *, workers: int = 2, environments: int = 6, **more: Any) -> Rollout:
-    settings = {"name": "walk", "seeds": SEEDS, "obs_dim": 3, "noise_dim": 2, "act_dim": 2, "timeout": 30.0} | more
-    return Rollout(partial(Walk, fault), environments=environments, workers=workers, **settings)
+class Broken:
+    """Makes `linear`, which from snapshot `bad` on fails as `fault` says, there or in its second call."""
+
+    def __init__(self, fault: Any, bad: int) -> None:
+        self._fault, self._bad = fault, bad
+
+    def __call__(self, step: int) -> Act:
+        self._calls = 0
+        if step < self._bad:
+            return linear
+        if self._fault == "missing":
+            raise FdError("runs/x: no such snapshot")
+        if self._fault == "unreadable":
+            raise RuntimeError("boom\n twice")
+        return self._act
+
+    def _act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        self._calls += 1
+        actions = linear(observations, noise)
+        if self._calls == 2:
+            if self._fault == "raises":
+                raise ValueError("boom")
+            if self._fault == "hangs":
+                time.sleep(3600)
+            if self._fault == "shape":
+                return observations
+            actions[1, 0, 1] = self._fault
+        return actions
+
+
+class Told:
+    """Makes `linear`, and writes what it was called with to files of a folder, one for each process and snapshot."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, step: int) -> Act:
+        self._calls: list[tuple[np.ndarray, np.ndarray]] = []
+        self._file = self._folder / f"{os.getpid()}-{step}.npz"
+        assert not self._file.exists()
+        return self._act
+
+    def _act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        self._calls.append((observations.copy(), noise.copy()))
+        names = [f"{number:03d}{name}" for number in range(len(self._calls)) for name in ("observations", "noise")]
+        np.savez(self._file, **dict(zip(names, (array for call in self._calls for array in call), strict=True)))
+        return linear(observations, noise[..., :2])
+
+
+def calls(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Observations and noise of every call that `Told` wrote."""
+    found = []
+    for file in folder.iterdir():
+        with np.load(file) as arrays:
+            found += [(arrays[name], arrays[name[:3] + "noise"]) for name in sorted(arrays) if "obs" in name]
+    return found
+
+
+def always(act: Act, step: int) -> Act:
+    return act
+
+
+def walks(fault: str | None = None, make_act: MakeAct | None = None, **more: Any) -> Rollout:
+    settings: dict[str, Any] = {"name": "walk", "seeds": SEEDS, "obs_dim": 3, "noise_dim": 2, "act_dim": 2}
+    settings |= {"environments": 6, "workers": 2, "timeout": 30.0} | more
+    return Rollout(partial(Walk, fault), make_act or partial(always, linear), **settings)
+
+
+def rows_of(pool: Rollout, step: int, episodes: int) -> list[Episode]:
+    """The rows of one snapshot."""
+    ((told, rows),) = pool.run([step], episodes=episodes)
+    assert told == step
+    return rows
 
 
 @pytest.fixture(autouse=True)
@@ -111,45 +185,43 @@ def no_process_left() -> Iterator[None]:
 @pytest.mark.parametrize(("make_env", "obs_dim"), [(reacher, 10), (pointmaze, 2)])
 def test_rows_do_not_depend_on_the_number_of_workers(make_env: Any, obs_dim: int) -> None:
     found = []
-    for workers in (1, 2, 3):
+    for workers in (1, 3):
         with Rollout(
             make_env,
+            partial(always, dense),
             name="x",
             seeds=SEEDS,
             obs_dim=obs_dim,
             noise_dim=2,
             act_dim=2,
-            environments=9,
+            environments=6,
             workers=workers,
             timeout=60,
         ) as pool:
-            found.append(pool.run(dense, step=100, episodes=5))
-    assert found[0] == found[1] == found[2]
-    assert [(row.seed, row.episode) for row in found[0]] == [(s, e) for s in sorted(SEEDS) for e in range(5)]
-    assert {row.length for row in found[0]} == {12}
-    assert len({row.return_ for row in found[0]}) == 15
+            found.append(dict(pool.run([100, 200], episodes=5)))
+    assert found[0] == found[1]
+    assert found[0].keys() == {100, 200}
+    for step, rows in found[0].items():
+        assert [(row.seed, row.episode) for row in rows] == [(s, e) for s in sorted(SEEDS) for e in range(5)]
+        assert {(row.step, row.length) for row in rows} == {(step, 12)}
+    assert len({row.return_ for rows in found[0].values() for row in rows}) == 30
 
 
-def test_rows_do_not_depend_on_the_number_of_environments() -> None:
+def test_rows_do_not_depend_on_the_number_of_environments_or_of_episodes() -> None:
     found = []
-    for environments in (1, 3, 7, 30):
+    for environments in (1, 7, 30):
         with walks(environments=environments) as pool:
-            found.append(pool.run(linear, step=100, episodes=7))
-    assert found[0] == found[1] == found[2] == found[3]
+            found.append(rows_of(pool, 100, 7))
+            few = rows_of(pool, 100, 2)
+        assert few == [row for row in found[-1] if row.episode < 2]
+    assert found[0] == found[1] == found[2]
     assert {row.success for row in found[0]} == {False, True}
     assert len({row.length for row in found[0]}) > 3
 
 
-def test_a_half_batch_without_episodes_gives_no_answer_that_another_turn_could_take_for_its_own() -> None:
-    with walks(environments=12) as pool:
-        few = [pool.run(linear, step=100, episodes=2) for _ in range(3)]
-        many = pool.run(linear, step=100, episodes=4)
-    assert few[0] == few[1] == few[2] == [row for row in many if row.episode < 2]
-
-
 def test_an_episode_can_be_replayed_alone_and_depends_on_seed_snapshot_and_number() -> None:
     with walks() as pool:
-        rows = pool.run(linear, step=100, episodes=4) + pool.run(linear, step=200, episodes=4)
+        rows = [row for _, rows in pool.run([100, 200], episodes=4) for row in rows]
     assert len({row.return_ for row in rows}) == len(rows)
     env = Walk()
     for row in rows:
@@ -167,44 +239,77 @@ def test_an_episode_can_be_replayed_alone_and_depends_on_seed_snapshot_and_numbe
 
 def test_environments_are_built_once_and_descriptors_do_not_grow(tmp_path: Path) -> None:
     log, open_files = tmp_path / "log", []
-    for _ in range(3):
-        settings = {"name": "walk", "seeds": SEEDS, "obs_dim": 3, "noise_dim": 2, "act_dim": 2, "timeout": 30.0}
-        with Rollout(partial(Walk, log=log), environments=6, workers=2, **settings) as pool:
-            for step in (1, 2, 3):
-                pool.run(linear, step=step, episodes=4)
+    settings = {"name": "walk", "seeds": SEEDS, "obs_dim": 3, "noise_dim": 2, "act_dim": 2, "timeout": 30.0}
+    for _ in range(2):
+        with Rollout(partial(Walk, log=log), partial(always, linear), environments=4, workers=2, **settings) as pool:
+            for _ in pool.run((1, 2, 3), episodes=4):
                 open_files.append(len(os.listdir("/proc/self/fd")))
         open_files.append(len(os.listdir("/proc/self/fd")))
-    assert log.read_text().count("built") == 3 * 6
+    assert log.read_text().count("built") == 2 * 2 * 6
     assert open_files[0] == open_files[2] == open_files[-2]
     assert open_files[3] == open_files[-1]
 
 
-def test_batches_keep_their_shape_and_episodes_are_told_when_they_end() -> None:
-    shapes, told = set(), []
-
-    def act(observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        shapes.add((observations.shape, noise.shape))
-        return linear(observations, noise)
-
-    with walks(environments=12) as pool:
-        rows = pool.run(act, step=1, episodes=5, on_episode=told.append)
-    assert shapes == {((3, 2, 3), (3, 2, 2))}
-    assert sorted(told, key=lambda row: (row.seed, row.episode)) == rows
+def test_snapshots_are_given_as_they_end_and_episodes_are_told() -> None:
+    told: list[Episode] = []
+    with walks(workers=1) as pool:
+        snapshots = pool.run([2, 1, 3], episodes=5, on_episode=told.append)
+        for step in (2, 1, 3):
+            assert next(snapshots) == (step, sorted(told[-15:], key=lambda row: (row.seed, row.episode)))
+        assert next(snapshots, None) is None
+        assert len(told) == 45 and len(set(told)) == 45
 
 
-def test_the_noise_has_the_width_that_the_policy_asks_for() -> None:
-    seen = []
+def test_a_worker_that_is_free_takes_the_next_job_of_any_snapshot(tmp_path: Path) -> None:
+    """The job of the first or the second snapshot never ends; the other worker does the rest."""
+    with walks(make_act=partial(_first_sleeps, tmp_path / "first")) as pool:
+        snapshots = pool.run([1, 2, 3], episodes=2)
+        assert next(snapshots)[0] in (1, 2)
+        assert next(snapshots)[0] == 3
 
-    def act(observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        seen.append(noise.copy())
-        return linear(observations, noise[..., :2])
 
-    with walks(environments=3, noise_dim=6) as pool:
-        pool.run(act, step=9, episodes=1)
+def _first_sleeps(first: Path, step: int) -> Act:
+    """The process that comes first does nothing, ever."""
+    try:
+        first.touch(exist_ok=False)
+    except FileExistsError:
+        return linear
+    time.sleep(3600)
+    raise AssertionError
+
+
+def test_an_unfinished_run_closes_the_pool() -> None:
+    with walks() as pool:
+        snapshots = pool.run([1, 2], episodes=4)
+        next(snapshots)
+        snapshots.close()
+        assert multiprocessing.active_children() == []
+        with pytest.raises(ValueError, match="closed"):
+            next(pool.run([1], episodes=4))
+
+
+def test_the_policies_of_all_seeds_act_in_one_call_of_one_shape_whose_rows_depend_on_the_job_alone(
+    tmp_path: Path,
+) -> None:
+    found = []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        with walks(make_act=Told(folder), workers=workers) as pool:
+            lengths = [row.length for _, rows in pool.run([1, 2, 3], episodes=5) for row in rows]
+        found.append(sorted((obs.tobytes(), noise.tobytes()) for obs, noise in calls(folder)))
+        assert {(obs.shape, noise.shape) for obs, noise in calls(folder)} == {((3, 2, 3), (3, 2, 2))}
+    assert found[0] == found[1]
+    assert len(found[0]) < sum(lengths) / 2
+
+
+def test_the_noise_has_the_width_that_the_policy_asks_for(tmp_path: Path) -> None:
+    with walks(make_act=Told(tmp_path), environments=3, noise_dim=6, workers=1) as pool:
+        rows_of(pool, 9, 1)
     generators = [streams(Key(seed, 9, 0))[1] for seed in SEEDS]
     expected = np.stack([generator.standard_normal((1, 6), np.float32) for generator in generators])
-    assert seen[0].shape == (3, 1, 6)
-    assert (seen[0] == expected).all()
+    assert calls(tmp_path)[0][1].shape == (3, 1, 6)
+    assert (calls(tmp_path)[0][1] == expected).all()
 
 
 @pytest.mark.parametrize(
@@ -214,22 +319,24 @@ def test_the_noise_has_the_width_that_the_policy_asks_for() -> None:
         ("reset", "seed 3, snapshot 9, episode 0, in reset: ValueError: boom"),
         ("exit", "seed 3, snapshot 9, episode 0, in step 3: its process died with exit code 5"),
         ("kill", "seed 3, snapshot 9, episode 0, in step 3: its process died with exit code -9, perhaps for lack of memory"),
-        ("hang", "seed 3, snapshot 9, episode 0, in step 3: hangs, no answer in 2 s"),
+        ("hang", "seed 3, snapshot 9, episode 0, in step 3: hangs, no progress in 2 s"),
     ],
 )  # fmt: skip
 def test_a_failing_environment_is_named_and_its_processes_end(fault: str, cause: str) -> None:
     with walks(fault, timeout=2.0) as pool:
         with pytest.raises(FdError) as error:
-            pool.run(linear, step=9, episodes=4)
+            rows_of(pool, 9, 4)
         assert multiprocessing.active_children() == []
-    # Every environment fails in the same step; where both processes die, either may be the first to be noticed.
-    expected = re.escape(cause).replace("seed\\ 3", r"seed \d+")
+    # The other process fails in the same step of its first episode; either may be the first to be noticed.
+    expected = re.escape(cause).replace("episode\\ 0", "episode [02]")
     assert re.fullmatch(f"walk: the environment of {expected}", str(error.value))
 
 
 def test_an_environment_that_cannot_be_built_is_named() -> None:
     with pytest.raises(FdError, match=r"^walk: an environment being built: OSError: no such model$"):
         walks("build")
+    with pytest.raises(FdError, match=r"^walk: environment: Walk-v9 does not exist$"):
+        walks("unknown")
 
 
 def test_an_environment_of_other_shapes_is_named() -> None:
@@ -237,28 +344,43 @@ def test_an_environment_of_other_shapes_is_named() -> None:
         walks(obs_dim=4)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_action_that_is_not_finite_is_an_error_of_its_seed(value: float) -> None:
-    def act(observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        actions = linear(observations, noise)
-        actions[1, 0, 1] = value
-        return actions
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (np.nan, "walk: the policy of seed 0, snapshot 9 gave NaN or infinity as an action (the observations are finite)"),
+        (np.inf, "walk: the policy of seed 0, snapshot 9 gave NaN or infinity as an action (the observations are finite)"),
+        ("shape", "walk: the policy gave actions of shape (3, 2, 3), allowed: (3, 2, 2)"),
+        ("raises", "walk: the policy of snapshot 9: ValueError: boom"),
+        ("hangs", "walk: the policy of snapshot 9: hangs, no progress in 2 s"),
+        ("missing", "runs/x: no such snapshot"),
+        ("unreadable", "walk: the policy of snapshot 9 being loaded: RuntimeError: boom twice"),
+    ],
+)  # fmt: skip
+def test_a_failing_policy_is_named_and_what_ended_before_is_kept(fault: Any, message: str) -> None:
+    with walks(make_act=Broken(fault, 9), workers=1, timeout=2.0) as pool:
+        snapshots = pool.run([8, 9], episodes=4)
+        step, rows = next(snapshots)
+        assert (step, len(rows)) == (8, 12)
+        with pytest.raises(FdError) as error:
+            next(snapshots)
+        assert multiprocessing.active_children() == []
+    assert str(error.value) == message
 
-    with walks() as pool, pytest.raises(FdError, match=r"^walk: the policy of seed 0, snapshot 9 gave NaN or infinity"):
-        pool.run(act, step=9, episodes=4)
 
-
-def test_actions_of_another_shape_are_an_error() -> None:
-    with walks() as pool, pytest.raises(FdError, match=r"shape \(3, 1, 3\), allowed: \(3, 1, 2\)"):
-        pool.run(lambda observations, noise: observations, step=9, episodes=4)
+def test_slow_progress_is_no_hanging() -> None:
+    """Steps that take longer than the timeout together, not each."""
+    with walks("slow", environments=3, workers=1, timeout=2.0) as pool:
+        start = time.monotonic()
+        rows = rows_of(pool, 9, 1)
+        assert len(rows) == 3 and time.monotonic() - start > 2.0
 
 
 def test_workers_end_with_a_parent_that_is_killed_even_inside_a_hanging_step(tmp_path: Path) -> None:
     script = (
         "import multiprocessing, threading, time\n"
-        "from test_rollout import linear, walks\n"
+        "from test_rollout import rows_of, walks\n"
         "pool = walks('hang')\n"
-        "threading.Thread(target=pool.run, args=(linear,), kwargs={'step': 1, 'episodes': 4}, daemon=True).start()\n"
+        "threading.Thread(target=rows_of, args=(pool, 1, 4), daemon=True).start()\n"
         "time.sleep(1)\n"
         "print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
         "time.sleep(60)\n"
