@@ -50,14 +50,14 @@ class Noise:
 class Base:
     """What the behaviour flow says of a batch, constants of every loss.
 
-    act, next_act [S, B, A]: base actions of obs and next_obs, from noise and next_noise [S, B, A].
+    act, next_act [S, B, A]: base actions of obs and next_obs, from noise and next_noise [S, B, A], which only a one-step policy needs.
     scores [S, B, K, A]: of obs, or of the base actions (K = 1); None where the metric needs none.
     """
 
     act: Tensor
     next_act: Tensor
-    noise: Tensor
-    next_noise: Tensor
+    noise: Tensor | None
+    next_noise: Tensor | None
     scores: Tensor | None
 
 
@@ -114,7 +114,9 @@ class Agent(nn.Module):
             assert noise.fisher_base is not None
             obs.append(batch.obs.repeat_interleave(spec.fisher_samples, dim=1))
             start.append(noise.fisher_base.flatten(1, 2))
-        drawn = base_actions(self.flow, torch.cat(obs, dim=1), torch.cat(start, dim=1), steps=spec.flow_steps)
+        drawn = base_actions(
+            self.flow, torch.cat(obs, dim=1), torch.cat(start, dim=1), steps=spec.flow_steps, solver=spec.flow_solver
+        )
         act, next_act, fisher_act = drawn[:, :size], drawn[:, size : 2 * size], drawn[:, 2 * size :]
         scores = None
         if spec.state_scores:
@@ -128,7 +130,7 @@ class Agent(nn.Module):
             scores = score(self.flow, batch.obs, act, noise.fisher_t[:, :, 0], formula=spec.score).unsqueeze(2)
         return Base(act, next_act, noise.base, noise.next_base, scores)
 
-    def losses(
+    def forward(
         self, batch: Batch, base: Base | None, noise: Noise, *, with_policy: bool = True
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss [S] and metrics, each [S].
@@ -142,6 +144,7 @@ class Agent(nn.Module):
         spec = self.spec
         losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
+        advantage = None
         if spec.behaviour == "joint":
             assert noise.flow_x0 is not None and noise.flow_t is not None
             losses["flow_loss"] = matching_loss(self.flow, batch.obs, batch.act, x0=noise.flow_x0, t=noise.flow_t)
@@ -149,13 +152,14 @@ class Agent(nn.Module):
             y = self.target_values(batch, base, noise)
             losses["critic_loss"], q = critic_loss(self.critic, batch.obs, batch.act, y)
             metrics |= _spread("q", q)
-        if self.value is not None:
-            losses["critic_loss"] = CRITICS * losses["critic_loss"]  # IQL sums over the ensemble
-            q = aggregated_values(self.target, batch.obs, batch.act, q_agg="min")
-            losses["value_loss"], v = expectile_loss(self.value, batch.obs, q, expectile=spec.expectile)
-            metrics |= _spread("v", v)
+            if self.value is not None:
+                losses["critic_loss"] = CRITICS * losses["critic_loss"]  # IQL sums over the ensemble
+                target_q = aggregated_values(self.target, batch.obs, batch.act, q_agg="min")
+                losses["value_loss"], v = expectile_loss(self.value, batch.obs, target_q, expectile=spec.expectile)
+                metrics |= _spread("v", v)
+                advantage = q.amin(dim=1) - v
         if with_policy and spec.policy != "flow":
-            losses["policy_loss"], more = self._policy_loss(batch, base, noise)
+            losses["policy_loss"], more = self._policy_loss(batch, base, noise, advantage)
             metrics |= more
         return sum(losses.values(), torch.zeros_like(self.log_dual)), metrics | {
             name: loss.detach() for name, loss in losses.items()
@@ -186,17 +190,22 @@ class Agent(nn.Module):
         assert base is not None
         if self.spec.policy == "residual":
             return displace(self.policy, batch.next_obs, base.next_act)[0]
+        assert base.next_noise is not None
         out: Tensor = self.policy(batch.next_obs, base.next_noise)
         return out.clamp(-1, 1)
 
-    def _policy_loss(self, batch: Batch, base: Base | None, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def _policy_loss(
+        self, batch: Batch, base: Base | None, noise: Noise, advantage: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the policy; `advantage`: min_E Q(s, a) - V(s) at the data's actions, constant, [S, B], where there is a V."""
         spec = self.spec
         if spec.policy == "deterministic":
             return rebrac_loss(self.policy, self.critic, batch.obs, batch.act, alpha=spec.rebrac_alpha)
         if spec.policy == "gaussian":
             if spec.extraction == "ddpgbc":
                 return ddpgbc_loss(self.policy, self.critic, batch.obs, batch.act, alpha=spec.iql_alpha)
-            return awr_loss(self.policy, batch.obs, batch.act, self._advantage(batch), alpha=spec.iql_alpha)
+            assert advantage is not None
+            return awr_loss(self.policy, batch.obs, batch.act, advantage, alpha=spec.iql_alpha)
         assert base is not None
         if spec.policy == "residual":
             return refinement_loss(
@@ -204,16 +213,10 @@ class Agent(nn.Module):
                 scores=base.scores, metric=self.metric, budget=spec.target_divergence,
                 normalize_q=spec.normalize_q, learn_dual=spec.dual == "learned", probes=noise.probes,
             )  # fmt: skip
+        assert base.noise is not None
         return distillation_loss(
             self.policy, self.critic, batch.obs, base.noise, base.act, alpha=spec.alpha, normalize_q=spec.normalize_q
         )
-
-    @torch.no_grad()
-    def _advantage(self, batch: Batch) -> Tensor:
-        """min_E Q(s, a) - V(s) at the data's actions, [S, B]."""
-        assert self.value is not None
-        value: Tensor = self.value(batch.obs).squeeze(-1)
-        return aggregated_values(self.critic, batch.obs, batch.act, q_agg="min") - value
 
 
 def _spread(name: str, numbers: Tensor) -> dict[str, Tensor]:
@@ -260,7 +263,7 @@ def act(
     if spec.policy in ("gaussian", "deterministic"):
         out = policy(obs)
         return out.tanh() if spec.policy == "deterministic" else out.clamp(-1, 1)
-    action = base_actions(flow, obs, noise, steps=spec.flow_steps)
+    action = base_actions(flow, obs, noise, steps=spec.flow_steps, solver=spec.flow_solver)
     if spec.policy == "residual":
         for _ in range(refinements):
             action = displace(policy, obs, action)[0]
@@ -274,9 +277,11 @@ def update(
 
     Args:
         agent, adam: what is updated.
-        batch, base, noise, with_policy: see `Agent.losses`.
+        batch, base, noise, with_policy: see `Agent.forward`.
     """
-    loss, metrics = agent.losses(batch, base, noise, with_policy=with_policy)
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    loss, metrics = agent(batch, base, noise, with_policy=with_policy)
     pairs = [(agent.target, agent.critic)]
     if agent.target_policy is not None:
         pairs.append((agent.target_policy, agent.policy))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from fd.progress import Progress
 from fd.spec import Spec
 from fd.streams import generator
 
-CHUNK = {"cpu": 1024, "cuda": 262144}  # flow inputs of one seed in a pass: within the caches, or enough to fill the GPU
+CHUNK = {"cpu": 1024, "cuda": 65536}  # flow inputs of one seed in a pass: within the caches, or enough to fill the GPU
 
 
 @dataclass(frozen=True)
@@ -29,33 +30,44 @@ class Bank:
 
     Attributes:
         actions: [S, R, M, A].
-        noise: z that each was integrated from, [S, R, M, A].
+        noise: z that each was integrated from, [S, R, M, A]; None where the method needs none.
         scores: K scores of each state, [S, R, K, A], or the one of each action, [S, R, M, 1, A]; None where the metric needs none.
     """
 
     actions: Tensor
-    noise: Tensor
+    noise: Tensor | None
     scores: Tensor | None
 
     def gather(self, rows: Tensor, samples: Tensor, next_samples: Tensor) -> Base:
         """What the flow says of the transitions that start at rows [S, B], by the sample numbers [S, B] of s and s'."""
         seed = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)
-        scores = self.scores
+        noise, scores = self.noise, self.scores
         if scores is not None:
             scores = scores[seed, rows] if scores.dim() == 4 else scores[seed, rows, samples]
         return Base(
             act=self.actions[seed, rows, samples],
             next_act=self.actions[seed, rows + 1, next_samples],
-            noise=self.noise[seed, rows, samples],
-            next_noise=self.noise[seed, rows + 1, next_samples],
+            noise=None if noise is None else noise[seed, rows, samples],
+            next_noise=None if noise is None else noise[seed, rows + 1, next_samples],
             scores=scores,
         )
 
 
+def memory(spec: Spec, *, seeds: int, rows: int, samples: int) -> float:
+    """GiB that building the bank of `rows` states takes at its height: noise, `samples` base actions and scores."""
+    numbers = 2 * samples * spec.act_dim
+    if spec.state_scores:
+        numbers += spec.fisher_samples * spec.act_dim + 3 * spec.desmooth * spec.act_dim**2
+    elif spec.action_scores:
+        numbers += samples * spec.act_dim
+    return 4 * seeds * rows * numbers / 2**30
+
+
 def build(
-    spec: Spec, flow: StackedMLP, obs: Tensor, *, seeds: Sequence[int], samples: int, label: str, path: Path, key: str
-) -> Bank:  # fmt: skip
-    """The bank of a frozen flow for training with a spec.
+    spec: Spec, flow: StackedMLP, obs: Tensor, *, seeds: Sequence[int], samples: int, budget: float, label: str,
+    path: Path, key: str,
+) -> Bank | None:  # fmt: skip
+    """The bank of a frozen flow for training with a spec; None, said on stderr, where it would take more memory than allowed.
 
     Args:
         spec: the agent to be trained.
@@ -63,6 +75,7 @@ def build(
         obs: states, [R, O].
         seeds: training seeds; each draws from its own streams.
         samples: base actions M of a state.
+        budget: memory that it may take, in GiB.
         label: what progress and errors call the run.
         path: file in which the base actions are kept for the next method.
         key: names the flow and all else, but the sizes, that they depend on.
@@ -70,9 +83,19 @@ def build(
     Raises:
         FdError: a score is not finite.
     """
+    needed = memory(spec, seeds=len(seeds), rows=len(obs), samples=samples)
+    if needed > budget:
+        print(
+            f"{label}: a bank of {samples} base actions a state takes {needed:.3g} GiB, refine.bank_memory is {budget:g}:"
+            " base actions are drawn afresh at every step",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        return None
     noise = draw_noise(seeds, (len(obs), samples, spec.act_dim), obs.device)
-    key = f"{key} {obs.device.type} {samples} {spec.flow_steps}"
-    actions = kept_actions(flow, obs, noise, flow_steps=spec.flow_steps, label=f"{label}: bank", path=path, key=key)
+    key = f"{key} {obs.device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
+    actions = kept_actions(
+        flow, obs, noise, steps=spec.flow_steps, solver=spec.flow_solver, label=f"{label}: bank", path=path, key=key
+    )
     scores = None
     if spec.state_scores:
         chosen = actions[:, :, : spec.fisher_samples]
@@ -85,7 +108,7 @@ def build(
     for number, seed in enumerate(seeds):
         if scores is not None and not scores[number].isfinite().all():
             raise FdError(f"{label}: scores of the behaviour flow of seed {seed} are NaN or infinite, allowed: finite")
-    return Bank(actions, noise, scores)
+    return Bank(actions, noise if spec.policy == "onestep" else None, scores)
 
 
 def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
@@ -94,28 +117,28 @@ def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.
     return torch.stack([torch.randn(*shape, generator=stream, device=device) for stream in streams])
 
 
-def draw_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, flow_steps: int, label: str) -> Tensor:
-    """Base actions [S, R, M, A] of states obs [R, O], integrated from noise [S, R, M, A]."""
+def draw_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, solver: str, label: str) -> Tensor:
+    """Base actions [S, R, M, A] of states obs [R, O], integrated from noise [S, R, M, A]; see `fd.flow.base_actions`."""
     seeds, rows, samples, _ = noise.shape
     actions = torch.empty_like(noise)
-    step = max(CHUNK[obs.device.type] // samples, 1)
+    chunk = max(CHUNK[obs.device.type] // samples, 1)
     with Progress(rows, label, unit="states") as progress:
-        for low in range(0, rows, step):
-            part = noise[:, low : low + step]
-            states = obs[low : low + step].repeat_interleave(samples, dim=0).expand(seeds, -1, -1)
-            drawn = base_actions(flow, states, part.flatten(1, 2), steps=flow_steps)
-            actions[:, low : low + step] = drawn.view_as(part)
+        for low in range(0, rows, chunk):
+            part = noise[:, low : low + chunk]
+            states = obs[low : low + chunk].repeat_interleave(samples, dim=0).expand(seeds, -1, -1)
+            drawn = base_actions(flow, states, part.flatten(1, 2), steps=steps, solver=solver)
+            actions[:, low : low + chunk] = drawn.view_as(part)
             progress.advance(part.shape[1])
     return actions
 
 
 def kept_actions(
-    flow: StackedMLP, obs: Tensor, noise: Tensor, *, flow_steps: int, label: str, path: Path, key: str
+    flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, solver: str, label: str, path: Path, key: str
 ) -> Tensor:
     """`draw_actions`, kept in a file for the next method that asks with the same key.
 
     Args:
-        flow, obs, noise, flow_steps, label: see `draw_actions`.
+        flow, obs, noise, steps, solver, label: see `draw_actions`.
         path: the file; what it holds under another key is replaced.
         key: names all that the actions depend on.
     """
@@ -125,7 +148,7 @@ def kept_actions(
             tensors, record = read_tensors(path, obs.device)
             if record.get("key") == key:
                 return tensors["actions"]
-        actions = draw_actions(flow, obs, noise, flow_steps=flow_steps, label=label)
+        actions = draw_actions(flow, obs, noise, steps=steps, solver=solver, label=label)
         write_tensors(path, {"actions": actions}, {"key": key})
         return actions
 

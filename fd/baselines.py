@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from fd.critic import values
@@ -56,7 +55,7 @@ def expectile_loss(value: StackedMLP, obs: Tensor, q: Tensor, *, expectile: floa
     """
     v = value(obs).squeeze(-1)
     difference = q - v
-    weight = torch.where(difference >= 0, expectile, 1 - expectile)
+    weight = (expectile - (difference < 0).to(v.dtype)).abs()
     return (weight * difference.square()).mean(dim=-1), v.detach()
 
 

@@ -35,12 +35,19 @@ def matching_loss(flow: StackedMLP, obs: Tensor, act: Tensor, *, x0: Tensor, t: 
 
 
 @torch.no_grad()
-def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int) -> Tensor:
-    """Base actions a_b [S, B, A]: `steps` Euler steps of the flow from noise [S, B, A], clipped to [-1, 1].
+def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, solver: str = "euler") -> Tensor:
+    """Base actions a_b [S, B, A]: the flow integrated from noise [S, B, A], clipped to [-1, 1].
+
+    Args:
+        flow: velocity network.
+        obs: [S, B, O].
+        noise: standard normal, [S, B, A].
+        steps: at least 1.
+        solver: `euler`, or `midpoint`, of second order, which evaluates the velocity twice a step.
 
     They are constants of every loss, hence no gradient. The layers of `velocity` are taken apart here, for acting and building a bank are
     little but this loop: what does not change along the path is computed once, and the last layer's bias b, of which x has
-    gathered k / steps b after k steps, is kept out of it (y = x - k / steps b), so that a step is one product a layer.
+    gathered k / steps b after k steps, is kept out of it (y = x - k / steps b), so that a velocity is one product a layer.
     """
     width = obs.shape[-1]
     (first, *hidden), (bias, *shifts) = flow.weights, flow.biases
@@ -48,12 +55,20 @@ def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int) ->
     from_x, from_t = first[:, width:-1], first[:, -1:]
     start = torch.baddbmm(bias, obs, first[:, :width])
     slope = torch.baddbmm(from_t, drift, from_x) / steps  # of the first layer's input in k
-    y = noise
-    for _ in range(steps):
-        h = gelu(torch.baddbmm(start, y, from_x), approximate="tanh")
+
+    def moved(y: Tensor, point: Tensor, start: Tensor, duration: float) -> Tensor:
+        """y moved on for a duration with the velocity at a point."""
+        h = gelu(torch.baddbmm(start, point, from_x), approximate="tanh")
         for weight, shift in zip(hidden, shifts, strict=True):
             h = gelu(torch.baddbmm(shift, h, weight), approximate="tanh")
-        y = torch.baddbmm(y, h, last, alpha=1 / steps)
+        return torch.baddbmm(y, h, last, alpha=duration)
+
+    y = noise
+    for _ in range(steps):
+        if solver == "midpoint":
+            y = moved(y, moved(y, y, start, 0.5 / steps), start + 0.5 * slope, 1 / steps)
+        else:
+            y = moved(y, y, start, 1 / steps)
         start = start + slope
     action: Tensor = y + drift
     return action.clamp(-1, 1)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fd.checkpoint import Checkpoint
+from fd.checkpoint import COLUMNS, Checkpoint
 from fd.errors import FdError
+from fd.graph import Update, executed
 from fd.progress import Progress
 from fd.streams import generator
 
@@ -51,21 +52,27 @@ class Draws:
 
 
 class Window:
-    """The metrics of the steps since the last row of the log.
+    """The metrics of the steps since the last row of the log, at most `size` steps, in memory that is allocated once.
 
     On the CPU a metric that is not finite ends the run at its step. On a GPU, where a look at a number would stall the queue, that
     waits for the next row, and still names the step.
     """
 
-    def __init__(self, seeds: Sequence[int], label: str) -> None:
-        self._seeds, self._label = seeds, label
-        self._steps: list[tuple[int, list[str], Tensor]] = []
+    def __init__(self, seeds: Sequence[int], label: str, size: int) -> None:
+        self._seeds, self._label, self._size = seeds, label, size
+        self._steps: list[tuple[int, list[str]]] = []
+        self._values = torch.empty(0)  # [size, metrics, S]
 
     def add(self, step: int, metrics: dict[str, Tensor]) -> None:
-        """Takes the metrics of a step, each [S]."""
-        self._steps.append((step, list(metrics), torch.stack(list(metrics.values()))))
-        if self._steps[-1][2].device.type == "cpu":
-            self._check(*self._steps[-1])
+        """Takes the metrics of a step, each [S]; they are copied."""
+        names, values = list(metrics), list(metrics.values())
+        if not len(self._values):
+            self._values = values[0].new_empty(self._size, len(COLUMNS), len(self._seeds))
+        row = self._values[len(self._steps), : len(names)]
+        torch.stack(values, out=row)
+        self._steps.append((step, names))
+        if self._on_cpu:
+            self._check(step, names, row)
 
     def means(self) -> dict[str, list[float]]:
         """Mean of every metric over the steps that have it, a number a seed; the window is empty then.
@@ -74,13 +81,17 @@ class Window:
             FdError: a metric is not finite.
         """
         columns: dict[str, list[Tensor]] = {}
-        for step, names, values in self._steps:
-            on_cpu = values.cpu()
-            self._check(step, names, on_cpu)
-            for name, value in zip(names, on_cpu, strict=True):
+        for (step, names), values in zip(self._steps, self._values.cpu(), strict=False):
+            if not self._on_cpu:
+                self._check(step, names, values[: len(names)])
+            for name, value in zip(names, values, strict=False):
                 columns.setdefault(name, []).append(value)
         self._steps = []
         return {name: torch.stack(column).mean(dim=0).tolist() for name, column in columns.items()}
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self._values.device.type == "cpu"
 
     def _check(self, step: int, names: list[str], values: Tensor) -> None:
         finite = values.isfinite()
@@ -93,20 +104,32 @@ class Window:
 
 
 def run(
-    one: Callable[[int], dict[str, Tensor]], module: nn.Module, adam: torch.optim.Adam, schedule: Schedule, *,
-    seeds: Sequence[int], checkpoint: Checkpoint, label: str,
+    update: Update, draws: Draws, module: nn.Module, adam: torch.optim.Adam, schedule: Schedule, *,
+    seeds: Sequence[int], checkpoint: Checkpoint, label: str, execution: str = "eager", period: int = 1,
 ) -> None:  # fmt: skip
-    """Calls `one` with the number of every step still to do; `one` updates `module` and returns metrics, each [S].
+    """Updates a module in every step still to do.
+
+    Args:
+        update: called with the phase of a step and its random numbers, updates `module` and returns metrics, each [S].
+        draws: the random numbers.
+        module, adam: what is updated, and kept in checkpoints.
+        schedule: length and marks of the run.
+        seeds: of the first axis.
+        checkpoint: last state, log and snapshots.
+        label: what progress and errors call the run.
+        execution: of an update, see `fd.compute.execution`.
+        period: number of phases that take turns, step after step.
 
     Raises:
         FdError: a metric or a weight is not finite; what was saved before stays.
     """
     done = checkpoint.restore(module, adam)
-    window = Window(seeds, label)
+    window = Window(seeds, label, schedule.log_every)
+    update = executed(update, module, execution)
     with Progress(schedule.steps, label, done=done) as progress:
         for index in range(done, schedule.steps):
             at = index + 1
-            window.add(at, one(index))
+            window.add(at, update(index % period, draws.at(index)))
             if at % schedule.log_every == 0:
                 means = window.means()
                 checkpoint.log(at, seeds, means)

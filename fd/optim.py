@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 
 def optimiser(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
     """Adam (betas .9, .999, eps 1e-8) as one fused kernel over the stacked parameters."""
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+    on_gpu = parameters[0].is_cuda if parameters else False
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=True, capturable=on_gpu)
 
 
 def step(optimiser: torch.optim.Adam, loss: Tensor, parameters: list[nn.Parameter], *, clip: float) -> Tensor:
@@ -18,10 +20,10 @@ def step(optimiser: torch.optim.Adam, loss: Tensor, parameters: list[nn.Paramete
     """
     grads = torch.autograd.grad(loss.sum(), parameters, materialize_grads=True)
     seeds = loss.shape[0]
-    norm = torch.stack([g.view(seeds, -1).square().sum(dim=1) for g in grads]).sum(dim=0).sqrt()
+    norm: Tensor = vector_norm(torch.stack([vector_norm(g.view(seeds, -1), dim=1) for g in grads]), dim=0)
     if clip:
         scale = (clip / (norm + 1e-6)).clamp_max(1)
-        grads = tuple(g * scale.repeat_interleave(g.shape[0] // seeds).view(-1, *[1] * (g.dim() - 1)) for g in grads)
+        grads = tuple((g.view(seeds, -1) * scale.unsqueeze(1)).view_as(g) for g in grads)
     for parameter, grad in zip(parameters, grads, strict=True):
         parameter.grad = grad
     optimiser.step()

@@ -113,7 +113,6 @@ class Network(Strict):
     """Shape of every MLP (flow, residual or one-step policy, critics)."""
 
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=1, max_length=8)]
-    flow_steps: Annotated[int, Field(ge=1, le=1000)]  # Euler steps of the flow from noise to base action
 
 
 class Pretrain(Strict):
@@ -147,7 +146,10 @@ class Refine(Strict):
     iql_alpha: Positive  # IQL's inverse temperature (awr) or weight of behavioural cloning (ddpgbc)
     rebrac_alpha: NotNegative  # ReBRAC's weight of the distance to the data's actions, in the policy's loss
     rebrac_alpha_critic: NotNegative  # the same in the critic's target
+    flow_steps: Annotated[int, Field(ge=1, le=1000)]  # of the flow from noise to base action
+    flow_solver: Literal["euler", "midpoint"]  # midpoint: two velocities a step
     bank: Annotated[int, Field(ge=0, le=1024)]  # base actions kept for a state; 0: drawn afresh at every step
+    bank_memory: Positive  # GiB that the bank may take, on the training device; beyond, base actions are drawn afresh
     evaluate_every: Count
     log_every: Count
 
@@ -164,7 +166,7 @@ class Evaluate(Strict):
     """Episodes in the simulator at every evaluated step."""
 
     episodes: Count  # a seed and evaluated step
-    environments: Annotated[int, Field(ge=1, le=4096)]  # simulators alive at a time, all seeds together
+    environments: Annotated[int, Field(ge=1, le=4096)]  # simulators alive in a process, shared by the seeds
     timeout: Positive  # seconds without an answer after which a simulator counts as hung
 
 
@@ -364,6 +366,8 @@ class Compute(Strict):
     """How the machine is used; results do not depend on it beyond rounding, so no stage depends on it."""
 
     device: Literal["auto", "cpu", "cuda"]
+    execution: Literal["auto", "eager", "compiled", "graph", "compiled-graph"]  # of a training step
+    tf32: bool  # on a GPU: matrix products with ten bits of mantissa
     threads: Annotated[int, Field(ge=1, le=1024)]
     workers: Annotated[int, Field(ge=1, le=1024)]  # simulator processes
 

@@ -17,7 +17,7 @@ from fd.replay import Replay
 
 def pretrain(
     flow: StackedMLP, replay: Replay, schedule: Schedule, *, seeds: Sequence[int], learning_rate: float,
-    checkpoint: Checkpoint, label: str,
+    checkpoint: Checkpoint, label: str, execution: str,
 ) -> None:  # fmt: skip
     """Trains the behaviour flow of every seed by flow matching; `checkpoint` holds its log and last state."""
     adam, parameters = optimiser(list(flow.parameters()), learning_rate), list(flow.parameters())
@@ -28,12 +28,11 @@ def pretrain(
         x0 = torch.randn(BLOCK, size, width, generator=stream, device=device)
         return [index, x0, torch.rand(BLOCK, size, 1, generator=stream, device=device)]
 
-    draws = Draws(seeds, "pretrain", device, draw)
-
-    def one(index: int) -> dict[str, Tensor]:
-        chosen, x0, t = draws.at(index)
+    def one(phase: int, numbers: list[Tensor]) -> dict[str, Tensor]:
+        chosen, x0, t = numbers
         rows = replay.starts[chosen]
         loss = matching_loss(flow, replay.obs[rows], replay.act[rows], x0=x0, t=t)
         return {"flow_loss": loss.detach(), "grad_norm": step(adam, loss, parameters, clip=0)}
 
-    run(one, flow, adam, schedule, seeds=seeds, checkpoint=checkpoint, label=label)
+    draws = Draws(seeds, "pretrain", device, draw)
+    run(one, draws, flow, adam, schedule, seeds=seeds, checkpoint=checkpoint, label=label, execution=execution)

@@ -12,6 +12,7 @@ from fd.bank import Bank
 from fd.checkpoint import Checkpoint
 from fd.errors import FdError
 from fd.fisher import EXACT_DIVERGENCE
+from fd.graph import Update
 from fd.loop import BLOCK, Draws, Schedule, run
 from fd.optim import optimiser
 from fd.replay import Replay
@@ -20,7 +21,7 @@ from fd.spec import Spec
 
 def refine(
     agent: Agent, replay: Replay, bank: Bank | None, schedule: Schedule, *, seeds: Sequence[int],
-    checkpoint: Checkpoint, label: str,
+    checkpoint: Checkpoint, label: str, execution: str,
 ) -> None:  # fmt: skip
     """Refines the policy of every seed; base actions come from the bank, or fresh from the flow where it is None.
 
@@ -29,14 +30,27 @@ def refine(
     """
     if agent.spec.desmooth and bank is None:
         raise FdError(f"{label}: desmooth is done once a state and needs a bank (allowed here: desmooth: false)")
-    spec, adam, device = agent.spec, optimiser(agent.trained(), agent.spec.learning_rate), replay.act.device
-    size, (low, high) = schedule.batch_size, spec.t_eps
-    shapes = noise_shapes(spec, size, banked=bank is not None)
+    adam = optimiser(agent.trained(), agent.spec.learning_rate)
+    one, draws = updates(agent, adam, replay, bank, seeds=seeds, batch_size=schedule.batch_size)
+    run(
+        one, draws, agent, adam, schedule,
+        seeds=seeds, checkpoint=checkpoint, label=label, execution=execution, period=agent.spec.policy_every,
+    )  # fmt: skip
+
+
+def updates(
+    agent: Agent, adam: torch.optim.Adam, replay: Replay, bank: Bank | None, *, seeds: Sequence[int], batch_size: int
+) -> tuple[Update, Draws]:
+    """One update of every seed on a batch of its own, and the random numbers of the steps; phases: see `Spec.policy_every`."""
+    spec, device, (low, high) = agent.spec, replay.act.device, agent.spec.t_eps
+    shapes = noise_shapes(spec, batch_size, banked=bank is not None)
 
     def draw(stream: torch.Generator) -> list[Tensor]:
-        numbers = [torch.randint(len(replay.starts), (BLOCK, size), generator=stream, device=device)]
+        numbers = [torch.randint(len(replay.starts), (BLOCK, batch_size), generator=stream, device=device)]
         if bank is not None:
-            numbers.append(torch.randint(bank.actions.shape[2], (BLOCK, 2, size), generator=stream, device=device))
+            numbers.append(
+                torch.randint(bank.actions.shape[2], (BLOCK, 2, batch_size), generator=stream, device=device)
+            )
         for name, shape in shapes.items():
             if name == "probes":
                 signs = torch.randint(2, (BLOCK, *shape), generator=stream, device=device)
@@ -46,10 +60,8 @@ def refine(
                 numbers.append(make(BLOCK, *shape, generator=stream, device=device))
         return numbers
 
-    draws = Draws(seeds, "refine", device, draw)
-
-    def one(index: int) -> dict[str, Tensor]:
-        chosen, *numbers = draws.at(index)
+    def one(phase: int, numbers: list[Tensor]) -> dict[str, Tensor]:
+        chosen, *numbers = numbers
         rows = replay.starts[chosen]
         batch = replay.batch(rows, next_actions=agent.target_policy is not None)
         base = None
@@ -62,9 +74,9 @@ def refine(
         noise = Noise(**drawn)
         if bank is None and spec.based:
             base = agent.base(batch, noise)
-        return update(agent, adam, batch, base, noise, with_policy=(index + 1) % spec.policy_every == 0)
+        return update(agent, adam, batch, base, noise, with_policy=phase == spec.policy_every - 1)
 
-    run(one, agent, adam, schedule, seeds=seeds, checkpoint=checkpoint, label=label)
+    return one, Draws(seeds, "refine", device, draw)
 
 
 def noise_shapes(spec: Spec, size: int, *, banked: bool) -> dict[str, tuple[int, ...]]:

@@ -20,6 +20,7 @@ class Spec:
     act_dim: int
     hidden: tuple[int, ...]
     flow_steps: int
+    flow_solver: str
     policy: str
     learning_rate: float
     discount: float

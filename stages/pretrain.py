@@ -9,7 +9,7 @@ import typer
 
 from fd import params, provenance, scratch, transitions
 from fd.checkpoint import FLOW, Checkpoint, write_tensors
-from fd.compute import select
+from fd.compute import execution, select
 from fd.loop import Schedule
 from fd.nets import StackedMLP
 from fd.pretraining import pretrain
@@ -29,9 +29,10 @@ def command(
 ) -> None:
     """Train the behaviour flow of every seed on data/<task> by flow matching; writes behaviour/<task>."""
     settings, seeds = (values := params.load(params_file)).settings(task), values.seeds
-    device = select(values.compute.device, values.compute.threads)
+    device = select(values.compute.device, values.compute.threads, tf32=values.compute.tf32)
+    how = execution(values.compute.execution, device)
     arrays, manifest = transitions.load(data / task), transitions.read_manifest(data / task)
-    parts = [manifest.sha256, seeds, settings.network.model_dump(), settings.pretrain.model_dump(), device.type]
+    parts = [manifest.sha256, seeds, settings.network.model_dump(), settings.pretrain.model_dump(), device.type, how]
     work = scratch.folder("pretrain", task, parts)
     widths = (manifest.obs_dim + manifest.act_dim + 1, *settings.network.hidden, manifest.act_dim)
     streams = [generator(seed, "weights", 0) for seed in seeds]
@@ -43,6 +44,7 @@ def command(
     pretrain(
         flow, Replay.of(arrays, device), schedule, seeds=seeds, learning_rate=settings.pretrain.learning_rate,
         checkpoint=Checkpoint(work, built, lambda step: None), label=f"pretrain {task}",
+        execution=how,
     )  # fmt: skip
     record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
     write_tensors(built / FLOW, {f"flow.{name}": value for name, value in flow.state_dict().items()}, record)

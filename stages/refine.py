@@ -13,7 +13,7 @@ from fd import params, provenance, scratch, transitions
 from fd.agent import Agent
 from fd.bank import build
 from fd.checkpoint import FLOW, Checkpoint, load_net, read_tensors, write_tensors
-from fd.compute import select
+from fd.compute import execution, select
 from fd.errors import FdError
 from fd.loop import Schedule
 from fd.policy import snapshot_name
@@ -38,7 +38,8 @@ def command(
     """Refine the policy of every seed with one method; writes snapshots and training log to runs/<task>/<method>."""
     values = params.load(params_file)
     settings, seeds, start = values.settings(task, method), values.seeds, time.monotonic()
-    device = select(values.compute.device, values.compute.threads)
+    device = select(values.compute.device, values.compute.threads, tf32=values.compute.tf32)
+    how = execution(values.compute.execution, device)
     manifest = transitions.read_manifest(data / task)
     shape = {"obs_dim": manifest.obs_dim, "act_dim": manifest.act_dim}
     spec = Spec.of(
@@ -57,25 +58,29 @@ def command(
     if spec.behaviour == "frozen":
         load_net(agent.flow, tensors, "flow.", flow_file)
     flow_sha256 = hashlib.sha256(flow_file.read_bytes()).hexdigest()
-    parts = [asdict(spec), asdict(schedule), settings.refine.bank, seeds, flow_sha256, device.type]
+    sizes = {"bank": settings.refine.bank, "memory": settings.refine.bank_memory}
+    parts = [asdict(spec), asdict(schedule), sizes, seeds, flow_sha256, device.type, how]
     work = scratch.folder("refine", f"{task}/{method}", parts)
     built = work / "out"
     checkpoint = Checkpoint(work, built, lambda step: write_snapshot(built, agent, step=step, seeds=seeds))
     if spec.acts_by_flow and spec.behaviour == "frozen":
         built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
+    bank = None
     if agent.trained():
         replay = Replay.of(transitions.load(data / task), device)
-        label, bank = f"refine {task} {method}", None
+        label = f"refine {task} {method}"
         if spec.based and settings.refine.bank:
             bank = build(
-                spec, agent.flow, replay.obs, seeds=seeds, samples=settings.refine.bank, label=label,
-                path=scratch.ROOT / "banks" / f"{task}.safetensors", key=scratch.folder("bank", task, flow_sha256).name,
+                spec, agent.flow, replay.obs, seeds=seeds, samples=settings.refine.bank,
+                budget=settings.refine.bank_memory, label=label, path=scratch.ROOT / "banks" / f"{task}.safetensors",
+                key=scratch.folder("bank", task, flow_sha256).name,
             )  # fmt: skip
-        refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=label)
+        refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=label, execution=how)
     else:
         for step in range(schedule.save_every, schedule.steps + 1, schedule.save_every):
             write_snapshot(built, agent, step=step, seeds=seeds)
     record = {"task": task, "method": method, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
+    record["bank"] = 0 if bank is None else settings.refine.bank
     scratch.publish(built, out / task / method, work)
     provenance.write(out / task / f"{method}.json", record, start=start)
 

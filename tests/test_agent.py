@@ -130,7 +130,7 @@ def test_the_divergence_is_estimated_above_eight_dimensions_alone(width: int) ->
     batch, noise = drawn(agent.spec, 0, 0, 1)
     assert (noise.probes is None) == (width == 8)
     assert noise.probes is None or noise.probes.shape == (2, 2, 8, width)
-    loss, metrics = agent.losses(batch, agent.base(batch, noise), noise)
+    loss, metrics = agent(batch, agent.base(batch, noise), noise)
     assert loss.isfinite().all() and (metrics["penalty"] != 0).all()
 
 
@@ -159,7 +159,7 @@ def test_critic_gradient_is_that_of_its_own_loss(method: str, factor: int) -> No
     agent = agent_of(method, 0, 1)
     batch, noise = drawn(agent.spec, 0, 0, 1)
     base = base_of(agent, batch, noise)
-    total, metrics = agent.losses(batch, base, noise)
+    total, metrics = agent(batch, base, noise)
     y = agent.target_values(batch, base, noise)
     q = agent.critic(batch.obs, batch.act).squeeze(-1)
     own = factor * (q - y.unsqueeze(1)).square().mean(dim=(1, 2))
@@ -173,7 +173,7 @@ def test_critic_gradient_is_that_of_its_own_loss(method: str, factor: int) -> No
 def test_metrics_tell_the_spread_of_the_values() -> None:
     agent = agent_of("iql", 0, 1)
     batch, noise = drawn(agent.spec, 0, 0, 1)
-    metrics = agent.losses(batch, None, noise)[1]
+    metrics = agent(batch, None, noise)[1]
     assert agent.value is not None
     q, v = agent.critic(batch.obs, batch.act).detach(), agent.value(batch.obs).detach()
     for name, numbers in (("q", q), ("v", v)):

@@ -100,7 +100,7 @@ def test_advantage_is_the_smaller_value_above_the_states() -> None:
         parameter += 1.0
     batch, noise = drawn(agent.spec, 0, 0, 1)
     assert agent.value is not None
-    told = agent.losses(batch, None, noise)[1]
+    told = agent(batch, None, noise)[1]
     q, v = agent.critic(batch.obs, batch.act).squeeze(-1).amin(dim=1), agent.value(batch.obs).squeeze(-1)
     torch.testing.assert_close(told["advantage"], (q - v).mean(dim=1).detach())
 
@@ -112,7 +112,7 @@ def test_value_follows_the_smaller_target_at_the_data(method: str) -> None:
         parameter += 0.1 * torch.randn_like(parameter)
     batch, noise = drawn(agent.spec, 0, 0, 1)
     assert agent.value is not None
-    total, told = agent.losses(batch, None, noise)
+    total, told = agent(batch, None, noise)
     q = agent.target(batch.obs, batch.act).squeeze(-1).amin(dim=1)
     v = agent.value(batch.obs).squeeze(-1)
     weight = (agent.spec.expectile - (q < v).float()).abs()

@@ -52,6 +52,17 @@ def test_base_actions_follow_the_ode() -> None:
     assert errors[1] == pytest.approx(errors[0] / 2, rel=0.02)
 
 
+def test_the_error_of_midpoint_steps_is_quadratic() -> None:
+    noise = torch.linspace(-2, 2, 9, dtype=torch.float64).view(1, 9, 1).expand(1, 9, 2)
+    errors = []
+    for steps in (10, 20):
+        flow, obs = linear_flow(-1.0, 0.0, 0.2), torch.zeros(1, 9, 1).double()
+        found = base_actions(flow, obs, noise, steps=steps, solver="midpoint")
+        errors.append((found - (0.2 + (noise - 0.2) / math.e)).abs().max().item())
+    assert errors[0] < 0.005
+    assert errors[1] == pytest.approx(errors[0] / 4, rel=0.1)
+
+
 def test_time_runs_from_zero_to_one() -> None:
     """dx/dt = t: four steps see t = 0, 1/4, 1/2, 3/4, whose mean is 3/8."""
     found = base_actions(
@@ -67,6 +78,19 @@ def test_base_actions_are_euler_steps_of_the_velocity() -> None:
     for step in range(3):
         x = x + velocity(flow, obs, x, torch.full((2, 6, 1), step / 3)) / 3
     torch.testing.assert_close(base_actions(flow, obs, noise, steps=3), x.detach().clamp(-1, 1))
+
+
+def test_base_actions_are_midpoint_steps_of_the_velocity() -> None:
+    flow = StackedMLP((2,), (5, 8, 8, 2), norm=False, generators=[torch.Generator().manual_seed(s) for s in range(2)])
+    for bias in flow.biases:
+        bias.data.normal_()
+    obs, noise = torch.randn(2, 6, 2), 0.1 * torch.randn(2, 6, 2)
+    x = noise
+    for step in range(3):
+        middle = x + velocity(flow, obs, x, torch.full((2, 6, 1), step / 3)) / 6
+        x = x + velocity(flow, obs, middle, torch.full((2, 6, 1), (step + 0.5) / 3)) / 3
+    found = base_actions(flow, obs, noise, steps=3, solver="midpoint")
+    torch.testing.assert_close(found, x.detach().clamp(-1, 1))
 
 
 def test_base_actions_are_clipped_constants() -> None:

@@ -53,6 +53,7 @@ def spec_of(config: dict[str, object], obs_dim: int) -> Spec:
         "act_dim": config["action_dim"],
         "hidden": config["actor_hidden_dims"],
         "flow_steps": config.get("flow_steps", 1),
+        "flow_solver": "euler",
         "behaviour": "joint",
         "score": "velocity",
         "t_eps": [t - width, t],
@@ -227,7 +228,7 @@ def test_recording_is_replayed(path: Path, seeds: int) -> None:
     data, agent, batch = load(path, seeds)
     noise = noise_of(data, "", agent.spec, seeds)
     base = agent.base(batch, noise) if agent.spec.based else None
-    loss, metrics = agent.losses(batch, base, noise)
+    loss, metrics = agent(batch, base, noise)
     close(loss[0], data["loss"], "loss")
     check_info(data, "info/", told(agent, batch, base, noise, metrics) | mse(data, "", agent, batch))
     loss.sum().backward()

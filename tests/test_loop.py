@@ -51,7 +51,7 @@ def fit(folder: Path, steps: int, *, called: list[int] | None = None, **faults: 
     module = StackedMLP((2,), (1, 1), norm=False, generators=[torch.Generator().manual_seed(s) for s in (3, 5)])
     adam = torch.optim.Adam(module.parameters(), lr=0.1)
 
-    def one(index: int) -> dict[str, torch.Tensor]:
+    def one(index: int, numbers: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         if called is not None:
             called.append(index)
         adam.zero_grad()
@@ -63,7 +63,10 @@ def fit(folder: Path, steps: int, *, called: list[int] | None = None, **faults: 
         return {"grad_norm": torch.zeros(2), "q": torch.tensor([float(index), value])}
 
     checkpoint = Checkpoint(folder / "work", folder / "out", lambda step: None)
-    run(one, module, adam, Schedule(steps, 1, 5, 10), seeds=(3, 5), checkpoint=checkpoint, label="refine cube fidec")
+    run(
+        one, draws(3, 5), module, adam, Schedule(steps, 1, 5, 10),
+        seeds=(3, 5), checkpoint=checkpoint, label="refine cube fidec", period=steps,
+    )  # fmt: skip
     return module
 
 
@@ -108,19 +111,17 @@ class OnADevice(torch.Tensor):
     device = torch.device("meta")  # type: ignore[assignment]
 
 
-def test_metrics_on_a_device_are_looked_at_with_the_next_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_on_a_device_are_looked_at_with_the_next_row() -> None:
     """A look at every step would stall the queue; the step is named all the same."""
-    stack = torch.stack
-    monkeypatch.setattr(torch, "stack", lambda parts: stack(parts).as_subclass(OnADevice))
-    window = Window((3, 5), "refine cube fidec")
+    window = Window((3, 5), "refine cube fidec", 3)
     for step in (1, 2, 3):
-        window.add(step, {"q": torch.tensor([1.0, float("nan") if step == 2 else 0.0])})
+        window.add(step, {"q": torch.tensor([1.0, float("nan") if step == 2 else 0.0]).as_subclass(OnADevice)})
     with pytest.raises(FdError, match=r"^refine cube fidec: q of seed 5 is nan in step 2, "):
         window.means()
 
 
 def test_a_metric_counts_in_the_steps_that_have_it() -> None:
-    window = Window((3, 5), "refine cube rebrac")
+    window = Window((3, 5), "refine cube rebrac", 3)
     for step in (1, 2, 3):
         window.add(step, {"q": torch.tensor([1.0, 2.0]) * step} | ({"mse": torch.ones(2)} if step != 2 else {}))
     assert window.means() == {"q": [2.0, 4.0], "mse": [1.0, 1.0]}
@@ -141,7 +142,7 @@ FLOW = StackedMLP((2,), (3 + 2 + 1, 8, 2), norm=False, generators=[torch.Generat
 def test_the_bank_holds_what_the_flow_gives() -> None:
     obs = torch.randn(2000, 3)  # more than one chunk
     noise = draw_noise((0, 1), (2000, 4, 2), CPU)
-    actions = draw_actions(FLOW, obs, noise, flow_steps=3, label="bank")
+    actions = draw_actions(FLOW, obs, noise, steps=3, solver="euler", label="bank")
     for sample in (0, 3):
         torch.testing.assert_close(
             actions[:, :, sample], base_actions(FLOW, obs.expand(2, -1, -1), noise[:, :, sample], steps=3)
@@ -183,7 +184,7 @@ def test_kept_actions_are_used_for_their_key_only(tmp_path: Path) -> None:
     obs, noise, path = torch.randn(5, 3), torch.randn(2, 5, 4, 2), tmp_path / "banks" / "cube.safetensors"
 
     def kept(noise: torch.Tensor, key: str) -> torch.Tensor:
-        return kept_actions(FLOW, obs, noise, flow_steps=3, label="bank", path=path, key=key)
+        return kept_actions(FLOW, obs, noise, steps=3, solver="euler", label="bank", path=path, key=key)
 
     first = kept(noise, "a")
     assert torch.equal(kept(torch.zeros_like(noise), "a"), first)

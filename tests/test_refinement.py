@@ -11,7 +11,7 @@ import torch
 from agents import METHODS, agent_of, spec_of
 
 from fd.agent import Agent
-from fd.bank import Bank, build
+from fd.bank import Bank, build, memory
 from fd.checkpoint import Checkpoint, read_tensors
 from fd.errors import FdError
 from fd.fisher import desmoothed, score
@@ -49,7 +49,7 @@ def train(folder: Path, data: Replay, agent: Agent) -> Agent:
     folder.mkdir(exist_ok=True)
     out = folder / "out"
     checkpoint = Checkpoint(folder, out, lambda step: write_snapshot(out, agent, step=step, seeds=SEEDS))
-    refine(agent, data, None, SCHEDULE, seeds=SEEDS, checkpoint=checkpoint, label="refine cube x")
+    refine(agent, data, None, SCHEDULE, seeds=SEEDS, checkpoint=checkpoint, label="refine cube x", execution="eager")
     return agent
 
 
@@ -106,13 +106,13 @@ def test_an_infinite_learning_rate_ends_the_run_at_the_step_after(method: str, t
 
 
 def test_a_policy_is_updated_in_every_second_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, losses = list[bool](), Agent.losses
+    asked, forward = list[bool](), Agent.forward
 
     def told(self: Agent, *parts: object, with_policy: bool = True) -> object:
         asked.append(with_policy)
-        return losses(self, *parts, with_policy=with_policy)  # type: ignore[arg-type]
+        return forward(self, *parts, with_policy=with_policy)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Agent, "losses", told)
+    monkeypatch.setattr(Agent, "forward", told)
     train(tmp_path, replay(), agent_of("rebrac", *SEEDS))
     assert asked == [False, True] * 15
 
@@ -149,13 +149,13 @@ def test_probes_are_drawn_where_the_divergence_is_estimated() -> None:
 
 
 def test_probes_are_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, losses = list[torch.Tensor](), Agent.losses
+    seen, forward = list[torch.Tensor](), Agent.forward
 
     def told(self: Agent, batch: object, base: object, noise: object, **more: object) -> object:
         seen.append(noise.probes)  # type: ignore[attr-defined]
-        return losses(self, batch, base, noise, **more)  # type: ignore[arg-type]
+        return forward(self, batch, base, noise, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Agent, "losses", told)
+    monkeypatch.setattr(Agent, "forward", told)
     data = replay()
     train(tmp_path, replace(data, act=data.act.repeat(1, 3)), agent_of("fidec-stein", *SEEDS, act_dim=9))
     probes = torch.stack(seen)
@@ -165,12 +165,38 @@ def test_probes_are_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def bank_of(agent: Agent, data: Replay) -> Bank:
     path = Path("banks/cube.safetensors")
-    return build(agent.spec, agent.flow, data.obs, seeds=SEEDS, samples=6, label="refine cube", path=path, key="k")
+    bank = build(
+        agent.spec, agent.flow, data.obs, seeds=SEEDS, samples=6, budget=1.0, label="refine cube", path=path, key="k"
+    )
+    assert bank is not None
+    return bank
 
 
 @pytest.mark.parametrize("method", ["bc", "ifql", "iql", "rebrac"])
 def test_methods_without_base_actions_need_no_bank(method: str) -> None:
     assert not agent_of(method, *SEEDS).spec.based
+
+
+@pytest.mark.parametrize("method", ["fql", "deflow", "fidec", "fidec-stein"])
+def test_a_bank_beyond_its_budget_is_not_built(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The budget is what building takes at its height: noise, actions and scores."""
+    monkeypatch.chdir(tmp_path)
+    agent, data = agent_of(method, *SEEDS), replay()
+    bank = bank_of(agent, data)
+    parts = [bank.actions, torch.empty_like(bank.actions), *([] if bank.scores is None else [bank.scores])]
+    needed = sum(part.nbytes for part in parts) / 2**30
+    assert memory(agent.spec, seeds=2, rows=ROWS, samples=6) == pytest.approx(needed)
+    capsys.readouterr()
+    for budget, built in ((0.999 * needed, False), (1.001 * needed, True)):
+        found = build(
+            agent.spec, agent.flow, data.obs, seeds=SEEDS, samples=6, budget=budget, label="refine cube x",
+            path=Path("banks/cube.safetensors"), key="k",
+        )  # fmt: skip
+        assert (found is not None) == built
+        told = capsys.readouterr().err
+        assert ("refine cube x: a bank of 6 base actions a state takes" in told) != built
 
 
 def test_desmoothing_without_a_bank_is_refused(tmp_path: Path) -> None:
@@ -205,7 +231,7 @@ def test_a_bank_holds_the_scores_of_its_metric(
     data = replace(data, obs=data.obs[:100])
     agent = agent_of("fidec", *SEEDS, metric=metric, desmooth=desmooth)
     bank = bank_of(agent, data)
-    assert bank.actions.shape == bank.noise.shape == (2, 100, 6, 3)
+    assert bank.actions.shape == (2, 100, 6, 3) and bank.noise is None
     assert (None if bank.scores is None else bank.scores.shape) == shape
     if desmooth:
         plain = agent_of("fidec", *SEEDS)

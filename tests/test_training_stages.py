@@ -378,6 +378,37 @@ def test_wrong_input_of_refine_is_one_line(
     assert not list(Path(".scratch").glob("refine-*/out/step_*"))
 
 
+def test_without_memory_for_a_bank_base_actions_are_fresh(
+    tiny_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_refine(monkeypatch, "fidec", "--out", "banked") == 0
+    edit("refine", "bank_memory", to=1e-6)
+    assert run_refine(monkeypatch, "fidec", "--out", "fallen") == 0
+    assert "base actions are drawn afresh at every step" in capsys.readouterr().err
+    edit("refine", "bank", to=0)
+    assert run_refine(monkeypatch, "fidec", "--out", "fresh") == 0
+    assert contents(Path("fallen", TASK, "fidec")) == contents(Path("fresh", TASK, "fidec"))
+    assert contents(Path("fallen", TASK, "fidec")) != contents(Path("banked", TASK, "fidec"))
+    banks = [json.loads(Path(out, TASK, "fidec.json").read_text())["bank"] for out in ("banked", "fallen", "fresh")]
+    assert banks == [4, 0, 0]
+
+
+@pytest.mark.parametrize("choice", ["graph", "compiled-graph"])
+def test_a_graph_on_the_cpu_is_one_line(
+    choice: str, tiny_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit("compute", "execution", to=choice)
+    refused(capsys, run_refine(monkeypatch), f"compute.execution: '{choice}' needs a GPU", "allowed on the CPU: auto")
+
+
+def test_compiling_without_a_compiler_is_one_line(
+    tiny_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit("compute", "execution", to="compiled")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    refused(capsys, run_refine(monkeypatch), "compute.execution: 'compiled' needs a C++ compiler, no-such-compiler is")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize("app", [pretrain.app, refine.app], ids=["pretrain", "refine"])
 def test_a_gpu_that_is_not_there_is_one_line(
