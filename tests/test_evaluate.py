@@ -8,9 +8,9 @@ import multiprocessing
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import gymnasium
 import pytest
@@ -22,6 +22,7 @@ from fd.agent import Agent
 from fd.errors import FdError
 from fd.evaluation import score
 from fd.policy import Policy, snapshot_name
+from fd.rollout import Rollout
 from fd.simulators import Episode
 from fd.spec import Spec
 from fd.transitions import Manifest
@@ -96,40 +97,33 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **o
     return int(exit_.value.code or 0), capsys.readouterr().err
 
 
-class Made:
-    """A pool without simulators: it makes rows up, and fails at some snapshots."""
+@dataclass
+class Watched:
+    """What real pools are asked for; a fault after their first snapshot, where a test wants one."""
 
-    asked: list[tuple[int, ...]]  # steps of the snapshots, a tuple for each run
-    noise: list[int]  # width of a row of noise
-    fails: set[int]
-
-    def __init__(self, *_: Any, seeds: tuple[int, ...], noise_dim: int, **__: Any) -> None:
-        self._seeds = seeds
-        self.noise.append(noise_dim)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def run(self, steps: Sequence[int], *, episodes: int, **_: Any) -> Iterator[tuple[int, list[Episode]]]:
-        self.asked.append(tuple(steps))
-        for step in steps:
-            if step in self.fails:
-                raise FdError("reacher: the environment fails")
-            yield (
-                step,
-                [Episode(seed, step, i, -5.0, False, 8) for seed in sorted(self._seeds) for i in range(episodes)],
-            )
+    steps: list[tuple[int, ...]] = field(default_factory=list)  # of the snapshots, a tuple for each run
+    noise: list[int] = field(default_factory=list)  # width of a row of noise
+    fault: bool = False
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> type[Made]:
-    """The pool of this test, `Made`."""
-    Made.asked, Made.noise, Made.fails = [], [], set()
-    monkeypatch.setattr(evaluation, "Rollout", Made)
-    return Made
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    found, start, run_pool = Watched(), Rollout.__init__, Rollout.run
+
+    def started(self: Rollout, *args: Any, noise_dim: int, **more: Any) -> None:
+        found.noise.append(noise_dim)
+        start(self, *args, noise_dim=noise_dim, **more)
+
+    def told(self: Rollout, steps: Sequence[int], **more: Any) -> Iterator[tuple[int, list[Episode]]]:
+        found.steps.append(tuple(steps))
+        for step, rows in run_pool(self, steps, **more):
+            yield step, rows
+            if found.fault:
+                raise FdError("reacher: the environment fails")
+
+    monkeypatch.setattr(Rollout, "__init__", started)
+    monkeypatch.setattr(Rollout, "run", told)
+    return found
 
 
 def test_the_table_has_a_row_an_episode_whatever_the_workers(project: Path, capsys: Any, monkeypatch: Any) -> None:
@@ -157,49 +151,51 @@ def test_the_table_has_a_row_an_episode_whatever_the_workers(project: Path, caps
 
 
 def test_an_evaluation_that_fails_goes_on_from_its_finished_snapshots(
-    project: Path, capsys: Any, monkeypatch: Any, made: type[Made]
+    project: Path, capsys: Any, monkeypatch: Any, watched: Watched
 ) -> None:
     assert run(capsys, monkeypatch, out="one")[0] == 0
-    made.fails = {20}
+    watched.fault = True
     code, error = run(capsys, monkeypatch, out="two")
     assert (code, error.splitlines()[-1]) == (2, "error: reacher: the environment fails")
     assert not Path("two").exists()
-    made.fails = set()
+    watched.fault = False
     assert run(capsys, monkeypatch, out="two")[0] == 0
-    assert made.asked == [(10, 20), (10, 20), (20,)]
+    assert watched.steps == [(10, 20), (10, 20), (20,)]
     assert Path("two/reacher/fidec.csv").read_bytes() == Path("one/reacher/fidec.csv").read_bytes()
 
 
 def test_rows_kept_of_another_run_or_way_to_act_are_not_used(
-    project: Path, capsys: Any, monkeypatch: Any, made: type[Made]
+    project: Path, capsys: Any, monkeypatch: Any, watched: Watched
 ) -> None:
-    made.fails = {20}
+    watched.fault = True
     assert run(capsys, monkeypatch)[0] == 2
     values = yaml.safe_load(Path("params.yaml").read_text())
     change(methods={"fidec": values["methods"]["fidec"] | {"act": ACTS[1]}})
     assert run(capsys, monkeypatch)[0] == 2
     Path("params.yaml").write_text(yaml.safe_dump(values))
     write_run((6, 7))
-    made.fails = set()
+    watched.fault = False
     assert run(capsys, monkeypatch)[0] == 0
-    assert made.asked == [(10, 20)] * 3
+    assert watched.steps == [(10, 20)] * 3
     assert {line.split(",")[0] for line in Path("evals/reacher/fidec.csv").read_text().splitlines()[1:]} == {"6", "7"}
 
 
-def test_a_policy_acts_as_its_method_says(project: Path, capsys: Any, monkeypatch: Any, made: type[Made]) -> None:
+def test_a_policy_acts_as_its_method_says(project: Path, capsys: Any, monkeypatch: Any, watched: Watched) -> None:
     """The best of several actions, refined twice: each step has the noise for all of them."""
     folder, found, methods = Path("runs/reacher/fidec"), [], yaml.safe_load(Path("params.yaml").read_text())["methods"]
-    obs = torch.randn(2, 4, 10)
+    obs, tables = torch.randn(2, 4, 10), set[bytes]()
     for how in ACTS:
         change(methods={"fidec": methods["fidec"] | {"act": how}})
         assert run(capsys, monkeypatch)[0] == 0
-        assert made.noise[-1] == 2 * how["best_of"]
-        noise = torch.linspace(-2, 2, 8 * made.noise[-1]).reshape(2, 4, -1)
+        tables.add(Path("evals/reacher/fidec.csv").read_bytes())
+        assert watched.noise[-1] == 2 * how["best_of"]
+        noise = torch.linspace(-2, 2, 8 * watched.noise[-1]).reshape(2, 4, -1)
         acting = params.load(Path("params.yaml")).method("fidec").act
         subject = evaluation.Subject("reacher", "fidec", folder, acting, MANIFEST)
         found.append(evaluation.load(subject, torch.device("cpu"), 20)(obs.numpy(), noise.numpy()))
         assert (found[-1] == Policy.load(folder, 20).act(obs, noise, **how).detach().numpy()).all()
     assert not any((found[i] == found[j]).all() for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert len(tables) == 3
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 LAYERS = [
     ["errors"],
     ["files"],
-    ["params", "spec", "transitions", "scratch", "streams", "progress", "provenance", "compute", "nets", "optim"],
+    ["params", "spec", "transitions", "scratch", "streams", "progress", "provenance", "compute", "graph", "nets", "optim"],
     ["replay", "flow", "critic", "scores", "stats", "reference", "environments", "checkpoint"],
     ["fisher", "simulators", "sources", "loop"],
     ["refine", "rollout", "pretraining"],
