@@ -161,9 +161,7 @@ class Agent(nn.Module):
         if with_policy and spec.policy != "flow":
             losses["policy_loss"], more = self._policy_loss(batch, base, noise, advantage)
             metrics |= more
-        return sum(losses.values(), torch.zeros_like(self.log_dual)), metrics | {
-            name: loss.detach() for name, loss in losses.items()
-        }
+        return sum(losses.values(), torch.zeros_like(self.log_dual)), metrics | losses
 
     @torch.no_grad()
     def target_values(self, batch: Batch, base: Base | None, noise: Noise) -> Tensor:
@@ -282,6 +280,7 @@ def update(
     loss: Tensor
     metrics: dict[str, Tensor]
     loss, metrics = agent(batch, base, noise, with_policy=with_policy)
+    metrics = {name: value.detach() for name, value in metrics.items()}
     pairs = [(agent.target, agent.critic)]
     if agent.target_policy is not None:
         pairs.append((agent.target_policy, agent.policy))
