@@ -81,15 +81,14 @@ def build(
         key: names the flow and all else, but the sizes, that they depend on.
 
     Raises:
-        FdError: a score is not finite.
+        FdError: a score is not finite, or `desmooth` finds no memory.
     """
     needed = memory(spec, seeds=len(seeds), rows=len(obs), samples=samples)
     if needed > budget:
-        print(
-            f"{label}: a bank of {samples} base actions a state takes {needed:.3g} GiB, refine.bank_memory is {budget:g}:"
-            " base actions are drawn afresh at every step",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        told = f"{label}: a bank of {samples} base actions a state takes {needed:.3g} GiB, refine.bank_memory is {budget:g}"
+        if spec.desmooth:
+            raise FdError(f"{told}, and desmooth is done once a state (allowed: more memory, or desmooth: false)")
+        print(f"{told}: base actions are drawn afresh at every step", file=sys.stderr, flush=True)
         return None
     noise = draw_noise(seeds, (len(obs), samples, spec.act_dim), obs.device)
     key = f"{key} {obs.device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
@@ -148,6 +147,7 @@ def kept_actions(
             tensors, record = read_tensors(path, obs.device)
             if record.get("key") == key:
                 return tensors["actions"]
+            del tensors
         actions = draw_actions(flow, obs, noise, steps=steps, solver=solver, label=label)
         write_tensors(path, {"actions": actions}, {"key": key})
         return actions

@@ -54,9 +54,10 @@ def execution(choice: str, device: torch.device) -> str:
         return "graph" if device.type == "cuda" else "eager"
     if choice.endswith("graph") and device.type != "cuda":
         raise FdError(f"compute.execution: {choice!r} needs a GPU (allowed on the CPU: auto, eager, compiled)")
-    compiler = os.environ.get("CXX", "g++")
-    if choice.startswith("compiled") and shutil.which(compiler) is None:
+    names = [os.environ.get("CXX", "g++")] if device.type == "cpu" else [os.environ.get("CC", "gcc"), "clang"]
+    if choice.startswith("compiled") and not any(map(shutil.which, names)):
+        others = "auto, eager" if device.type == "cpu" else "auto, eager, graph"
         raise FdError(
-            f"compute.execution: {choice!r} needs a C++ compiler, {compiler} is not there (allowed: auto, eager)"
+            f"compute.execution: {choice!r} needs a compiler, {' or '.join(names)}, none is there (allowed: {others})"
         )
     return choice

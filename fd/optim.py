@@ -9,8 +9,7 @@ from torch.linalg import vector_norm
 
 def optimiser(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
     """Adam (betas .9, .999, eps 1e-8) as one fused kernel over the stacked parameters."""
-    on_gpu = parameters[0].is_cuda if parameters else False
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=True, capturable=on_gpu)
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=True, capturable=parameters[0].is_cuda)
 
 
 def step(optimiser: torch.optim.Adam, loss: Tensor, parameters: list[nn.Parameter], *, clip: float) -> Tensor:

@@ -167,7 +167,7 @@ class Evaluate(Strict):
 
     episodes: Count  # a seed and evaluated step
     environments: Annotated[int, Field(ge=1, le=4096)]  # simulators alive in a process, shared by the seeds
-    timeout: Positive  # seconds without an answer after which a simulator counts as hung
+    timeout: Positive  # seconds without progress (a step, say) after which a simulator counts as hung
 
 
 class Train(Strict):

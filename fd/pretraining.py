@@ -20,7 +20,8 @@ def pretrain(
     checkpoint: Checkpoint, label: str, execution: str,
 ) -> None:  # fmt: skip
     """Trains the behaviour flow of every seed by flow matching; `checkpoint` holds its log and last state."""
-    adam, parameters = optimiser(list(flow.parameters()), learning_rate), list(flow.parameters())
+    parameters = list(flow.parameters())
+    adam = optimiser(parameters, learning_rate)
     size, width, device = schedule.batch_size, replay.act.shape[1], replay.act.device
 
     def draw(stream: torch.Generator) -> list[Tensor]:

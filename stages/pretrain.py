@@ -32,7 +32,8 @@ def command(
     device = select(values.compute.device, values.compute.threads, tf32=values.compute.tf32)
     how = execution(values.compute.execution, device)
     arrays, manifest = transitions.load(data / task), transitions.read_manifest(data / task)
-    parts = [manifest.sha256, seeds, settings.network.model_dump(), settings.pretrain.model_dump(), device.type, how]
+    sections = [settings.network.model_dump(), settings.pretrain.model_dump()]
+    parts = [manifest.sha256, seeds, sections, device.type, how, values.compute.tf32]
     work = scratch.folder("pretrain", task, parts)
     widths = (manifest.obs_dim + manifest.act_dim + 1, *settings.network.hidden, manifest.act_dim)
     streams = [generator(seed, "weights", 0) for seed in seeds]

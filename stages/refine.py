@@ -59,7 +59,7 @@ def command(
         load_net(agent.flow, tensors, "flow.", flow_file)
     flow_sha256 = hashlib.sha256(flow_file.read_bytes()).hexdigest()
     sizes = {"bank": settings.refine.bank, "memory": settings.refine.bank_memory}
-    parts = [asdict(spec), asdict(schedule), sizes, seeds, flow_sha256, device.type, how]
+    parts = [asdict(spec), asdict(schedule), sizes, seeds, flow_sha256, device.type, how, values.compute.tf32]
     work = scratch.folder("refine", f"{task}/{method}", parts)
     built = work / "out"
     checkpoint = Checkpoint(work, built, lambda step: write_snapshot(built, agent, step=step, seeds=seeds))
@@ -73,7 +73,7 @@ def command(
             bank = build(
                 spec, agent.flow, replay.obs, seeds=seeds, samples=settings.refine.bank,
                 budget=settings.refine.bank_memory, label=label, path=scratch.ROOT / "banks" / f"{task}.safetensors",
-                key=scratch.folder("bank", task, flow_sha256).name,
+                key=scratch.folder("bank", task, flow_sha256, values.compute.tf32).name,
             )  # fmt: skip
         refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=label, execution=how)
     else:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fd.agent import Agent
 from fd.bank import Bank
 from fd.graph import WARM_UP, Update, executed
-from fd.loop import BLOCK
+from fd.loop import BLOCK, Draws
 from fd.optim import optimiser
 from fd.refinement import updates
 from fd.replay import Replay
@@ -60,20 +60,18 @@ def numbers(update_seeds: tuple[int, ...], step: int, like: list[Tensor]) -> lis
     return [of(one, number) for number, one in enumerate(like)]
 
 
+def prepared(method: str, device: torch.device, seeds: tuple[int, ...]) -> tuple[Agent, Update, Draws]:
+    """An agent, its update and the random numbers of the steps."""
+    agent = agent_of(method, *seeds).to(device)
+    adam, base = optimiser(agent.trained(), 1e-3), bank(agent, seeds, device)
+    return agent, *updates(agent, adam, replay(device), base, seeds=seeds, batch_size=SIZE)
+
+
 def trained(
     method: str, device: torch.device, execution: str, steps: int, seeds: tuple[int, ...] = SEEDS
 ) -> tuple[Agent, list[dict[str, list[float]]]]:
     """An agent after some updates, and the metrics of each."""
-    agent = agent_of(method, *seeds).to(device)
-    agent.load_state_dict({name: value.to(device) for name, value in agent_of(method, *seeds).state_dict().items()})
-    update, draws = updates(
-        agent,
-        optimiser(agent.trained(), 1e-3),
-        replay(device),
-        bank(agent, seeds, device),
-        seeds=seeds,
-        batch_size=SIZE,
-    )
+    agent, update, draws = prepared(method, device, seeds)
     update, like, metrics = executed(update, agent, execution), draws.at(0), []
     for step in range(steps):
         told = update(step % agent.spec.policy_every, numbers(seeds, step, like))
@@ -145,23 +143,14 @@ def test_a_seed_alone_is_that_seed_among_eight(method: str) -> None:
 @cuda
 @pytest.mark.parametrize("method", METHODS)
 def test_replays_neither_wait_for_the_gpu_nor_allocate(method: str) -> None:
-    agent = agent_of(method, *SEEDS).to("cuda")
-    device = torch.device("cuda")
-    plain, draws = updates(
-        agent,
-        optimiser(agent.trained(), 1e-3),
-        replay(device),
-        bank(agent, SEEDS, device),
-        seeds=SEEDS,
-        batch_size=SIZE,
-    )
+    agent, plain, draws = prepared(method, torch.device("cuda"), SEEDS)
     update: Update = executed(plain, agent, "graph")
     for step in range(4 * WARM_UP):
         update(step % agent.spec.policy_every, draws.at(step))
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         for step in range(4 * WARM_UP, BLOCK):
             update(step % agent.spec.policy_every, draws.at(step))
     finally:

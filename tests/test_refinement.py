@@ -177,6 +177,14 @@ def test_methods_without_base_actions_need_no_bank(method: str) -> None:
     assert not agent_of(method, *SEEDS).spec.based
 
 
+def test_desmoothing_without_memory_for_a_bank_is_refused(tmp_path: Path) -> None:
+    agent = agent_of("fidec", *SEEDS, desmooth=True)
+    with pytest.raises(FdError, match=r"takes .* GiB, refine.bank_memory is 1e-06, and desmooth is done once a state"):
+        build(
+            agent.spec, agent.flow, replay().obs, seeds=SEEDS, samples=6, budget=1e-6, label="x", path=tmp_path, key="k"
+        )
+
+
 @pytest.mark.parametrize("method", ["fql", "deflow", "fidec", "fidec-stein"])
 def test_a_bank_beyond_its_budget_is_not_built(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

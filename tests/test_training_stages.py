@@ -406,7 +406,7 @@ def test_compiling_without_a_compiler_is_one_line(
 ) -> None:
     edit("compute", "execution", to="compiled")
     monkeypatch.setenv("CXX", "no-such-compiler")
-    refused(capsys, run_refine(monkeypatch), "compute.execution: 'compiled' needs a C++ compiler, no-such-compiler is")
+    refused(capsys, run_refine(monkeypatch), "compute.execution: 'compiled' needs a compiler, no-such-compiler, none")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
