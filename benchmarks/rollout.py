@@ -2,10 +2,11 @@
 
 Raw: as many processes as there are workers, each replaying episodes in one environment, and nothing else. Kept: the rate
 through `fd.rollout` with the untrained policies of three seeds, of the size that params.yaml gives, every worker running
-as many jobs as the others. Both run the same episodes (a step's cost depends on the actions: resting in contact costs more than flailing), and they take turns, slice
-by slice, since a machine that others use, too, changes its speed from one second to the next: each slice of the pool is
-held against the raw slices right before and after it. Told are medians and, for the shares, quartiles, by the clock and by
-the processors' time; the second is the fairer where others take the cores themselves.
+as many jobs as the others. Both run the same episodes (a step's cost depends on the actions: resting in contact costs
+more than flailing), and they take turns, slice by slice, since a machine that others use, too, changes its speed from one
+second to the next: each slice of the pool is held against the raw slices right before and after it. Told are medians
+and, for the shares, quartiles, by the clock and by the processors' time; the second is the fairer where others take the
+cores themselves.
 """
 
 from __future__ import annotations
