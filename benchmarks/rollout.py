@@ -62,7 +62,7 @@ def command(
     episodes = -(-environments // len(SEEDS)) * workers * jobs  # of each seed
     start = time.perf_counter()
     with Rollout(
-        partial(build, case), partial(load, case, params_file, method), name=case, seeds=SEEDS, obs_dim=spec.obs_dim,
+        partial(build, case), partial(load, case, params_file, method), name=case, seeds=SEEDS, obs_shape=spec.obs_shape,
         noise_dim=spec.act_dim, act_dim=spec.act_dim, environments=environments, workers=workers, timeout=60.0,
     ) as pool:  # fmt: skip
         building = time.perf_counter() - start
@@ -218,10 +218,10 @@ def untrained(case: str, params_file: Path, method: str) -> Policy:
     from fd.streams import generator
 
     env, values = build(case), params.load(params_file)
-    (obs_dim,), (act_dim,) = env.observation_space.shape or (), env.action_space.shape or ()
+    obs_shape, (act_dim,) = env.observation_space.shape or (), env.action_space.shape or ()
     network = values.settings(case).network if case in values.tasks else values.network
     sections = (network, values.refine, values.method(method).train)
-    spec = Spec.of(*(section.model_dump() for section in sections), {"obs_dim": obs_dim, "act_dim": act_dim})
+    spec = Spec.of(*(section.model_dump() for section in sections), {"obs_shape": obs_shape, "act_dim": act_dim})
     weights = [generator(seed, "weights", 0) for seed in SEEDS]
     return Policy(spec, SEEDS, 0, *(net(spec, weights) for net in (flow_net, policy_net, critic_net)))
 

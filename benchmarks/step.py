@@ -81,7 +81,8 @@ ROOT = Path(__file__).parent.parent
 METHODS = "fql,deflow,fidec,fidec-official,fidec-action,fidec-stein,ifql,iql,iql-ddpgbc,rebrac"
 REGIMES = ("bank", "fresh", "joint", "-")
 EXECUTIONS = ("eager", "compiled", "graph", "compiled-graph")
-SHAPE = {"obs_dim": 28, "act_dim": 5}
+OBS_DIM, ACT_DIM = 28, 5
+SHAPE = {"obs_shape": (OBS_DIM,), "act_dim": ACT_DIM}
 PAPERS = {"learning_rate": 3e-4, "tau": 0.005, "discount": 0.99, "flow_steps": 10, "flow_solver": "euler"}
 BATCH = 256  # transitions of a seed
 SAMPLES = 16  # base actions of a state in the bank
@@ -220,7 +221,7 @@ class Stock:
         """Draw the numbers, for as many seeds as any variant has."""
         self.device = device
         self.replay = Replay.of(synthetic(states // 200, 200), device)
-        self._normal = torch.randn(seeds, states, SAMPLES, SHAPE["act_dim"], device=device)
+        self._normal = torch.randn(seeds, states, SAMPLES, ACT_DIM, device=device)
         self._actions = self._normal.clamp(-1, 1)
         self._nets: dict[Any, nn.Module] = {}
         self._agents: dict[Any, tuple[Agent, torch.optim.Adam]] = {}
@@ -381,14 +382,15 @@ class Rates:
 
     def _bank_rate(self, seeds: int) -> float:
         device = self._stock.device
-        obs = self._stock.replay.obs[: BANK_STATES[device.type]]
+        states = BANK_STATES[device.type]
+        replay = Replay.of(synthetic(states // 200, 200), device)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
             clock = now(device)
             build(
-                self._spec, self._flows[seeds], obs, seeds=range(seeds), samples=SAMPLES, budget=math.inf,
+                self._spec, self._flows[seeds], replay, seeds=range(seeds), samples=SAMPLES, budget=math.inf,
                 label="bank", path=Path(folder) / "bank.safetensors", key="",
             )  # fmt: skip
-            return len(obs) / (now(device) - clock)
+            return len(replay.obs) / (now(device) - clock)
 
 
 def measure(
@@ -580,8 +582,8 @@ def synthetic(episodes: int, rows: int) -> Transitions:
     """Return random transitions in episodes of so many rows, the last of which is a state in which nothing is done."""
     draw, count = np.random.default_rng(0), episodes * rows
     return transitions.assemble(
-        draw.standard_normal((count, SHAPE["obs_dim"]), np.float32),
-        draw.uniform(-1, 1, (count, SHAPE["act_dim"])),
+        draw.standard_normal((count, OBS_DIM), np.float32),
+        draw.uniform(-1, 1, (count, ACT_DIM)),
         rewards=-draw.random(count, np.float32),
         masks=np.ones(count),
         ends=np.arange(count) % rows == rows - 1,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from fd.baselines import awr_loss, ddpgbc_loss, distillation_loss, expectile_los
 from fd.critic import aggregated_values, critic_loss
 from fd.fisher import Metric, score, state_scores
 from fd.flow import base_actions, matching_loss
-from fd.nets import StackedMLP
+from fd.nets import StackedMLP, observing
 from fd.optim import step
 from fd.refine import LOG_DUAL_LIMIT, displace, refinement_loss
 from fd.replay import Batch
@@ -84,8 +85,7 @@ class Agent(nn.Module):
         self.value: StackedMLP | None = None
         self.target_policy: StackedMLP | None = None
         if spec.critic == "expectile":
-            widths = (spec.obs_dim, *spec.hidden, 1)
-            self.value = StackedMLP((self.seeds,), widths, norm=True, generators=generators)
+            self.value = _net(spec, generators, inputs=0, outputs=1, norm=True)
         if spec.policy == "deterministic":
             self.target_policy = policy_net(spec, generators)
             self.target_policy.load_state_dict(self.policy.state_dict())
@@ -105,14 +105,16 @@ class Agent(nn.Module):
         """Actions [S, B, A] of the policy for obs [S, B, O] and standard normal noise [S, B, A]."""
         return act(self.spec, self.flow, self.policy, obs, noise)
 
+    @torch.no_grad()
     def base(self, batch: Batch, noise: Noise) -> Base:
         """Base actions and scores of a batch, drawn afresh from the flow in one integration."""
         spec, size = self.spec, batch.obs.shape[1]
         assert noise.base is not None and noise.next_base is not None
-        obs, start = [batch.obs, batch.next_obs], [noise.base, noise.next_base]
+        own, following = self.flow.features(batch.obs), self.flow.features(batch.next_obs)
+        obs, start = [own, following], [noise.base, noise.next_base]
         if spec.state_scores:
             assert noise.fisher_base is not None
-            obs.append(batch.obs.repeat_interleave(spec.fisher_samples, dim=1))
+            obs.append(own.repeat_interleave(spec.fisher_samples, dim=1))
             start.append(noise.fisher_base.flatten(1, 2))
         drawn = base_actions(
             self.flow, torch.cat(obs, dim=1), torch.cat(start, dim=1), steps=spec.flow_steps, solver=spec.flow_solver
@@ -122,12 +124,12 @@ class Agent(nn.Module):
         if spec.state_scores:
             assert noise.fisher_x0 is not None and noise.fisher_t is not None
             scores = state_scores(
-                self.flow, batch.obs, fisher_act.view_as(noise.fisher_x0),
+                self.flow, own, fisher_act.view_as(noise.fisher_x0),
                 x0=noise.fisher_x0, t=noise.fisher_t, formula=spec.score,
             )  # fmt: skip
         elif spec.action_scores:
             assert noise.fisher_t is not None
-            scores = score(self.flow, batch.obs, act, noise.fisher_t[:, :, 0], formula=spec.score).unsqueeze(2)
+            scores = score(self.flow, own, act, noise.fisher_t[:, :, 0], formula=spec.score).unsqueeze(2)
         return Base(act, next_act, noise.base, noise.next_base, scores)
 
     def forward(
@@ -225,8 +227,7 @@ def _spread(name: str, numbers: Tensor) -> dict[str, Tensor]:
 
 def flow_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
     """The velocity network of S seeds."""
-    widths = (spec.obs_dim + spec.act_dim + 1, *spec.hidden, spec.act_dim)
-    return StackedMLP((len(generators),), widths, norm=False, generators=generators)
+    return _net(spec, generators, inputs=spec.act_dim + 1, outputs=spec.act_dim)
 
 
 def policy_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
@@ -235,36 +236,43 @@ def policy_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
     The residual delta(s, a_b) and the one-step policy mu(s, z) read [s, an action-sized vector]; policies without a flow read s.
     """
     if spec.policy in ("gaussian", "deterministic"):
-        widths, gain = (spec.obs_dim, *spec.hidden, spec.act_dim), POLICY_GAIN
-    else:
-        widths, gain = (spec.obs_dim + spec.act_dim, *spec.hidden, spec.act_dim), 1.0
-    return StackedMLP((len(generators),), widths, norm=False, generators=generators, last_gain=gain)
+        return _net(spec, generators, inputs=0, outputs=spec.act_dim, last_gain=POLICY_GAIN)
+    return _net(spec, generators, inputs=spec.act_dim, outputs=spec.act_dim)
 
 
 def critic_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
-    """The critic ensemble of S seeds, [S, E]."""
-    widths = (spec.obs_dim + spec.act_dim, *spec.hidden, 1)
-    return StackedMLP((len(generators), CRITICS), widths, norm=True, generators=generators)
+    """The critic ensemble of S seeds, [S, E]; a seed's critics share their encoder."""
+    return _net(spec, generators, inputs=spec.act_dim, outputs=1, ensemble=(CRITICS,), norm=True)
+
+
+def _net(spec: Spec, generators: Sequence[torch.Generator], **shape: Any) -> StackedMLP:
+    """A network that reads an observation first; see `fd.nets.observing`."""
+    return observing(spec.obs_shape, spec.encoder, spec.hidden, generators=generators, **shape)
 
 
 @torch.no_grad()
 def act(
     spec: Spec, flow: StackedMLP, policy: StackedMLP, obs: Tensor, noise: Tensor, *, refinements: int = 1
 ) -> Tensor:
-    """Actions [S, B, A] in [-1, 1] for obs [S, B, O] and standard normal noise [S, B, A].
+    """Actions [S, B * n, A] in [-1, 1], n in a row for each of obs [S, B, O], and standard normal noise [S, B * n, A].
 
     Policies without a flow act by their mean. A residual is applied `refinements` times, each to the action before.
     """
+
+    def states(net: StackedMLP) -> Tensor:
+        return net.features(obs).repeat_interleave(noise.shape[1] // obs.shape[1], dim=1)
+
     if spec.policy == "onestep":
-        out: Tensor = policy(obs, noise)
+        out: Tensor = policy(states(policy), noise)
         return out.clamp(-1, 1)
     if spec.policy in ("gaussian", "deterministic"):
-        out = policy(obs)
+        out = policy(states(policy))
         return out.tanh() if spec.policy == "deterministic" else out.clamp(-1, 1)
-    action = base_actions(flow, obs, noise, steps=spec.flow_steps, solver=spec.flow_solver)
+    action = base_actions(flow, states(flow), noise, steps=spec.flow_steps, solver=spec.flow_solver)
     if spec.policy == "residual":
+        features = states(policy)
         for _ in range(refinements):
-            action = displace(policy, obs, action)[0]
+            action = displace(policy, features, action)[0]
     return action
 
 

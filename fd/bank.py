@@ -18,6 +18,7 @@ from fd.fisher import desmoothed, state_scores
 from fd.flow import base_actions
 from fd.nets import StackedMLP
 from fd.progress import Progress
+from fd.replay import Replay
 from fd.spec import Spec
 from fd.streams import generator
 
@@ -64,7 +65,7 @@ def memory(spec: Spec, *, seeds: int, rows: int, samples: int) -> float:
 
 
 def build(
-    spec: Spec, flow: StackedMLP, obs: Tensor, *, seeds: Sequence[int], samples: int, budget: float, label: str,
+    spec: Spec, flow: StackedMLP, replay: Replay, *, seeds: Sequence[int], samples: int, budget: float, label: str,
     path: Path, key: str,
 ) -> Bank | None:  # fmt: skip
     """The bank of a frozen flow for training with a spec; None, said on stderr, where it would take more memory than allowed.
@@ -72,7 +73,7 @@ def build(
     Args:
         spec: the agent to be trained.
         flow: its flow, of all seeds.
-        obs: states, [R, O].
+        replay: its R states.
         seeds: training seeds; each draws from its own streams.
         samples: base actions M of a state.
         budget: memory that it may take, in GiB.
@@ -83,26 +84,27 @@ def build(
     Raises:
         FdError: a score is not finite, or `desmooth` finds no memory.
     """
-    needed = memory(spec, seeds=len(seeds), rows=len(obs), samples=samples)
+    rows, device = len(replay.obs), replay.act.device
+    needed = memory(spec, seeds=len(seeds), rows=rows, samples=samples)
     if needed > budget:
         told = f"{label}: a bank of {samples} base actions a state takes {needed:.3g} GiB, refine.bank_memory is {budget:g}"
         if spec.desmooth:
             raise FdError(f"{told}, and desmooth is done once a state (allowed: more memory, or desmooth: false)")
         print(f"{told}: base actions are drawn afresh at every step", file=sys.stderr, flush=True)
         return None
-    noise = draw_noise(seeds, (len(obs), samples, spec.act_dim), obs.device)
-    key = f"{key} {obs.device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
+    noise = draw_noise(seeds, (rows, samples, spec.act_dim), device)
+    key = f"{key} {device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
     actions = kept_actions(
-        flow, obs, noise, steps=spec.flow_steps, solver=spec.flow_solver, label=f"{label}: bank", path=path, key=key
+        flow, replay, noise, steps=spec.flow_steps, solver=spec.flow_solver, label=f"{label}: bank", path=path, key=key
     )
     scores = None
     if spec.state_scores:
         chosen = actions[:, :, : spec.fisher_samples]
-        scores = draw_scores(flow, obs, chosen, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=True)
+        scores = draw_scores(flow, replay, chosen, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=True)
         if spec.desmooth:
             scores = desmoothed(scores, spec.t_eps[0])
     elif spec.action_scores:
-        scores = draw_scores(flow, obs, actions, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=False)
+        scores = draw_scores(flow, replay, actions, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=False)
         scores = scores.unsqueeze(3)
     for number, seed in enumerate(seeds):
         if scores is not None and not scores[number].isfinite().all():
@@ -116,15 +118,15 @@ def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.
     return torch.stack([torch.randn(*shape, generator=stream, device=device) for stream in streams])
 
 
-def draw_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, solver: str, label: str) -> Tensor:
-    """Base actions [S, R, M, A] of states obs [R, O], integrated from noise [S, R, M, A]; see `fd.flow.base_actions`."""
-    seeds, rows, samples, _ = noise.shape
+def draw_actions(flow: StackedMLP, replay: Replay, noise: Tensor, *, steps: int, solver: str, label: str) -> Tensor:
+    """Base actions [S, R, M, A] of the R states of a replay, integrated from noise [S, R, M, A]; see `fd.flow.base_actions`."""
+    _, rows, samples, _ = noise.shape
     actions = torch.empty_like(noise)
-    chunk = max(CHUNK[obs.device.type] // samples, 1)
+    chunk = max(CHUNK[noise.device.type] // samples, 1)
     with Progress(rows, label, unit="states") as progress:
         for low in range(0, rows, chunk):
             part = noise[:, low : low + chunk]
-            states = obs[low : low + chunk].repeat_interleave(samples, dim=0).expand(seeds, -1, -1)
+            states = _features(flow, replay, low, part.shape[1]).repeat_interleave(samples, dim=1)
             drawn = base_actions(flow, states, part.flatten(1, 2), steps=steps, solver=solver)
             actions[:, low : low + chunk] = drawn.view_as(part)
             progress.advance(part.shape[1])
@@ -132,29 +134,29 @@ def draw_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, so
 
 
 def kept_actions(
-    flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, solver: str, label: str, path: Path, key: str
+    flow: StackedMLP, replay: Replay, noise: Tensor, *, steps: int, solver: str, label: str, path: Path, key: str
 ) -> Tensor:
     """`draw_actions`, kept in a file for the next method that asks with the same key.
 
     Args:
-        flow, obs, noise, steps, solver, label: see `draw_actions`.
+        flow, replay, noise, steps, solver, label: see `draw_actions`.
         path: the file; what it holds under another key is replaced.
         key: names all that the actions depend on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.exists():
-            tensors, record = read_tensors(path, obs.device)
+            tensors, record = read_tensors(path, noise.device)
             if record.get("key") == key:
                 return tensors["actions"]
             del tensors
-        actions = draw_actions(flow, obs, noise, steps=steps, solver=solver, label=label)
+        actions = draw_actions(flow, replay, noise, steps=steps, solver=solver, label=label)
         write_tensors(path, {"actions": actions}, {"key": key})
         return actions
 
 
 def draw_scores(
-    flow: StackedMLP, obs: Tensor, actions: Tensor, seeds: Sequence[int], *, t_eps: tuple[float, float], formula: str,
+    flow: StackedMLP, replay: Replay, actions: Tensor, seeds: Sequence[int], *, t_eps: tuple[float, float], formula: str,
     on_path: bool,
 ) -> Tensor:  # fmt: skip
     """K scores of every state, [S, R, K, A], at K base actions [S, R, K, A] and times drawn from the window t_eps, one a score.
@@ -163,23 +165,30 @@ def draw_scores(
 
     Args:
         flow: velocity network.
-        obs: [R, O].
+        replay: its R states.
         actions: base actions.
         seeds: training seeds; each draws from its own stream.
         t_eps: window of times.
         formula: see `fd.fisher.score`.
         on_path: take the score at the point of the path that leads to an action at time t, not at the action itself.
     """
-    scores, device = torch.empty_like(actions), obs.device
+    scores, device = torch.empty_like(actions), actions.device
     step = max(CHUNK[device.type] // actions.shape[2], 1)
     streams = [generator(seed, "scores", 0, device=device) for seed in seeds]
-    for low in range(0, obs.shape[0], step):
+    for low in range(0, actions.shape[1], step):
         part = actions[:, low : low + step]
         x0 = (
             torch.stack([torch.randn(part.shape[1:], generator=g, device=device) for g in streams]) if on_path else None
         )
         t = torch.stack([torch.rand(*part.shape[1:3], 1, generator=g, device=device) for g in streams])
         t = t_eps[0] + (t_eps[1] - t_eps[0]) * t
-        states = obs[low : low + step].expand(len(seeds), -1, -1)
+        states = _features(flow, replay, low, part.shape[1])
         scores[:, low : low + step] = state_scores(flow, states, part, x0=x0, t=t, formula=formula)
     return scores
+
+
+@torch.no_grad()
+def _features(flow: StackedMLP, replay: Replay, low: int, count: int) -> Tensor:
+    """What the flow reads of `count` states from row `low` on, [S, count, O]; images are encoded."""
+    states = replay.states(torch.arange(low, low + count, device=replay.act.device))
+    return flow.features(states.expand(*flow.lead, *states.shape))

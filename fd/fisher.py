@@ -68,14 +68,14 @@ def state_scores(
 
     Args:
         flow: velocity network.
-        obs: [S, B, O].
+        obs: [S, B, O], or images, which are encoded once.
         actions: K base actions a_k of each state, [S, B, K, A].
         x0: standard normal noise, [S, B, K, A]; None for the scores at the actions.
         t: [S, B, K, 1].
         formula: see `score`.
     """
     seeds, batch, samples, _ = actions.shape
-    flat_obs = obs.unsqueeze(2).expand(-1, -1, samples, -1).reshape(seeds, batch * samples, -1)
+    flat_obs = flow.features(obs).unsqueeze(2).expand(-1, -1, samples, -1).reshape(seeds, batch * samples, -1)
     x = actions if x0 is None else (1 - t) * x0 + t * actions
     return score(flow, flat_obs, x.flatten(1, 2), t.flatten(1, 2), formula=formula).view_as(actions)
 

@@ -40,7 +40,7 @@ def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, so
 
     Args:
         flow: velocity network.
-        obs: [S, B, O].
+        obs: [S, B, O], or images, which are encoded once.
         noise: standard normal, [S, B, A].
         steps: at least 1.
         solver: `euler`, or `midpoint`, of second order, which evaluates the velocity twice a step.
@@ -49,6 +49,7 @@ def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, so
     little but this loop: what does not change along the path is computed once, and the last layer's bias b, of which x has
     gathered k / steps b after k steps, is kept out of it (y = x - k / steps b), so that a velocity is one product a layer.
     """
+    obs = flow.features(obs)
     width = obs.shape[-1]
     (first, *hidden), (bias, *shifts) = flow.weights, flow.biases
     last, drift = hidden.pop(), shifts.pop()

@@ -2,6 +2,7 @@
 
 A stack has leading axes `lead`, (S,) or (S, E); its input may leave trailing lead axes out (they are broadcast). Every member is
 initialised from its own generator and no operation mixes members, so a seed gives the same numbers alone or among others.
+A network of image observations has an encoder of its own, one a seed, before its first layer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
+from fd.encoder import WIDTH, ImpalaEncoder
+
 
 class StackedMLP(nn.Module):
     """MLPs with GELU (tanh form) and, if asked for, LayerNorm (eps 1e-6) after each hidden activation.
@@ -24,6 +27,7 @@ class StackedMLP(nn.Module):
         norm: whether hidden layers end in LayerNorm.
         generators: one per seed; weights are Xavier uniform, biases zero.
         last_gain: factor on the last layer's weights.
+        encoder: of the first input where that is images; `widths` counts its features.
 
     Source: arXiv 2502.02538 (architecture), variance scaling (1, fan_avg, uniform).
     """
@@ -36,9 +40,11 @@ class StackedMLP(nn.Module):
         norm: bool,
         generators: Sequence[torch.Generator],
         last_gain: float = 1.0,
+        encoder: ImpalaEncoder | None = None,
     ) -> None:
         super().__init__()
         self.lead = lead
+        self.encoder = encoder
         members = math.prod(lead)
         per_seed = members // len(generators)
         shapes = list(itertools.pairwise(widths))
@@ -53,9 +59,10 @@ class StackedMLP(nn.Module):
         """Outputs [*lead, B, out] for inputs [*lead', B, width], concatenated along the last axis.
 
         Args:
-            inputs: lead' is `lead`, or `lead` without its last axis.
+            inputs: lead' is `lead`, or `lead` without its last axis. The first may be images [S, B, H, W, C].
             constant: treat the weights as constants: no gradient reaches them.
         """
+        inputs = self.features(inputs[0], constant=constant), *inputs[1:]
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1)
         if x.dim() == len(self.lead) + 1:
             x = x.unsqueeze(-3).expand(*self.lead, *x.shape[-2:])
@@ -69,6 +76,39 @@ class StackedMLP(nn.Module):
                     x = layer_norm(x, x.shape[-1:], eps=1e-6)
                     x = torch.addcmul(_use(self.shifts[layer], constant), x, _use(self.scales[layer], constant))
         return x.view(*self.lead, *x.shape[-2:])
+
+    def features(self, obs: Tensor, *, constant: bool = False) -> Tensor:
+        """What the first layer reads of observations: their features where they are images, which are bytes; else `obs` itself.
+
+        Whoever calls a network more than once with the same images encodes them first.
+        """
+        if obs.dtype != torch.uint8 or self.encoder is None:
+            return obs
+        encoded: Tensor = self.encoder(obs, constant=constant)
+        return encoded
+
+
+def observing(
+    obs_shape: Sequence[int], stacks: Sequence[int], hidden: Sequence[int], *, generators: Sequence[torch.Generator],
+    inputs: int, outputs: int, ensemble: tuple[int, ...] = (), norm: bool = False, last_gain: float = 1.0,
+) -> StackedMLP:  # fmt: skip
+    """A network of each seed that reads an observation and `inputs` numbers more.
+
+    Args:
+        obs_shape: of an observation, [O], or [H, W, C] of images.
+        stacks: features of the stacks of the encoder of images; empty for vectors.
+        hidden: hidden widths.
+        generators: one per seed.
+        inputs: width of what follows the observation.
+        outputs: output width.
+        ensemble: further leading axes; a seed's members share their encoder.
+        norm, last_gain: see `StackedMLP`.
+    """
+    encoder = ImpalaEncoder(obs_shape, stacks, generators) if stacks else None
+    widths = ((WIDTH if encoder else obs_shape[0]) + inputs, *hidden, outputs)
+    return StackedMLP(
+        (len(generators), *ensemble), widths, norm=norm, generators=generators, last_gain=last_gain, encoder=encoder
+    )
 
 
 def _use(parameter: Tensor, constant: bool) -> Tensor:

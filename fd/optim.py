@@ -17,12 +17,13 @@ def step(optimiser: torch.optim.Adam, loss: Tensor, parameters: list[nn.Paramete
 
     A parameter that no loss of this step depends on has the gradient zero; Adam moves it on by its momentum.
     """
-    grads = torch.autograd.grad(loss.sum(), parameters, materialize_grads=True)
+    # Those of convolutions come in whatever order of memory their kernel wrote.
+    grads = [g.contiguous() for g in torch.autograd.grad(loss.sum(), parameters, materialize_grads=True)]
     seeds = loss.shape[0]
     norm: Tensor = vector_norm(torch.stack([vector_norm(g.view(seeds, -1), dim=1) for g in grads]), dim=0)
     if clip:
         scale = (clip / (norm + 1e-6)).clamp_max(1)
-        grads = tuple((g.view(seeds, -1) * scale.unsqueeze(1)).view_as(g) for g in grads)
+        grads = [(g.view(seeds, -1) * scale.unsqueeze(1)).view_as(g) for g in grads]
     for parameter, grad in zip(parameters, grads, strict=True):
         parameter.grad = grad
     optimiser.step()

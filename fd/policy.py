@@ -98,7 +98,8 @@ class Policy:
         """Actions in [-1, 1] of every seed: [S, A] for one observation [O], [S, B, A] for [B, O] or [S, B, O].
 
         Args:
-            obs: observations, the same for all seeds or each seed's own.
+            obs: observations, the same for all seeds or each seed's own. Images [H, W, C] in bytes stand for [O] where the policy was
+                trained on such, the last ones stacked along C, the oldest first.
             noise: standard normal, [S, B, best_of * A] (B = 1 for one observation); drawn if not given.
             best_of: actions drawn for an observation, of which the one with the highest Q (the smaller of the ensemble) is taken.
             refinements: times that a residual is applied.
@@ -106,7 +107,7 @@ class Policy:
         Raises:
             FdError: a shape is another, or `best_of` or `refinements` is more than this policy can.
         """
-        seeds, width, act_dim = len(self.seeds), self.spec.obs_dim, self.spec.act_dim
+        seeds, shape, act_dim = len(self.seeds), self.spec.obs_shape, self.spec.act_dim
         if best_of > 1 and (self.spec.critic == "none" or self.spec.policy in ("gaussian", "deterministic")):
             reason = "has no critic" if self.spec.critic == "none" else "draws no actions"
             raise FdError(f"best_of: {best_of}, but this run {reason} (allowed: 1)")
@@ -114,21 +115,25 @@ class Policy:
             raise FdError(
                 f"refinements: {refinements} of a policy {self.spec.policy!r} (allowed: 1; with a residual, more)"
             )
-        given = torch.as_tensor(obs, dtype=torch.float32, device=self.net.weights[0].device)
-        if given.dim() not in (1, 2, 3) or given.shape[-1] != width or (given.dim() == 3 and len(given) != seeds):
-            allowed = f"[{width}], [B, {width}] or [{seeds}, B, {width}]"
-            raise FdError(f"obs: shape {list(given.shape)}, allowed: {allowed}")
-        rows = 1 if given.dim() == 1 else given.shape[-2]
-        shape = (seeds, rows, best_of * act_dim)
+        given = torch.as_tensor(obs, device=self.net.weights[0].device)
+        if self.spec.encoder and given.dtype != torch.uint8:
+            raise FdError(f"obs: {given.dtype}, allowed: torch.uint8, for this policy sees images")
+        given = given if self.spec.encoder else given.float()
+        *lead, rows = (1, 1, *given.shape)[-len(shape) - 2 : -len(shape)] if given.dim() >= len(shape) else (0, 0)
+        if given.dim() > len(shape) + 2 or given.shape[-len(shape) :] != shape or lead not in ([1], [seeds]):
+            one = ", ".join(map(str, shape))
+            raise FdError(f"obs: shape {list(given.shape)}, allowed: [{one}], [B, {one}] or [{seeds}, B, {one}]")
+        wanted = (seeds, rows, best_of * act_dim)
         if noise is None:
-            noise = torch.randn(shape, device=given.device)
-        if noise.shape != shape:
-            raise FdError(f"noise: shape {list(noise.shape)}, allowed: {list(shape)}")
-        states = given.expand(seeds, rows, width).repeat_interleave(best_of, dim=1)
+            noise = torch.randn(wanted, device=given.device)
+        if noise.shape != wanted:
+            raise FdError(f"noise: shape {list(noise.shape)}, allowed: {list(wanted)}")
+        states = given.expand(seeds, rows, *shape)
         noise = noise.reshape(seeds, rows * best_of, act_dim)
         actions = act(self.spec, self.flow, self.net, states, noise, refinements=refinements)
         if best_of > 1:
-            q = aggregated_values(self.critic, states, actions, q_agg="min").view(seeds, rows, best_of)
+            seen = self.critic.features(states).repeat_interleave(best_of, dim=1)
+            q = aggregated_values(self.critic, seen, actions, q_agg="min").view(seeds, rows, best_of)
             best = q.argmax(dim=-1)[..., None, None].expand(-1, -1, 1, act_dim)
             actions = actions.view(seeds, rows, best_of, act_dim).gather(2, best).squeeze(2)
-        return actions.squeeze(1) if given.dim() == 1 else actions
+        return actions.squeeze(1) if given.dim() == len(shape) else actions

@@ -64,9 +64,10 @@ def refinement_loss(
 
     Source: arXiv 2604.17919.
     """
-    act, delta = displace(residual, obs, base_act)
+    states = residual.features(obs)
+    act, delta = displace(residual, states, base_act)
     improve, q = q_loss(critic, obs, act, normalize=normalize_q)
-    div = divergence(partial(residual, obs), base_act, probes) if metric.kind == "stein" else None
+    div = divergence(partial(residual, states), base_act, probes) if metric.kind == "stein" else None
     cost = penalty(delta, scores, metric, div).mean(dim=-1)
     dual = log_dual.detach().exp()
     loss = improve + dual * cost

@@ -36,7 +36,7 @@ class Rollout:
         *,
         name: str,
         seeds: Sequence[int],
-        obs_dim: int,
+        obs_shape: tuple[int, ...],
         noise_dim: int,
         act_dim: int,
         environments: int,
@@ -53,7 +53,7 @@ class Rollout:
                 is that of `run`.
             name: what errors call the environment.
             seeds: training seeds, one policy each.
-            obs_dim: width of an observation.
+            obs_shape: of an observation; images are three-dimensional, in bytes.
             noise_dim: standard normal numbers that the policy gets for an environment and step.
             act_dim: width of an action.
             environments: alive in a worker, rounded up to a multiple of the number of seeds.
@@ -65,7 +65,7 @@ class Rollout:
             FdError: an environment cannot be built or is of other shapes, or its process dies or hangs.
         """
         each = -(-environments // len(seeds))
-        self._batch = Batch(name, tuple(seeds), each, obs_dim=obs_dim, noise_dim=noise_dim, act_dim=act_dim)
+        self._batch = Batch(name, tuple(seeds), each, obs_shape=obs_shape, noise_dim=noise_dim, act_dim=act_dim)
         self._timeout = timeout
         self._workers: list[_Worker] = []
         try:

@@ -1,6 +1,6 @@
 """The worker's side of `fd.rollout`: a process that runs episodes alone, with its own simulators and its own copy of the policy.
 
-It needs nothing from another process until a job is done, so that it never waits: its caches stay warm. Torch is not
+It needs nothing from another process until a job is done, so that it never waits. Torch is not
 imported here; `make_act` brings what it needs.
 """
 
@@ -66,12 +66,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a policy acts on: `each` environments (m) for each seed, and the widths of a row; `name` is for errors."""
+    """What a policy acts on: `each` environments (m) for each seed, and the shape of a row; `name` is for errors."""
 
     name: str
     seeds: tuple[int, ...]
     each: int
-    obs_dim: int
+    obs_shape: tuple[int, ...]
     noise_dim: int
     act_dim: int
 
@@ -145,7 +145,7 @@ class _Simulators:
         self._make_act, self._batch, self._place = make_act, batch, place
         self._step: int | None = None  # of the snapshot whose policy is loaded
         shape = len(batch.seeds), batch.each
-        self._observations = np.zeros((*shape, batch.obs_dim), np.float32)
+        self._observations = np.zeros((*shape, *batch.obs_shape), np.float32 if len(batch.obs_shape) == 1 else np.uint8)
         self._noise = np.zeros((*shape, batch.noise_dim), np.float32)
         self._slots = {
             index: _Slot(self._build(make_env), self._observations[index], self._noise[index], place)
@@ -164,7 +164,7 @@ class _Simulators:
         for (s, i), slot in running.items():
             slot.start(Key(self._batch.seeds[s], job.step, job.episodes[i]))
         while running:
-            actions = self._actions(job.step)
+            actions = self._actions()
             for index, slot in list(running.items()):
                 episode = slot.step(actions[index])
                 if episode is not None:
@@ -180,7 +180,7 @@ class _Simulators:
             raise FdError(f"{self._batch.name}: {error}") from None
         shapes, allowed = (
             (env.observation_space.shape, env.action_space.shape),
-            ((self._batch.obs_dim,), (self._batch.act_dim,)),
+            (self._batch.obs_shape, (self._batch.act_dim,)),
         )
         if shapes != allowed:
             raise FdError(
@@ -189,9 +189,9 @@ class _Simulators:
             )
         return env
 
-    def _actions(self, step: int) -> Floats:
+    def _actions(self) -> Floats:
         """Act in every row. The actions of rows without an episode go nowhere."""
-        self._place.enter(f"the policy of snapshot {step}")
+        self._place.enter(f"the policy of snapshot {self._step}")
         actions = self._act(self._observations, self._noise)
         allowed = (*self._noise.shape[:2], self._batch.act_dim)
         if actions.shape != allowed:
@@ -200,7 +200,7 @@ class _Simulators:
             seed = self._batch.seeds[int(np.argwhere(~np.isfinite(actions))[0][0])]
             finite = "are finite" if np.isfinite(self._observations).all() else "are not finite either"
             raise FdError(
-                f"{self._batch.name}: the policy of seed {seed}, snapshot {step} gave NaN or infinity as an action"
+                f"{self._batch.name}: the policy of seed {seed}, snapshot {self._step} gave NaN or infinity as an action"
                 f" (the observations {finite})"
             )
         return actions

@@ -16,7 +16,7 @@ class Spec:
     What has a default is a switch that only some methods have.
     """
 
-    obs_dim: int
+    obs_shape: tuple[int, ...]  # of an observation as the networks see it, its images stacked
     act_dim: int
     hidden: tuple[int, ...]
     flow_steps: int
@@ -33,6 +33,9 @@ class Spec:
     iql_alpha: float
     rebrac_alpha: float
     rebrac_alpha_critic: float
+    encoder: tuple[int, ...] = ()
+    frame_stack: int = 1
+    augmentation: float = 0.0
     critic: str = "td"
     behaviour: str = "frozen"
     metric: str = "identity"
@@ -79,7 +82,7 @@ class Spec:
         values: dict[str, Any] = {
             f.name: merged[f.name] for f in fields(cls) if f.default is MISSING or f.name in merged
         }
-        values |= {name: tuple(values[name]) for name in ("hidden", "t_eps") if name in values}
+        values |= {name: tuple(values[name]) for name in ("obs_shape", "hidden", "encoder", "t_eps") if name in values}
         return cls(**values)
 
     @classmethod

@@ -11,14 +11,15 @@ from torch import Tensor
 from fd.agent import Agent, Base, Noise
 from fd.params import load
 from fd.refinement import noise_shapes
-from fd.replay import Batch
+from fd.replay import Batch, Replay
 from fd.spec import Spec
 from fd.streams import generator
+from fd.transitions import Transitions
 
 PARAMS = load(Path(__file__).parent / "tiny.yaml")
 METHODS = tuple(PARAMS.methods)
 TRAINED = tuple(name for name in METHODS if name != "bc")
-SHAPE = {"obs_dim": 5, "act_dim": 3}
+SHAPE = {"obs_shape": (5,), "act_dim": 3}
 SIZE = 8
 
 
@@ -39,7 +40,7 @@ def drawn(spec: Spec, at: int, *seeds: int) -> tuple[Batch, Noise]:
     def of(make: Callable[..., Tensor], *shape: int) -> Tensor:
         return torch.stack([make(*shape, generator=stream) for stream in streams])
 
-    o, a, rows = (SIZE, spec.obs_dim), (SIZE, spec.act_dim), (SIZE,)
+    o, a, rows = (SIZE, *spec.obs_shape), (SIZE, spec.act_dim), (SIZE,)
     batch = Batch(
         of(torch.randn, *o), 2 * of(torch.rand, *a) - 1, of(torch.randn, *rows),
         (of(torch.rand, *rows) > 0.2).float(), of(torch.randn, *o),
@@ -53,6 +54,16 @@ def drawn(spec: Spec, at: int, *seeds: int) -> tuple[Batch, Noise]:
     if "fisher_t" in numbers:
         numbers["fisher_t"] = 0.7 + 0.2 * numbers["fisher_t"]
     return batch, Noise(**numbers)
+
+
+def replay_of(rows: int, episode: int, *, obs: Tensor | None = None) -> Replay:
+    """Random transitions in episodes of that many rows, or of these states."""
+    g = torch.Generator().manual_seed(0)
+    states = torch.randn(rows, 5, generator=g) if obs is None else obs
+    act, reward = 2 * torch.rand(rows, 3, generator=g) - 1, torch.randn(rows, generator=g)
+    ends = torch.arange(rows) % episode == episode - 1
+    arrays = (states, act, reward, torch.ones(rows), ends)
+    return Replay.of(Transitions(*(array.numpy() for array in arrays)), torch.device("cpu"))
 
 
 def base_of(agent: Agent, batch: Batch, noise: Noise) -> Base | None:

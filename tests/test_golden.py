@@ -14,6 +14,7 @@ from threefry import child, key_of, normal
 from torch import Tensor
 
 from fd.agent import Agent, Base, Noise, update
+from fd.encoder import ImpalaEncoder
 from fd.fisher import penalty
 from fd.flow import base_actions
 from fd.nets import StackedMLP
@@ -41,15 +42,17 @@ SWITCHES: dict[str, dict[str, object]] = {
 }
 # Splits of the key of a loss before the policy's actions are drawn for `actor/mse`, whose noise the recordings do not hold.
 SPLITS = {"fql": 2, "deflow": 2, "fidec": 3}
-FILES = [p for p in sorted(FOLDER.glob("*.npz")) if "pixel" not in p.stem]
+FILES = sorted(FOLDER.glob("*.npz"))
+ENCODERS = {"None": (), "impala_debug": (4, 4), "impala_small": (16, 32, 32)}
 Recording = dict[str, np.ndarray]
 
 
-def spec_of(config: dict[str, object], obs_dim: int) -> Spec:
+def spec_of(config: dict[str, object], obs_shape: tuple[int, ...]) -> Spec:
     family = str(config["agent_name"])
     t, width = float(config.get("fisher_t", 0.8)), float(config.get("fisher_t_width", 0))
     settings = {
-        "obs_dim": obs_dim,
+        "obs_shape": obs_shape,
+        "encoder": ENCODERS[str(config.get("encoder"))],
         "act_dim": config["action_dim"],
         "hidden": config["actor_hidden_dims"],
         "flow_steps": config.get("flow_steps", 1),
@@ -86,15 +89,28 @@ def named(agent: Agent, key: str) -> Tensor:
     module = module.removeprefix("modules_")
     if module == "log_alpha":
         return agent.log_dual
-    net: StackedMLP = getattr(agent, NETS.get(module, "policy"))
+    net: StackedMLP = getattr(agent, NETS.get(module.removesuffix("_encoder"), "policy"))
     layer, kind = path[-2:]
+    if net.encoder is not None and "value_net" not in path and "mlp" not in path:
+        return encoder_parameter(net.encoder, path)
     index = -1 if layer == "mean_net" else int(layer.split("_")[1])
     lists = {"kernel": net.weights, "scale": net.scales, "bias": net.shifts if "Norm" in layer else net.biases}
     return lists[kind][index]
 
 
+def encoder_parameter(encoder: ImpalaEncoder, path: list[str]) -> Tensor:
+    """The parameter of an encoder that holds a recorded one; kernels are recorded as [3, 3, in, out]."""
+    *_, block, layer, kind = path
+    if block == "MLP_0":
+        return encoder.weight if kind == "kernel" else encoder.bias
+    index = 3 * int(block.split("_")[-1]) + int(layer.split("_")[1])
+    return (encoder.kernels if kind == "kernel" else encoder.shifts)[index]
+
+
 def stacked(agent: Agent, parameter: Tensor, value: np.ndarray, seed: int) -> Tensor:
     """View of one seed of a parameter, in the recorded shape."""
+    if parameter.dim() == 5:
+        return parameter[seed].permute(2, 3, 1, 0)
     return parameter.view(agent.seeds, -1)[seed].view(value.shape)
 
 
@@ -108,22 +124,22 @@ def _float64():
 def load(path: Path, seeds: int) -> tuple[Recording, Agent, Batch]:
     with np.load(path, allow_pickle=False) as archive:
         data = {key: archive[key] for key in archive.files}
-    obs_dim, act_dim = (data[f"batch/{name}"].shape[-1] for name in ("observations", "actions"))
-    spec = spec_of({"action_dim": act_dim} | json.loads(str(data["config"])), obs_dim)
+    obs_shape, (act_dim,) = (data[f"batch/{name}"].shape[1:] for name in ("observations", "actions"))
+    spec = spec_of({"action_dim": act_dim} | json.loads(str(data["config"])), obs_shape)
     agent = Agent(spec, [torch.Generator().manual_seed(seed) for seed in range(seeds)])
     with torch.no_grad():
         for key, value in data.items():
             if key.startswith("params/"):
                 stacked(agent, named(agent, key.removeprefix("params/")), value, 0).copy_(torch.tensor(value))
-    names = ("observations", "actions", "rewards", "masks", "next_observations", "next_actions")
-    values = [spread(data[f"batch/{name}"], seeds) for name in names]
+    names = ["observations", "actions", "rewards", "masks", "next_observations", "next_actions"]
+    values = [spread(data[f"batch/{name}"], seeds) for name in names if f"batch/{name}" in data]
     return data, agent, Batch(*values, next_known=torch.ones_like(values[2]))
 
 
 def spread(value: np.ndarray, seeds: int) -> Tensor:
     """The recorded value for seed 0 and something else for the others."""
     first = torch.tensor(value)
-    return torch.stack([first, *(first.flip(0) * 0.9 for _ in range(seeds - 1))])
+    return torch.stack([first, *((first.flip(0) * 0.9).to(first.dtype) for _ in range(seeds - 1))])
 
 
 def noise_of(data: Recording, prefix: str, spec: Spec, seeds: int) -> Noise:
@@ -242,6 +258,8 @@ def test_recording_is_replayed(path: Path, seeds: int) -> None:
         drawn = base_actions(agent.flow, batch.obs, start, steps=agent.spec.flow_steps)
         close(drawn[0], data["policy/flow_actions"], "policy/flow_actions")
         close(agent.act(batch.obs, start)[0], data["policy/actions"], "policy/actions")
+    if "encoder/actor_bc_flow_encoder" in data:
+        close(agent.flow.features(batch.obs)[0], data["encoder/actor_bc_flow_encoder"], "encoder")
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

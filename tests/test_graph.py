@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from agents import agent_of
+from agents import agent_of, replay_of
 from torch import Tensor
 
 from fd.agent import Agent
@@ -25,11 +25,10 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def replay(device: torch.device) -> Replay:
-    g = torch.Generator().manual_seed(0)
-    going = (torch.arange(ROWS) % 50 < 49).float()
-    obs, act = torch.randn(ROWS, 5, generator=g), 2 * torch.rand(ROWS, 3, generator=g) - 1
-    parts = (obs, act, torch.randn(ROWS, generator=g), torch.ones(ROWS), going, going.nonzero().squeeze(1))
-    return Replay(*(part.to(device) for part in parts))
+    data = replay_of(ROWS, 50)
+    return Replay(
+        *(getattr(data, name).to(device) for name in ("obs", "act", "reward", "mask", "going", "starts", "first"))
+    )
 
 
 def bank(agent: Agent, seeds: tuple[int, ...], device: torch.device) -> Bank | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from agents import replay_of
 
 from fd.bank import Bank, draw_actions, draw_noise, draw_scores, kept_actions
 from fd.checkpoint import Checkpoint, read_tensors
@@ -142,7 +143,7 @@ FLOW = StackedMLP((2,), (3 + 2 + 1, 8, 2), norm=False, generators=[torch.Generat
 def test_the_bank_holds_what_the_flow_gives() -> None:
     obs = torch.randn(2000, 3)  # more than one chunk
     noise = draw_noise((0, 1), (2000, 4, 2), CPU)
-    actions = draw_actions(FLOW, obs, noise, steps=3, solver="euler", label="bank")
+    actions = draw_actions(FLOW, replay_of(2000, 50, obs=obs), noise, steps=3, solver="euler", label="bank")
     for sample in (0, 3):
         torch.testing.assert_close(
             actions[:, :, sample], base_actions(FLOW, obs.expand(2, -1, -1), noise[:, :, sample], steps=3)
@@ -172,11 +173,15 @@ def test_a_batch_takes_rows_and_samples_of_its_own_seed() -> None:
 
 def test_scores_of_the_bank_are_within_the_window_and_of_their_state() -> None:
     obs, actions = torch.randn(5, 3), torch.randn(2, 5, 4, 2).clamp(-1, 1)
-    found = draw_scores(FLOW, obs, actions, (0, 1), t_eps=(0.8, 0.8), formula="exact", on_path=True)
+    found = draw_scores(
+        FLOW, replay_of(5, 5, obs=obs), actions, (0, 1), t_eps=(0.8, 0.8), formula="exact", on_path=True
+    )
     x0 = torch.stack([torch.randn(5, 4, 2, generator=generator(seed, "scores", 0)) for seed in (0, 1)])
     t = torch.full((2, 5, 4, 1), 0.8)
     torch.testing.assert_close(found, state_scores(FLOW, obs.expand(2, -1, -1), actions, x0=x0, t=t, formula="exact"))
-    found = draw_scores(FLOW, obs, actions, (0, 1), t_eps=(0.8, 0.8), formula="exact", on_path=False)
+    found = draw_scores(
+        FLOW, replay_of(5, 5, obs=obs), actions, (0, 1), t_eps=(0.8, 0.8), formula="exact", on_path=False
+    )
     torch.testing.assert_close(found, state_scores(FLOW, obs.expand(2, -1, -1), actions, x0=None, t=t, formula="exact"))
 
 
@@ -184,7 +189,9 @@ def test_kept_actions_are_used_for_their_key_only(tmp_path: Path) -> None:
     obs, noise, path = torch.randn(5, 3), torch.randn(2, 5, 4, 2), tmp_path / "banks" / "cube.safetensors"
 
     def kept(noise: torch.Tensor, key: str) -> torch.Tensor:
-        return kept_actions(FLOW, obs, noise, steps=3, solver="euler", label="bank", path=path, key=key)
+        return kept_actions(
+            FLOW, replay_of(5, 5, obs=obs), noise, steps=3, solver="euler", label="bank", path=path, key=key
+        )
 
     first = kept(noise, "a")
     assert torch.equal(kept(torch.zeros_like(noise), "a"), first)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from agents import METHODS, agent_of, spec_of
+from agents import METHODS, agent_of, replay_of, spec_of
 
 from fd.agent import Agent
 from fd.bank import Bank, build, memory
@@ -28,10 +28,7 @@ SEEDS = (3, 5)
 
 
 def replay() -> Replay:
-    g = torch.Generator().manual_seed(0)
-    going = (torch.arange(ROWS) % EPISODE < EPISODE - 1).float()
-    obs, act = torch.randn(ROWS, 5, generator=g), 2 * torch.rand(ROWS, 3, generator=g) - 1
-    return Replay(obs, act, torch.randn(ROWS, generator=g), torch.ones(ROWS), going, going.nonzero().squeeze(1))
+    return replay_of(ROWS, EPISODE)
 
 
 def test_the_next_action_of_the_data_is_known_within_an_episode_alone() -> None:
@@ -166,7 +163,7 @@ def test_probes_are_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def bank_of(agent: Agent, data: Replay) -> Bank:
     path = Path("banks/cube.safetensors")
     bank = build(
-        agent.spec, agent.flow, data.obs, seeds=SEEDS, samples=6, budget=1.0, label="refine cube", path=path, key="k"
+        agent.spec, agent.flow, data, seeds=SEEDS, samples=6, budget=1.0, label="refine cube", path=path, key="k"
     )
     assert bank is not None
     return bank
@@ -180,9 +177,7 @@ def test_methods_without_base_actions_need_no_bank(method: str) -> None:
 def test_desmoothing_without_memory_for_a_bank_is_refused(tmp_path: Path) -> None:
     agent = agent_of("fidec", *SEEDS, desmooth=True)
     with pytest.raises(FdError, match=r"takes .* GiB, refine.bank_memory is 1e-06, and desmooth is done once a state"):
-        build(
-            agent.spec, agent.flow, replay().obs, seeds=SEEDS, samples=6, budget=1e-6, label="x", path=tmp_path, key="k"
-        )
+        build(agent.spec, agent.flow, replay(), seeds=SEEDS, samples=6, budget=1e-6, label="x", path=tmp_path, key="k")
 
 
 @pytest.mark.parametrize("method", ["fql", "deflow", "fidec", "fidec-stein"])
@@ -199,7 +194,7 @@ def test_a_bank_beyond_its_budget_is_not_built(
     capsys.readouterr()
     for budget, built in ((0.999 * needed, False), (1.001 * needed, True)):
         found = build(
-            agent.spec, agent.flow, data.obs, seeds=SEEDS, samples=6, budget=budget, label="refine cube x",
+            agent.spec, agent.flow, data, seeds=SEEDS, samples=6, budget=budget, label="refine cube x",
             path=Path("banks/cube.safetensors"), key="k",
         )  # fmt: skip
         assert (found is not None) == built

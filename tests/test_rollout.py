@@ -164,7 +164,7 @@ def always(act: Act, step: int) -> Act:
 
 
 def walks(fault: str | None = None, make_act: MakeAct | None = None, **more: Any) -> Rollout:
-    settings: dict[str, Any] = {"name": "walk", "seeds": SEEDS, "obs_dim": 3, "noise_dim": 2, "act_dim": 2}
+    settings: dict[str, Any] = {"name": "walk", "seeds": SEEDS, "obs_shape": (3,), "noise_dim": 2, "act_dim": 2}
     settings |= {"environments": 6, "workers": 2, "timeout": 30.0} | more
     return Rollout(partial(Walk, fault), make_act or partial(always, linear), **settings)
 
@@ -191,7 +191,7 @@ def test_rows_do_not_depend_on_the_number_of_workers(make_env: Any, obs_dim: int
             partial(always, dense),
             name="x",
             seeds=SEEDS,
-            obs_dim=obs_dim,
+            obs_shape=(obs_dim,),
             noise_dim=2,
             act_dim=2,
             environments=6,
@@ -239,7 +239,7 @@ def test_an_episode_can_be_replayed_alone_and_depends_on_seed_snapshot_and_numbe
 
 def test_environments_are_built_once_and_descriptors_do_not_grow(tmp_path: Path) -> None:
     log, open_files = tmp_path / "log", []
-    settings = {"name": "walk", "seeds": SEEDS, "obs_dim": 3, "noise_dim": 2, "act_dim": 2, "timeout": 30.0}
+    settings = {"name": "walk", "seeds": SEEDS, "obs_shape": (3,), "noise_dim": 2, "act_dim": 2, "timeout": 30.0}
     for _ in range(2):
         with Rollout(partial(Walk, log=log), partial(always, linear), environments=4, workers=2, **settings) as pool:
             for _ in pool.run((1, 2, 3), episodes=4):
@@ -341,7 +341,7 @@ def test_an_environment_that_cannot_be_built_is_named() -> None:
 
 def test_an_environment_of_other_shapes_is_named() -> None:
     with pytest.raises(FdError, match=r"\(3,\) and \(2,\), the data have \(4,\) and \(2,\)"):
-        walks(obs_dim=4)
+        walks(obs_shape=(4,))
 
 
 @pytest.mark.parametrize(
