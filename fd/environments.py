@@ -1,4 +1,4 @@
-"""Simulators with one interface: flat float32 observations, actions in [-1, 1], a success flag at every step.
+"""Simulators with one interface: float32 vectors or images in bytes, actions in [-1, 1], a success flag at every step.
 
 What the suites need around their environments is kept here: their registration, their seeding, the temporary
 files and the warnings that they cause.
@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -22,21 +23,29 @@ from fd.errors import FdError
 from fd.transitions import Manifest
 
 Floats = NDArray[np.float32]
+Observation = NDArray[np.float32] | NDArray[np.uint8]
 
 
-class FlatEnv(gymnasium.Wrapper[Floats, Floats, Any, NDArray[Any]]):
-    """An environment of either suite behind the common interface."""
+class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
+    """An environment of either suite behind the common interface.
 
-    def __init__(self, env: gymnasium.Env[Any, Any], *, keys: tuple[str, ...], seeds_numpy: bool) -> None:
+    An observation is a float32 vector [O], or the last n images [H, W, C * n] in bytes, oldest first; before the
+    first image of an episode, it stands for the missing ones.
+    """
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], *, keys: tuple[str, ...], seeds_numpy: bool, frame_stack: int = 1
+    ) -> None:
         """Wrap an environment.
 
         Args:
             env: actions are a box from -1 to 1.
             keys: parts of a dict observation, concatenated in this order; empty when it is flat.
             seeds_numpy: its reset draws from numpy's global generator.
+            frame_stack: images that are an observation together.
 
         Raises:
-            FdError: the action space is another, or the observation has not these keys.
+            FdError: the action space is another, the observation has not these keys, or it is no image to be stacked.
         """
         super().__init__(env)
         self._keys, self._seeds_numpy = keys, seeds_numpy
@@ -47,30 +56,49 @@ class FlatEnv(gymnasium.Wrapper[Floats, Floats, Any, NDArray[Any]]):
         parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {}
         if set(keys) - set(parts) or bool(keys) != bool(parts):
             raise FdError(f"{name}: observation: {list(keys)} given, allowed: {', '.join(parts) or '[]'}")
-        width = sum(_width(parts[key]) for key in keys) if keys else _width(space)
+        self._frames: deque[Observation] = deque(maxlen=frame_stack)
         # Fixed here, since ogbench's property builds its space, with a warning, at every access.
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, actions.shape, np.float32)
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)
+        if space.dtype == np.uint8 and len(space.shape or ()) == 3:
+            height, width, channels = space.shape or ()
+            self.observation_space = gymnasium.spaces.Box(0, 255, (height, width, channels * frame_stack), np.uint8)
+        elif frame_stack > 1:
+            raise FdError(
+                f"{name}: frame_stack: {frame_stack} is of images, but its observations are vectors, allowed: 1"
+            )
+        else:
+            size = sum(_width(parts[key]) for key in keys) if keys else _width(space)
+            self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; the same seed gives the same one."""
         if seed is not None and self._seeds_numpy:
             np.random.seed(seed)
         with quiet():
             observation, info = self.env.reset(seed=seed, options=options)
-        return self._flat(observation), info
+        first = self._flat(observation)
+        self._frames.extend([first] * (self._frames.maxlen or 1))
+        return self._stacked(), info
 
-    def step(self, action: Floats) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Floats) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take one step; info["success"] is there at every one."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         info["success"] = bool(info.get("success", False))
-        return self._flat(observation), float(reward), bool(terminated), bool(truncated), info
+        self._frames.append(self._flat(observation))
+        return self._stacked(), float(reward), bool(terminated), bool(truncated), info
 
-    def _flat(self, observation: Any) -> Floats:
-        """The observation as one float32 vector."""
+    def _flat(self, observation: Any) -> Observation:
+        """One observation as a float32 vector, or an image as it is."""
         if self._keys:
             return np.concatenate([observation[key] for key in self._keys], dtype=np.float32, casting="same_kind")
-        return np.asarray(observation, np.float32)
+        return np.asarray(observation, self.observation_space.dtype)
+
+    def _stacked(self) -> Observation:
+        """The frames, oldest first."""
+        stacked: Observation = np.concatenate(cast(Any, self._frames), axis=-1)
+        return stacked
 
 
 class FixedGoal(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -94,21 +122,26 @@ class FixedGoal(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return observation | {"desired_goal": goal.copy()}, info
 
 
-def make_env(manifest: Manifest) -> FlatEnv:
+def make_env(manifest: Manifest, *, frame_stack: int = 1) -> FlatEnv:
     """Make the evaluation environment of a task; episodes are cut at the manifest's horizon.
 
+    Args:
+        manifest: of the data folder of the task.
+        frame_stack: images that are an observation together.
+
     Raises:
-        FdError: the environment does not exist, or is not of the form that the manifest says.
+        FdError: the environment does not exist, is not of the form that the manifest says, or cannot be rendered.
     """
     environment = manifest.environment
     suite = environment.get("suite")
     if suite == "ogbench":
         env = make(environment["name"], max_episode_steps=manifest.horizon)
-        return FlatEnv(env, keys=(), seeds_numpy=True)
+        return FlatEnv(env, keys=(), seeds_numpy=True, frame_stack=frame_stack)
     if suite == "minari":
         spec = EnvSpec.from_json(json.dumps(environment["spec"]))
         env = make(spec, max_episode_steps=manifest.horizon)
-        return FlatEnv(env, keys=tuple(environment["observation"]), seeds_numpy=False)
+        keys = tuple(environment["observation"])
+        return FlatEnv(env, keys=keys, seeds_numpy=False, frame_stack=frame_stack)
     raise FdError(f"environment.suite: {suite!r} does not exist, allowed: ogbench, minari")
 
 
@@ -116,19 +149,49 @@ def make(spec: str | EnvSpec, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """Make an environment of either suite, quietly and without leaving the model file that mazes write.
 
     Raises:
-        FdError: there is no such environment.
+        FdError: there is no such environment, or it needs a renderer and there is none.
     """
     register()
     try:
         with temporary_files_removed(), quiet():
-            return gymnasium.make(spec, disable_env_checker=True, **kwargs)
-    except gymnasium.error.UnregisteredEnv as error:
+            env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
+    except (gymnasium.error.UnregisteredEnv, ImportError) as error:  # dm_control needs what MUJOCO_GL names
         raise FdError(f"environment: {' '.join(str(error).split())}") from None
+    if env.spec is not None and renders(env.spec):
+        _provide_renderer(env.spec.id)
+    return env
+
+
+def renders(spec: EnvSpec) -> bool:
+    """Whether the observations of an OGBench environment are images."""
+    return bool(spec.kwargs.get("ob_type") == "pixels")
+
+
+def _provide_renderer(name: str) -> None:
+    """Let mujoco render without a display, by EGL, unless MUJOCO_GL names another way.
+
+    Raises:
+        FdError: it cannot; names the environment.
+    """
+    from mujoco.rendering.classic import gl_context
+
+    try:
+        if not hasattr(gl_context, "GLContext"):  # mujoco was imported without: see register
+            from mujoco.egl import GLContext
+
+            gl_context.GLContext = GLContext
+        gl_context.GLContext(1, 1).free()
+    except Exception as error:  # noqa: BLE001  (a library that is missing is an AttributeError, say)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        raise FdError(
+            f"{name}: its images cannot be rendered without a display ({reason}); EGL is needed, on Debian the packages"
+            " libegl1 and libgl1-mesa-dri, or the GPU's own driver; MUJOCO_GL names another renderer"
+        ) from None
 
 
 def register() -> None:
     """Register the environments of both suites."""
-    # Without a display, dm_control warns when it looks for a renderer that nothing here needs.
+    # Without a display, dm_control warns when it looks for a renderer, which nothing but images needs.
     os.environ.setdefault("MUJOCO_GL", "disabled")
     from farama_notifications import notifications
 
@@ -143,6 +206,8 @@ def quiet() -> Iterator[None]:
     """No warning about the float64 bounds of ogbench's action space inside."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*Box (low|high)'s precision lowered", category=UserWarning)
+        # Data belong to the version of an environment that they were recorded in.
+        warnings.filterwarnings("ignore", message=r".*is out of date", category=DeprecationWarning)
         yield
 
 

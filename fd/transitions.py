@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 ACTION_BOUND = 1.0 - 1e-5
 
 Floats = NDArray[np.float32]
+Observations = NDArray[np.float32] | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class Transitions:
     """Transitions of whole episodes, R rows in time order.
 
     Attributes:
-        observations: [R, O].
+        observations: vectors [R, O], or images [R, H, W, C] in bytes.
         actions: [R, A], in (-1, 1).
         rewards: [R].
         masks: [R], 0 where the transition reached a success, so that nothing is bootstrapped; else 1.
         ends: [R], whether the row is the last state of its episode; no transition starts there.
     """
 
-    observations: Floats
+    observations: Observations
     actions: Floats
     rewards: Floats
     masks: Floats
@@ -51,7 +52,7 @@ class Manifest:
     """What a data folder holds, where it comes from and how its task is evaluated.
 
     Attributes:
-        source: "ogbench", "minari" or "generate".
+        source: "ogbench", "minari", "d4rl" or "generate".
         dataset: name of the set as its publisher writes it.
         collector: how a generated set was collected.
         environment: {"suite": "ogbench", "name"}, or
@@ -60,8 +61,10 @@ class Manifest:
         score: "success" (share of episodes with a success) or "return" (normalised by return_range).
         success_timing: "pre" when reward and success are those of the state before the step, "post" after it.
         files: size in bytes and SHA-256 of downloaded files, by name.
+        obs_shape: of an observation, [O] or [H, W, C].
         successes: rows whose mask is 0.
         sha256: digest of each array's bytes, by name.
+        differs: in what the set is known to differ from the one whose scores are published; None when it is that.
     """
 
     source: str
@@ -78,11 +81,12 @@ class Manifest:
     validation_episodes: int
     files: dict[str, dict[str, Any]]
     transitions: int
-    obs_dim: int
+    obs_shape: list[int]
     act_dim: int
     successes: int
     reward_sum: float
     sha256: dict[str, str]
+    differs: str | None = None
 
 
 def measured(arrays: Transitions) -> dict[str, Any]:
@@ -90,7 +94,7 @@ def measured(arrays: Transitions) -> dict[str, Any]:
     return {
         "episodes": int(arrays.ends.sum()),
         "transitions": int((~arrays.ends).sum()),
-        "obs_dim": arrays.observations.shape[1],
+        "obs_shape": list(arrays.observations.shape[1:]),
         "act_dim": arrays.actions.shape[1],
         "successes": int((arrays.masks == 0).sum()),
         "reward_sum": float(arrays.rewards.sum(dtype=np.float64)),
@@ -106,11 +110,11 @@ def assemble(
     masks: NDArray[Any],
     ends: NDArray[np.bool_],
 ) -> Transitions:
-    """Build transitions from arrays of R rows: float32, actions off their bounds, end rows emptied."""
+    """Build transitions from arrays of R rows: float32 (images stay bytes), actions off their bounds, end rows emptied."""
     going = ~ends
     clipped = np.clip(np.asarray(actions, np.float32), -ACTION_BOUND, ACTION_BOUND)
     return Transitions(
-        observations=np.ascontiguousarray(observations, np.float32),
+        observations=np.ascontiguousarray(observations, None if observations.dtype == np.uint8 else np.float32),
         actions=np.ascontiguousarray(clipped * going[:, None], np.float32),
         rewards=np.ascontiguousarray(rewards * going, np.float32),
         masks=np.where(going, masks, 1.0).astype(np.float32),
@@ -137,7 +141,7 @@ def load(folder: Path) -> Transitions:
     path = folder / ARRAYS
     found = _read_arrays(path)
     check(path, found)
-    counts = {"obs_dim": found.observations.shape[1], "act_dim": found.actions.shape[1]}
+    counts = {"obs_shape": list(found.observations.shape[1:]), "act_dim": found.actions.shape[1]}
     counts |= {"transitions": int((~found.ends).sum()), "episodes": int(found.ends.sum())}
     for name, count in counts.items():
         if count != getattr(manifest, name):
@@ -184,7 +188,8 @@ def check(path: Path, arrays: Transitions) -> None:
     rows = len(arrays.observations)
     for field in fields(arrays):
         values = getattr(arrays, field.name)
-        dtype, dimensions = _LAYOUT[field.name]
+        images = field.name == "observations" and values.dtype == np.uint8
+        dtype, dimensions = (np.uint8, 4) if images else _LAYOUT[field.name]
         if values.dtype != dtype:
             raise FdError(f"{path}: '{field.name}' is {values.dtype}, allowed: {dtype.__name__}")
         if values.ndim != dimensions:

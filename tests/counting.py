@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fd.sources.shards import Episode, collect
+from fd.sources.shards import Episode, collect, read
 
 
 class Counting:
@@ -35,11 +35,11 @@ class Counting:
 def run(folder: Path, indices: list[int], workers: int = 2) -> list[int]:
     """Collect with the counting collector."""
     (folder / "traces").mkdir(exist_ok=True)
-    episodes = collect(
+    paths = collect(
         partial(Counting, folder / "traces"),
         [[0, index] for index in indices],
         folder=folder / "episodes",
         workers=workers,
         label="test",
     )
-    return [int(episode["index"][0]) for episode in episodes]
+    return [int(read(path)["index"][0]) for path in paths]

@@ -1,6 +1,10 @@
 """Evaluation environments of both suites behind one interface."""
 
+import csv
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +18,7 @@ from two_episodes import manifest_of, two_episodes
 
 from fd.environments import FlatEnv, make, make_env
 from fd.errors import FdError
+from fd.sources.ogbench import parse
 from fd.sources.waypoint import evaluation_spec
 from fd.transitions import Manifest
 
@@ -138,6 +143,7 @@ def test_keys_are_concatenated_in_their_order() -> None:
         (minari(gymnasium.spec("CartPole-v1")), "allowed: a box from -1 to 1"),
         (lambda: minari(umaze(), "speed"), "allowed: achieved_goal, desired_goal, observation"),
         (lambda: minari(umaze()), "allowed: achieved_goal, desired_goal, observation"),
+        (ogbench("visual-cube-dozen-singletask-v0"), "`visual-cube-dozen-singletask` doesn't exist"),
     ],
 )
 def test_unusable_environment_is_one_line(manifest: Any, message: str) -> None:
@@ -145,3 +151,94 @@ def test_unusable_environment_is_one_line(manifest: Any, message: str) -> None:
         make_env(manifest() if callable(manifest) else manifest)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+ROOT = Path(__file__).parent.parent
+TABLE = (ROOT / "reference" / "tasks.csv").read_text().splitlines()
+TASKS = [row for row in csv.DictReader(TABLE) if row["source"] == "ogbench"]
+
+
+def finish(inner: Any) -> None:
+    """Put a simulator of OGBench into a state that its task asks for."""
+    if hasattr(inner, "set_agent_ball_xy"):
+        inner.set_agent_ball_xy(np.add(inner.cur_goal_xy, 1), inner.cur_goal_xy)
+    elif hasattr(inner, "set_xy"):
+        inner.set_xy(inner.cur_goal_xy)
+    for cube in range(getattr(inner, "_num_cubes", 0)):
+        inner.data.joint(f"object_joint_{cube}").qpos[:3] = inner.data.mocap_pos[inner._cube_target_mocap_ids[cube]]
+    for part in ("drawer", "window"):
+        if hasattr(inner, f"_target_{part}_pos"):
+            inner.data.joint(f"{part}_slide").qpos[0] = getattr(inner, f"_target_{part}_pos")
+    if hasattr(inner, "_target_button_states"):
+        inner._cur_button_states[:] = inner._target_button_states
+        inner._apply_button_states()
+
+
+def test_the_table_names_all_tasks_of_ogbench() -> None:
+    assert len({row["dataset"] for row in TASKS}) == 55
+    assert sum(row["observation"] == "64 64 3" for row in TASKS) == 5
+
+
+@pytest.mark.parametrize("row", TASKS, ids=[row["task"] for row in TASKS])
+def test_every_task_of_ogbench_is_as_the_table_says(row: dict[str, str]) -> None:
+    horizon, shape = int(row["horizon"]), tuple(int(size) for size in row["observation"].split())
+    name = parse(row["dataset"])
+    assert gymnasium.spec(name.task).max_episode_steps == horizon
+    env = make_env(replace(ogbench(name.task), horizon=horizon))
+    images = len(shape) == 3
+    assert env.observation_space.shape == shape
+    assert env.observation_space.dtype == (np.uint8 if images else np.float32)
+    assert env.action_space.shape == (int(row["actions"]),)
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    # A whole episode of one task of each environment; of the others, and of images, which software renders slowly, a few steps.
+    steps = 1 if images else horizon if row["task"].endswith("task1") else 5
+    for step in range(1, steps + 1):
+        observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        assert env.observation_space.contains(observation)
+        assert (reward < 0, terminated, truncated, info["success"]) == (True, False, step == horizon, False)
+    if steps == horizon:
+        env.reset(seed=1)
+    finish(env.unwrapped)
+    for _ in range(2):  # the reward of a step is that of the state before it
+        _, reward, terminated, _, info = env.step(np.zeros(env.action_space.shape, np.float32))
+    assert (reward, terminated, info["success"]) == (0.0, True, True)
+    env.close()
+
+
+def test_images_are_stacked_oldest_first_and_the_first_stands_in_for_missing_ones() -> None:
+    manifest = ogbench("visual-cube-single-singletask-task1-v0")
+    single, stacked = make_env(manifest), make_env(manifest, frame_stack=3)
+    assert stacked.observation_space == gymnasium.spaces.Box(0, 255, (64, 64, 9), np.uint8)
+    for seed in range(2):
+        images, stacks = [single.reset(seed=seed)[0]], [stacked.reset(seed=seed)[0]]
+        for sign in (1.0, -1.0, 1.0)[: 3 * (1 - seed)]:
+            action = np.full(5, sign, np.float32)
+            images.append(single.step(action)[0])
+            stacks.append(stacked.step(action)[0])
+        assert len({image.tobytes() for image in images}) == len(images)
+        for now, stack in enumerate(stacks):
+            expected = [images[max(now - back, 0)] for back in (2, 1, 0)]
+            np.testing.assert_array_equal(stack, np.concatenate(expected, axis=-1))
+    single.close()
+    stacked.close()
+
+
+def test_vectors_are_not_stacked() -> None:
+    with pytest.raises(FdError, match="frame_stack: 2 is of images, but its observations are vectors, allowed: 1"):
+        make_env(ogbench("cube-single-singletask-v0"), frame_stack=2)
+
+
+@pytest.mark.parametrize("renderer", [{}, {"MUJOCO_GL": "egl"}])
+def test_no_renderer_is_one_line(renderer: dict[str, str]) -> None:
+    script = (
+        "from fd.environments import make; from fd.errors import FdError\n"
+        "try: make('visual-cube-single-v0')\n"
+        "except FdError as error: print(error)\n"
+    )
+    variables = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    variables |= {"__EGL_VENDOR_LIBRARY_FILENAMES": "/nonexistent", "PYTHONPATH": str(ROOT)} | renderer
+    done = subprocess.run([sys.executable, "-c", script], check=True, env=variables, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+    assert "EGL" in done.stdout

@@ -3,12 +3,15 @@
 import http.server
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +21,26 @@ import pytest
 from counting import run
 from processes import alive
 
+from fd.environments import make, quiet
 from fd.errors import FdError
-from fd.params import Data, Download, MinariData, OgbenchData, OracleData, WaypointData
+from fd.params import Data, Download, Maze, MinariData, OgbenchData, OracleData, WaypointData
 from fd.sources import generate, minari, ogbench, play, waypoint
+from fd.sources.fetch import describe
 from fd.sources.prepare import Job, prepare
 from fd.transitions import load, read_manifest
 
-NO_DOWNLOAD = Download(mirrors=(), timeout=1.0)
+NO_DOWNLOAD = Download(folder="~/sets", mirrors=(), timeout=1.0)
 NAVIGATE = OracleData(
     source="generate",
     collector="navigate",
     dataset="pointmaze-medium-navigate-singletask-task1-v0",
+    steps=1000,
     episodes=3,
     validation_episodes=1,
     seed=0,
 )
 PLAY = NAVIGATE.model_copy(
-    update={"collector": "play", "dataset": "cube-single-play-singletask-task1-v0", "episodes": 1}
+    update={"collector": "play", "dataset": "cube-single-play-singletask-task1-v0", "steps": 200, "episodes": 1}
 )
 WAYPOINT = WaypointData(
     source="generate",
@@ -166,19 +172,18 @@ def test_manifests_tell_what_evaluation_needs(navigated: Path, walked: Path) -> 
 def test_play_set_holds_what_any_process_collects(tmp_path: Path) -> None:
     folder = made(PLAY, tmp_path)
     arrays, manifest = load(folder), read_manifest(folder)
-    assert (manifest.episodes, manifest.transitions, manifest.obs_dim, manifest.act_dim) == (1, 1000, 28, 5)
+    assert (manifest.episodes, manifest.transitions, manifest.obs_shape, manifest.act_dim) == (1, 200, [28], 5)
     assert manifest.horizon == 200
     assert set(np.unique(arrays.rewards)) <= {-1, 0}
-    validation = play.PlayCollector("cube-single-v0")(np.random.SeedSequence([PLAY.seed, 1, 0]))
+    validation = play.PlayCollector("cube-single-v0", PLAY.steps)(np.random.SeedSequence([PLAY.seed, 1, 0]))
     with np.load(folder / "regenerated" / "cube-single-play-v0-val.npz") as file:
         assert set(file.files) == set(validation)
         assert all(np.array_equal(file[name], validation[name]) for name in file.files)
 
 
 @pytest.mark.parametrize("environment", ["cube-double-v0", "scene-v0", "puzzle-3x3-v0"])
-def test_play_episodes_have_the_published_fields(environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(play, "STEPS", 40)
-    collector = play.PlayCollector(environment)
+def test_play_episodes_have_the_published_fields(environment: str) -> None:
+    collector = play.PlayCollector(environment, 39)
     episode = collector(np.random.SeedSequence([0]))
     collector(np.random.SeedSequence([1]))
     again = collector(np.random.SeedSequence([0]))
@@ -188,6 +193,92 @@ def test_play_episodes_have_the_published_fields(environment: str, monkeypatch: 
     assert episode["terminals"].tolist() == [False] * 39 + [True]
     assert {episode[name].dtype for name in ("observations", "actions", "qpos", "qvel")} == {np.dtype(np.float32)}
     assert np.abs(episode["actions"]).max() <= 1
+
+
+ENVIRONMENTS = {"cube-single": 2, "cube-double": 2, "scene": 2, "puzzle-3x3": 4, "puzzle-4x4": 4}  # their default tasks
+
+
+def written(environment: str, steps: int, folder: Path) -> Path:
+    """The file of one episode of play data."""
+    episode = play.PlayCollector(f"{environment}-v0", steps)(np.random.SeedSequence([0]))
+    np.savez(folder / "episode.npz", allow_pickle=False, **episode)
+    ogbench.write(folder / f"{environment}.npz", [folder / "episode.npz"])
+    return folder / f"{environment}.npz"
+
+
+@pytest.mark.parametrize("environment", list(ENVIRONMENTS))
+def test_every_manipulation_task_is_relabelled_as_its_simulator_rewards(environment: str, tmp_path: Path) -> None:
+    path = written(environment, 60, tmp_path)
+    with np.load(path) as file:
+        states = [file[name] for name in ("qpos", "qvel", "button_states") if name in file.files]
+    simulator: Any = make(f"{environment}-singletask-v0").unwrapped
+    assert simulator._reward_task_id == ENVIRONMENTS[environment]
+    for task in range(1, 6):
+        rewards = ogbench.convert(path, ogbench.parse(f"{environment}-play-singletask-task{task}-v0")).rewards
+        simulator._reward_task_id = task
+        with quiet():
+            simulator.reset(seed=0)
+        for row in range(0, 60, 12):
+            simulator.set_state(*(values[row] for values in states))
+            assert rewards[row] == simulator.compute_reward()
+    simulator.close()
+
+
+def test_writing_a_set_holds_one_episode_in_memory(tmp_path: Path) -> None:
+    episode = {"observations": np.zeros((50, 64, 64, 3), np.uint8), "terminals": np.arange(50) == 49}
+    np.savez(tmp_path / "episode.npz", allow_pickle=False, **episode)
+    tracemalloc.start()
+    ogbench.write(tmp_path / "set.npz", [tmp_path / "episode.npz"] * 40)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * episode["observations"].nbytes
+    with np.load(tmp_path / "set.npz") as file:
+        assert file["observations"].shape == (2000, 64, 64, 3)
+        assert np.flatnonzero(file["terminals"]).tolist() == list(range(49, 2000, 50))
+
+
+@pytest.mark.parametrize("environment", list(ENVIRONMENTS))
+def test_visual_sets_are_the_states_seen(environment: str, tmp_path: Path) -> None:
+    seen, states = written(f"visual-{environment}", 3, tmp_path), written(environment, 3, tmp_path)
+    with np.load(seen) as images, np.load(states) as vectors:
+        assert set(images.files) == set(vectors.files)
+        for name in set(images.files) - {"observations"}:
+            np.testing.assert_array_equal(images[name], vectors[name])
+        arrays = ogbench.convert(seen, ogbench.parse(f"visual-{environment}-play-singletask-task1-v0"))
+        assert (arrays.observations.shape, arrays.observations.dtype) == ((4, 64, 64, 3), np.uint8)
+        np.testing.assert_array_equal(arrays.observations, images["observations"])
+    assert len({image.tobytes() for image in arrays.observations}) == 4
+    expected = ogbench.convert(states, ogbench.parse(f"{environment}-play-singletask-task1-v0"))
+    assert arrays.rewards.tobytes() == expected.rewards.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qpos": np.zeros((2, 28), np.float32)}, "'qpos' has rows of shape (28,), allowed: (21,)"),  # of two cubes
+        ({"observations": np.zeros((2, 28), np.float32)}, "has rows of shape (28,), allowed: (64, 64, 3)"),
+        ({"observations": np.zeros((2, 64, 64, 3), np.float32)}, "'observations' is float32, allowed: uint8"),
+    ],
+)
+def test_images_of_another_set_are_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    arrays = {"observations": np.zeros((2, 64, 64, 3), np.uint8), "actions": np.zeros((2, 5), np.float32)}
+    arrays |= {"terminals": np.array([False, True])}
+    arrays |= {"qpos": np.zeros((2, 21), np.float32), "qvel": np.zeros((2, 20), np.float32)}
+    np.savez(tmp_path / "set.npz", **(arrays | changes))
+    with pytest.raises(FdError) as error:
+        ogbench.convert(tmp_path / "set.npz", ogbench.parse("visual-cube-single-play-singletask-v0"))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_visual_set_is_generated_like_any_other(tmp_path: Path) -> None:
+    data = PLAY.model_copy(update={"dataset": "visual-cube-single-play-singletask-task1-v0", "steps": 2})
+    folder = made(data, tmp_path, workers=1)
+    manifest = read_manifest(folder)
+    assert (manifest.obs_shape, manifest.transitions, manifest.horizon) == ([64, 64, 3], 2, 200)
+    assert load(folder).observations.dtype == np.uint8
+    with np.load(folder / "regenerated" / "visual-cube-single-play-v0-val.npz") as file:
+        assert file["observations"].shape == (3, 64, 64, 3)
 
 
 @pytest.mark.parametrize(
@@ -304,20 +395,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-class Host(http.server.BaseHTTPRequestHandler):
-    """Serves /whole/…, breaks off in the middle of /half/…, and has nothing else."""
-
-    content = b""
-
-    def do_GET(self) -> None:
-        kind = self.path.split("/")[1]
-        if kind not in {"whole", "half"}:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.content)))
-        self.end_headers()
-        self.wfile.write(self.content if kind == "whole" else self.content[: len(self.content) // 2])
+class Host(http.server.SimpleHTTPRequestHandler):
+    """Serves the files of a folder, and tells nothing."""
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -326,9 +405,9 @@ class Host(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def host(navigated: Path) -> Iterator[str]:
     """URL of a host on this machine that has a published set."""
-    Host.content = (navigated / "regenerated" / "pointmaze-medium-navigate-v0.npz").read_bytes()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
-        thread = threading.Thread(target=server.serve_forever)
+    handler = partial(Host, directory=navigated / "regenerated")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
@@ -336,38 +415,49 @@ def host(navigated: Path) -> Iterator[str]:
 
 
 PUBLISHED = OgbenchData(source="ogbench", dataset=NAVIGATE.dataset)
+FILE = "pointmaze-medium-navigate-v0.npz"
 
 
 def fetched(folder: Path, *mirrors: str) -> Path:
     """The data folder of the published set."""
-    job = Job("test", Download(mirrors=mirrors, timeout=5.0), 1, folder / "scratch")
+    job = Job("test", Download(folder="~/sets", mirrors=mirrors, timeout=5.0), 1, folder / "scratch")
     prepare(PUBLISHED, folder / "data", job)
     return folder / "data"
 
 
-def test_a_published_set_is_fetched_from_the_first_host_that_has_it(
-    home: Path, host: str, navigated: Path, tmp_path: Path
-) -> None:
-    folder = fetched(tmp_path, f"{host}/none", f"{host}/half", f"{host}/whole/")
-    kept = home / ".ogbench" / "data"
-    assert [path.name for path in kept.iterdir()] == ["pointmaze-medium-navigate-v0.npz"]
+def test_a_published_set_is_fetched_once_and_recorded(home: Path, host: str, navigated: Path, tmp_path: Path) -> None:
+    folder = fetched(tmp_path, f"{host}/none", host)
+    assert {path.name for path in (home / "sets").glob("[!.]*")} == {FILE, f"{FILE}.json"}
     assert load(folder).observations.tobytes() == load(navigated).observations.tobytes()
     manifest = read_manifest(folder)
     assert (manifest.source, manifest.collector, manifest.seed) == ("ogbench", None, None)
-    assert manifest.files["pointmaze-medium-navigate-v0.npz"]["bytes"] == len(Host.content)
+    assert manifest.files == {FILE: describe(navigated / "regenerated" / FILE)}
     assert fetched(tmp_path) == folder  # the file that is there is used, and needs no host
+    with (home / "sets" / FILE).open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(FdError, match=r"SHA-256 is .* at its first use it was"):
+        fetched(tmp_path)
+    assert read_manifest(folder) == manifest
+
+
+def test_a_file_in_the_folder_of_ogbench_needs_no_host(home: Path, navigated: Path, tmp_path: Path) -> None:
+    own = home / ".ogbench" / "data"
+    own.mkdir(parents=True)
+    shutil.copy(navigated / "regenerated" / FILE, own)
+    assert load(fetched(tmp_path)).rewards.tobytes() == load(navigated).rewards.tobytes()
+    assert not (home / "sets").exists()
 
 
 def test_no_host_is_one_line_with_a_hint(home: Path, host: str, tmp_path: Path) -> None:
     with pytest.raises(FdError) as error:
-        fetched(tmp_path, f"{host}/none", f"{host}/half", "http://127.0.0.1:9")
+        fetched(tmp_path, f"{host}/none", "http://127.0.0.1:9")
     message = str(error.value)
-    assert "Not Found" in message
-    assert "ended after" in message
+    assert message.startswith(f"dataset: '{PUBLISHED.dataset}': {home / 'sets' / FILE}: no such file, and no host has")
+    assert "File not found" in message
     assert "Connection refused" in message
     assert message.endswith("`source: generate` with `collector: navigate` makes a set of this task without a network")
     assert "\n" not in message
-    assert list((home / ".ogbench" / "data").iterdir()) == []
+    assert list((home / "sets").glob("[!.]*")) == []
     assert not (tmp_path / "data").exists()
     assert not (tmp_path / "scratch").exists()
 
@@ -381,7 +471,7 @@ def local(walked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Minari's local folder holds the walks, and there is no network."""
     import minari as suite
 
-    def refuse(dataset: str) -> None:
+    def refuse(dataset: str, **_: Any) -> None:
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(walked / "minari"))
@@ -389,7 +479,17 @@ def local(walked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 LOCAL = MinariData(
-    source="minari", dataset=WAYPOINT.dataset, observation=("observation",), reward="sparse", score="success"
+    source="minari",
+    dataset=WAYPOINT.dataset,
+    environment=WAYPOINT.environment,
+    observation=("observation",),
+    reward="sparse",
+    cut_at_success=False,
+    maze=Maze(start=WAYPOINT.start, goal=WAYPOINT.goal),
+    horizon=WAYPOINT.horizon,
+    score="success",
+    return_range=None,
+    differs=None,
 )
 
 
@@ -408,7 +508,7 @@ def test_a_local_minari_set_needs_no_network(walked: Path, tmp_path: Path) -> No
     [
         (
             {"dataset": "D4RL/pointmaze/umaze-v2"},
-            "or downloaded (ConnectionError: no route to host); `source: generate`",
+            "cannot be downloaded (ConnectionError: no route to host); without a network, PointMaze can be made",
         ),
         ({"observation": ("observation", "speed")}, "observation: 'speed' does not exist, allowed:"),
         ({"score": "return"}, "has no reference returns"),
@@ -435,9 +535,10 @@ def test_a_broken_minari_file_is_one_line(walked: Path, tmp_path: Path, monkeypa
 
 @pytest.mark.usefixtures("local")
 def test_dense_rewards_are_kept_and_bootstrapped() -> None:
-    dataset = minari.find(WAYPOINT.dataset)
-    sparse = minari.convert(dataset, observation=("observation",), reward="sparse")
-    dense = minari.convert(dataset, observation=("observation", "desired_goal"), reward="dense")
+    dataset = minari.find(LOCAL)
+    sparse = minari.convert(dataset, LOCAL)
+    change = {"observation": ("observation", "desired_goal"), "reward": "dense", "maze": None}
+    dense = minari.convert(dataset, LOCAL.model_copy(update=change))
     assert dense.observations.shape[1] == 6
     assert dense.masks.min() == 1
     going = ~dense.ends

@@ -38,7 +38,7 @@ def test_manifest_counts_transitions_not_rows() -> None:
     manifest = manifest_of(two_episodes())
     assert (manifest.episodes, manifest.transitions, manifest.successes) == (2, 5, 1)
     assert manifest.reward_sum == -4
-    assert (manifest.obs_dim, manifest.act_dim) == (3, 2)
+    assert (manifest.obs_shape, manifest.act_dim) == ([3], 2)
 
 
 def test_end_rows_are_empty_and_actions_off_their_bounds() -> None:
@@ -134,7 +134,7 @@ def missing(folder: Path) -> None:
         (missing, "no such file; run the stage download"),
         (damaged(observations=with_row(2, np.nan)), "'observations' holds NaN or infinity, first in row 2"),
         (damaged(rewards=with_row(1, np.inf)), "'rewards' holds NaN or infinity, first in row 1"),
-        (damaged(observations=lambda x: x[:, :2]), "obs_dim is 2, manifest.json says 3"),
+        (damaged(observations=lambda x: x[:, :2]), "obs_shape is [2], manifest.json says [3]"),
         (damaged(actions=lambda x: x[:, :1]), "act_dim is 1, manifest.json says 2"),
         (damaged(rewards=lambda x: x[:, None]), "'rewards' has 2 dimensions, allowed: 1"),
         (damaged(rewards=lambda x: x[:-1]), "'rewards' has 6 rows, 'observations' has 7"),

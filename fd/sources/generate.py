@@ -7,16 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from gymnasium.envs.registration import EnvSpec
 
 from fd.errors import FdError
-from fd.params import OracleData, WaypointData
+from fd.params import Maze, MinariData, OracleData, WaypointData
 from fd.sources import minari, navigate, ogbench, play, waypoint
-from fd.sources.shards import Collector, Episode, collect
+from fd.sources.shards import Collector, collect, read
 from fd.transitions import Transitions
 
 ENVIRONMENTS = {"play": tuple(play.ENVIRONMENTS), "navigate": navigate.ENVIRONMENTS}
-_COLLECTORS: dict[str, Callable[[str], Collector]] = {
+_COLLECTORS: dict[str, Callable[[str, int], Collector]] = {
     "play": play.PlayCollector,
     "navigate": navigate.NavigateCollector,
 }
@@ -45,8 +46,8 @@ class Work:
     workers: int
     label: str
 
-    def collect(self, make: Callable[[], Collector], seeds: list[list[int]]) -> list[Episode]:
-        """One episode for each seed, in order."""
+    def collect(self, make: Callable[[], Collector], seeds: list[list[int]]) -> list[Path]:
+        """The files of one episode for each seed, in order."""
         return collect(make, seeds, folder=self.episodes, workers=self.workers, label=self.label)
 
 
@@ -67,7 +68,7 @@ def oracle(data: OracleData, work: Work) -> Transitions:
     # Training and validation episodes have seeds of their own: neither moves when the other's number does.
     seeds = [[data.seed, 0, index] for index in range(data.episodes)]
     seeds += [[data.seed, 1, index] for index in range(data.validation_episodes)]
-    episodes = work.collect(partial(_COLLECTORS[data.collector], name.environment), seeds)
+    episodes = work.collect(partial(_COLLECTORS[data.collector], name.environment, data.steps), seeds)
     published = work.folder / "regenerated"
     published.mkdir()
     ogbench.write(published / f"{name.file}.npz", episodes[: data.episodes])
@@ -75,7 +76,7 @@ def oracle(data: OracleData, work: Work) -> Transitions:
     return ogbench.convert(published / f"{name.file}.npz", name)
 
 
-def walks(data: WaypointData, work: Work) -> tuple[Transitions, dict[str, Any]]:
+def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
     """Collect a Minari set of PointMaze, read it back through Minari and convert it.
 
     Returns:
@@ -86,11 +87,15 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, dict[str, Any]]:
     """
     evaluate = waypoint.evaluation_spec(data.environment, data.horizon, start=data.start, goal=data.goal)
     collector = partial(waypoint.WaypointCollector, data.environment, data.horizon, data.action_noise)
-    episodes = work.collect(collector, [[data.seed, index] for index in range(data.episodes)])
+    episodes = [read(path) for path in work.collect(collector, [[data.seed, index] for index in range(data.episodes)])]
     root = work.folder / "minari"
     collected = waypoint.maze_spec(data.environment, data.horizon)
     waypoint.write(root, data.dataset, episodes, collect=collected, evaluate=evaluate)
+    written = MinariData(
+        source="minari", dataset=data.dataset, environment=data.environment, observation=data.observation,
+        reward=data.reward, cut_at_success=False, maze=Maze(start=data.start, goal=data.goal), horizon=data.horizon,
+        score="success", return_range=None, differs=None,
+    )  # fmt: skip
     with minari.root_at(root):
-        dataset = minari.find(data.dataset)
-    arrays = minari.convert(dataset, observation=data.observation, reward=data.reward)
-    return arrays, minari.evaluation_spec(dataset)
+        dataset = minari.find(written)
+    return minari.convert(dataset, written), minari.evaluation_spec(dataset, written)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from fd.environments import make
 from fd.sources.shards import Episode, compact
 
-STEPS = 1001
 ACTION_NOISE = 0.5
 ENVIRONMENTS = ("pointmaze-medium-v0", "pointmaze-large-v0", "pointmaze-giant-v0", "pointmaze-teleport-v0")
 
@@ -21,19 +20,20 @@ Cell = tuple[int, int]
 class NavigateCollector:
     """Collects walks between random cells of one maze."""
 
-    def __init__(self, environment: str) -> None:
+    def __init__(self, environment: str, steps: int) -> None:
         """Make the environment.
 
         Args:
             environment: one of ENVIRONMENTS.
+            steps: transitions of an episode.
         """
-        self._env = make(environment, terminate_at_goal=False, max_episode_steps=STEPS)
+        self._env = make(environment, terminate_at_goal=False, max_episode_steps=steps + 1)
         self._maze = cast(Any, self._env.unwrapped)
         self._starts = [(int(i), int(j)) for i, j in np.argwhere(self._maze.maze_map == 0)]
         self._goals = [cell for cell in self._starts if not _in_corridor(self._maze.maze_map, cell)]
 
     def __call__(self, seed: np.random.SeedSequence) -> Episode:
-        """Collect one episode of 1000 transitions (1001 rows)."""
+        """Collect one episode, one row more than it has transitions."""
         global_seed, reset_seed = (int(word) for word in seed.generate_state(2))
         # The maze draws its starts and goals from numpy's global generator.
         np.random.seed(global_seed)

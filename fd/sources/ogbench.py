@@ -1,21 +1,21 @@
 """OGBench sets: names, files, download, and their conversion by ogbench's own relabelling."""
 
-import os
 import re
-import urllib.error
-import urllib.request
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from numpy.typing import NDArray
 
-from fd.environments import make, quiet, register
+from fd.environments import make, quiet, register, renders
 from fd.errors import FdError
 from fd.params import Download
-from fd.progress import Progress
-from fd.sources.shards import Episode
+from fd.sources.fetch import fetch
+from fd.sources.shards import read
 from fd.transitions import Transitions, assemble, check, read_npz
 
 _NAME = re.compile(r"(?P<env>[a-z0-9-]+?)-(?P<kind>[a-z]+)-singletask(?P<task>-task[1-5])?-v0")
@@ -58,12 +58,18 @@ def parse(name: str) -> Name:
     return parts
 
 
+def spec(name: Name) -> EnvSpec:
+    """Return the spec of a task's environment."""
+    register()
+    return gymnasium.spec(name.task)
+
+
 def find(name: Name, download: Download, *, label: str, hint: str) -> Path:
-    """Return the published training file from ogbench's own folder, fetched there first if it is missing.
+    """Return the published training file, fetched first if neither its folder nor ogbench's own has it.
 
     Args:
         name: the set.
-        download: base URLs, tried in order, and the timeout in seconds.
+        download: the folder, the base URLs, tried in order, and the timeout in seconds.
         label: what the progress is called.
         hint: ends the message when no host answers.
 
@@ -73,66 +79,51 @@ def find(name: Name, download: Download, *, label: str, hint: str) -> Path:
     register()
     from ogbench.utils import DEFAULT_DATASET_DIR
 
-    path = Path(DEFAULT_DATASET_DIR).expanduser() / f"{name.file}.npz"
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    reasons = []
-    for mirror in download.mirrors:
-        url = f"{mirror.rstrip('/')}/{path.name}"
-        try:
-            _fetch(url, path, timeout=download.timeout, label=label)
+    for folder in (download.folder, DEFAULT_DATASET_DIR):
+        path = Path(folder).expanduser() / f"{name.file}.npz"
+        if path.exists():
             return path
-        except (urllib.error.URLError, TimeoutError, ConnectionError, IncompleteError) as error:
-            reasons.append(f"{url}: {getattr(error, 'reason', None) or error}")
-    tried = "; ".join(reasons) or "download.mirrors is empty"
-    raise FdError(f"dataset: '{name.full}' is not at {path} and no host has it ({tried}); {hint}")
-
-
-class IncompleteError(Exception):
-    """A host closed the connection before the end of a file."""
-
-
-def _fetch(url: str, path: Path, *, timeout: float, label: str) -> None:
-    """Fetch a file; its name appears once it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response, temporary.open("wb") as file:
-            total = int(response.headers.get("Content-Length") or 0)
-            with Progress(total, label, unit="bytes") as progress:
-                while chunk := response.read(1 << 20):
-                    progress.advance(file.write(chunk))
-            if file.tell() < total:
-                raise IncompleteError(f"ended after {file.tell()} of {total} bytes")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return fetch(f"{name.file}.npz", download, label=label)
+    except FdError as error:
+        raise FdError(f"dataset: '{name.full}': {error}; {hint}") from None
 
 
-def write(path: Path, episodes: list[Episode]) -> None:
-    """Write episodes as one file in OGBench's format: flat arrays of all rows in time order."""
-    with path.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            **{key: np.concatenate([e[key] for e in episodes]) for key in episodes[0]},
-        )
+def write(path: Path, episodes: list[Path]) -> None:
+    """Write episodes as one file in OGBench's format, flat arrays of all rows in time order, one episode in memory.
+
+    Args:
+        path: of the file.
+        episodes: files of the episodes.
+    """
+    first, rows = read(episodes[0]), sum(len(read(episode, "terminals")["terminals"]) for episode in episodes)
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, values in first.items():
+            member = zipfile.ZipInfo(f"{key}.npy")
+            # Images shrink to a fraction, states hardly.
+            member.compress_type = zipfile.ZIP_DEFLATED if values.dtype == np.uint8 else zipfile.ZIP_STORED
+            layout = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False}
+            with archive.open(member, "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_1_0(file, layout | {"shape": (rows, *values.shape[1:])})
+                for episode in episodes:
+                    file.write(np.ascontiguousarray(read(episode, key)[key]).data)
 
 
 def convert(path: Path, name: Name) -> Transitions:
     """Read the training file of a set and relabel it for the single task with ogbench itself.
 
+    The rewards of a set of images follow from its states as well, so nothing is rendered.
+
     Raises:
         FdError: the file is missing, truncated or not an npz file, lacks a field, or holds unusable values.
     """
-    register()
-    import ogbench
+    task = spec(name)
     from ogbench.relabel_utils import relabel_dataset
 
-    env = make(name.task)
+    images = (task.kwargs["height"], task.kwargs["width"], 3) if renders(task) else None
+    env = make(name.task, **({"ob_type": "states"} if images else {}))
     try:
-        _check_file(path, env)
-        rows: dict[str, Any] = ogbench.load_dataset(path, compact_dataset=True, add_info=True)
+        rows = _read_file(path, env, images)
         with quiet():
             relabel_dataset(name.task, env, rows)
     finally:
@@ -142,17 +133,23 @@ def convert(path: Path, name: Name) -> Transitions:
         rows["actions"],
         rewards=rows["rewards"],
         masks=rows["masks"],
-        ends=rows["valids"] == 0,
+        ends=rows["terminals"].astype(np.bool_),
     )
     check(path, arrays)
     return arrays
 
 
-def _check_file(path: Path, env: gymnasium.Env[Any, Any]) -> None:
-    """Check the raw arrays against each other and the environment, before ogbench stumbles over them."""
+def _read_file(path: Path, env: gymnasium.Env[Any, Any], images: tuple[int, ...] | None) -> dict[str, NDArray[Any]]:
+    """The raw arrays, checked against each other and the environment, before ogbench stumbles over them.
+
+    Args:
+        path: of the file.
+        env: the task's, with states as observations.
+        images: shape of the observations, where they are images.
+    """
     with quiet():
         env.reset()
-        widths = {"observations": env.observation_space.shape, "actions": env.action_space.shape}
+        widths = {"observations": images or env.observation_space.shape, "actions": env.action_space.shape}
     inner: Any = env.unwrapped
     # Only some of the environments have buttons, and only those have the field.
     widths |= {"qpos": inner.data.qpos.shape, "qvel": inner.data.qvel.shape, "terminals": ()}
@@ -169,3 +166,7 @@ def _check_file(path: Path, env: gymnasium.Env[Any, Any]) -> None:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             row = np.argwhere(~np.isfinite(values))[0][0]
             raise FdError(f"{path}: '{key}' holds NaN or infinity, first in row {row}")
+    kind = arrays["observations"].dtype
+    if (kind == np.uint8) != (images is not None):
+        raise FdError(f"{path}: 'observations' is {kind}, allowed: {'uint8' if images else 'floats'}")
+    return arrays

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from fd.environments import make
 from fd.sources.shards import Episode, compact
 
-STEPS = 1001
 BUTTONS = ("qpos", "qvel", "button_states")
 NOISE = 0.1
 NOISE_SMOOTHING = 0.5
@@ -42,19 +41,23 @@ ENVIRONMENTS = {
     "puzzle-3x3-v0": Play((0.5, 0.5), states=BUTTONS, always_closed=True),
     "puzzle-4x4-v0": Play((0.5, 0.5), states=BUTTONS, always_closed=True),
 }
+# The visual sets were collected in the same way, with images as observations.
+ENVIRONMENTS |= {f"visual-{name}": facts for name, facts in ENVIRONMENTS.items()}
 
 
 class PlayCollector:
     """Collects play episodes of one environment."""
 
-    def __init__(self, environment: str) -> None:
+    def __init__(self, environment: str, steps: int) -> None:
         """Make the environment and its oracles.
 
         Args:
             environment: a key of ENVIRONMENTS.
+            steps: transitions of an episode.
         """
         self._facts = ENVIRONMENTS[environment]
-        self._env: Any = make(environment, terminate_at_goal=False, mode="data_collection", max_episode_steps=STEPS)
+        limit = steps + 1
+        self._env: Any = make(environment, terminate_at_goal=False, mode="data_collection", max_episode_steps=limit)
         # Imported after the environment is made: see fd.environments.register.
         from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
         from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
@@ -70,7 +73,7 @@ class PlayCollector:
         }
 
     def __call__(self, seed: np.random.SeedSequence) -> Episode:
-        """Collect one episode of 1000 transitions (1001 rows), drawn again until its states are usable."""
+        """Collect one episode, one row more than it has transitions, drawn again until its states are usable."""
         while True:
             (child,) = seed.spawn(1)
             global_seed, reset_seed = (int(word) for word in child.generate_state(2))

@@ -1,7 +1,7 @@
 """The data folder of a task from whichever source its parameters name: whole, or not at all."""
 
 import errno
-import hashlib
+import json
 import platform
 import shutil
 from contextlib import suppress
@@ -10,11 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fd.environments import make
+from gymnasium.envs.registration import EnvSpec
+
 from fd.errors import FdError
-from fd.params import Data, Download, MinariData, OgbenchData, OracleData, WaypointData
+from fd.params import D4rlData, Data, Download, MinariData, OgbenchData, OracleData, RobotData, WaypointData
 from fd.scratch import publish
-from fd.sources import generate, minari, ogbench
+from fd.sources import d4rl, generate, minari, ogbench
+from fd.sources.fetch import describe, verified
 from fd.transitions import Manifest, Transitions, measured, save
 
 PACKAGES = ("numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robotics")
@@ -68,42 +70,53 @@ def _fetch(data: Data, folder: Path, job: Job) -> tuple[Transitions, dict[str, A
         case OgbenchData():
             name = ogbench.parse(data.dataset)
             path = ogbench.find(name, job.download, label=job.label, hint=generate.hint(name))
-            return ogbench.convert(path, name), _ogbench_facts(name) | {"files": {path.name: describe(path)}}
+            arrays = ogbench.convert(path, name)  # first: a file of another set is not to be recorded
+            return arrays, _ogbench_facts(name) | {"files": {path.name: verified(path)}}
         case MinariData():
-            dataset = minari.find(data.dataset)
-            arrays = minari.convert(dataset, observation=data.observation, reward=data.reward)
-            facts = _minari_facts(minari.evaluation_spec(dataset), data.observation)
-            if data.score == "return":
-                facts |= {"score": "return", "return_range": minari.return_range(dataset)}
+            dataset = minari.find(data)
+            spec = minari.evaluation_spec(dataset, data)
+            facts = _robot_facts(data, spec)
+            if data.score == "return" and data.return_range is None:
+                facts["return_range"] = minari.return_range(dataset)
+            arrays = minari.convert(dataset, data)
+            minari.check_shapes(spec, data, arrays)
             paths = sorted(path for path in Path(dataset.storage.data_path).iterdir() if path.is_file())
             return arrays, facts | {"files": {path.name: describe(path) for path in paths}}
+        case D4rlData():
+            path, spec = d4rl.find(data), d4rl.evaluation_spec(data)
+            arrays = d4rl.convert(path, data)
+            minari.check_shapes(spec, data, arrays)
+            return arrays, _robot_facts(data, spec) | {"files": {path.name: verified(path)}}
         case OracleData():
             work = generate.Work(folder, job.scratch / "episodes", job.workers, job.label)
             return generate.oracle(data, work), _ogbench_facts(ogbench.parse(data.dataset))
         case WaypointData():
             work = generate.Work(folder, job.scratch / "episodes", job.workers, job.label)
             arrays, spec = generate.walks(data, work)
-            return arrays, _minari_facts(spec, data.observation)
+            return arrays, _environment(spec, data.observation)
 
 
 def _ogbench_facts(name: ogbench.Name) -> dict[str, Any]:
-    """Facts of an OGBench task; its reward is that of the state before the step since ogbench 1.2.0."""
-    env = make(name.task)
-    assert env.spec is not None
-    horizon = env.spec.max_episode_steps
-    env.close()
+    """Facts of an OGBench task; since ogbench 1.2.0 the rewards of the 50 are those of the state before the step."""
+    spec = ogbench.spec(name)
     return {
         "environment": {"suite": "ogbench", "name": name.task},
-        "horizon": horizon,
-        "success_timing": "pre",
+        "horizon": spec.max_episode_steps,
+        "success_timing": spec.kwargs.get("success_timing", "post"),
     }
 
 
-def _minari_facts(spec: dict[str, Any], observation: tuple[str, ...]) -> dict[str, Any]:
-    """Facts of a Minari task, from the spec of its evaluation environment."""
+def _robot_facts(data: RobotData, spec: EnvSpec) -> dict[str, Any]:
+    """Facts of a task of gymnasium-robotics, with the spec of its evaluation environment."""
+    facts = _environment(spec, data.observation) | {"score": data.score, "differs": data.differs}
+    return facts if data.return_range is None else facts | {"return_range": list(data.return_range)}
+
+
+def _environment(spec: EnvSpec, observation: tuple[str, ...]) -> dict[str, Any]:
+    """Facts of an evaluation environment of gymnasium-robotics."""
     return {
-        "environment": {"suite": "minari", "spec": spec, "observation": list(observation)},
-        "horizon": spec["max_episode_steps"],
+        "environment": {"suite": "minari", "spec": json.loads(spec.to_json()), "observation": list(observation)},
+        "horizon": spec.max_episode_steps,
         "success_timing": "post",
     }
 
@@ -127,9 +140,3 @@ def _manifest(data: Data, arrays: Transitions, facts: dict[str, Any]) -> Manifes
 def versions() -> dict[str, str]:
     """Versions of what the numbers of a set depend on."""
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -39,8 +39,10 @@ def collect(
     folder: Path,
     workers: int,
     label: str,
-) -> list[Episode]:
-    """Return one episode for each seed, in order.
+) -> list[Path]:
+    """Return the files of one episode for each seed, in order; `read` gives the arrays of one.
+
+    Nothing but the episodes being collected is held in memory, however many there are.
 
     Args:
         make: picklable; called in each worker.
@@ -58,13 +60,13 @@ def collect(
     missing = [(path, seed) for path, seed in zip(paths, seeds, strict=True) if not path.exists()]
     with Progress(len(paths), label, unit="episodes", done=len(paths) - len(missing)) as progress:
         _run(make, missing, workers=min(workers, len(missing)), advance=progress.advance)
-    return [_read(path) for path in paths]
+    return paths
 
 
-def _read(path: Path) -> Episode:
-    """The arrays of one file."""
+def read(path: Path, *names: str) -> Episode:
+    """The named arrays of the file of one episode; all when none is named."""
     with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        return {name: file[name] for name in names or file.files}
 
 
 def _run(
@@ -128,7 +130,7 @@ def _work(make: Callable[[], Collector], work: list[tuple[Path, list[int]]], res
             episode = collector(np.random.SeedSequence(entropy))
             temporary = path.with_name(f".{path.name}")
             with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **episode)
+                np.savez_compressed(file, allow_pickle=False, **episode)
             os.replace(temporary, path)
             results.send(True)
         results.send(False)

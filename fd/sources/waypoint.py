@@ -5,27 +5,21 @@ that there is something to improve upon. The set is relabelled to one goal, and 
 that goal and one start.
 """
 
-from collections import deque
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 
-from fd.environments import make, register, temporary_files_removed
-from fd.errors import FdError
+from fd.environments import make, temporary_files_removed
+from fd.sources.mazes import SUCCESS_RADIUS, Cell, between, distances, goal_of, neighbours, registered
 from fd.sources.minari import root_at
 from fd.sources.shards import Episode
-
-Cell = tuple[int, int]
 
 # Ranges of the gains, drawn log-uniformly: action = position gain * way to go - velocity gain * velocity.
 POSITION_GAIN = (1.5, 10.0)
 VELOCITY_GAIN = (0.25, 1.5)
-SUCCESS_RADIUS = 0.45  # of the environments' own sparse reward
 
 
 class WaypointCollector:
@@ -81,27 +75,8 @@ class WaypointCollector:
         """Centre of the next cell on a shortest way to the goal, or of the goal itself."""
         way = self._ways[goal]
         i, j = (int(index) for index in self._maze.cell_xy_to_rowcol(position))
-        nearer = [cell for cell in _neighbours((i, j)) if way.get(cell, np.inf) < way.get((i, j), np.inf)]
+        nearer = [cell for cell in neighbours((i, j)) if way.get(cell, np.inf) < way.get((i, j), np.inf)]
         return self._centre(nearer[0] if nearer else goal)
-
-
-def distances(maze_map: list[list[Any]], goal: Cell) -> dict[Cell, int]:
-    """Number of moves from each cell that is connected to the goal, by breadth-first search."""
-    found = {goal: 0}
-    queue = deque([goal])
-    while queue:
-        cell = queue.popleft()
-        for i, j in _neighbours(cell):
-            if (i, j) not in found and maze_map[i][j] != 1:
-                found[i, j] = found[cell] + 1
-                queue.append((i, j))
-    return found
-
-
-def _neighbours(cell: Cell) -> list[Cell]:
-    """The four cells beside one; mazes have a closed wall around, so none lies outside."""
-    i, j = cell
-    return [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
 
 
 def maze_spec(environment: str, horizon: int) -> EnvSpec:
@@ -110,11 +85,7 @@ def maze_spec(environment: str, horizon: int) -> EnvSpec:
     Raises:
         FdError: there is no such environment.
     """
-    register()
-    try:
-        spec = deepcopy(gymnasium.spec(environment))  # the registry hands out its own object
-    except gymnasium.error.Error:
-        raise FdError(f"environment: '{environment}' does not exist in gymnasium-robotics") from None
+    spec = registered(environment)
     spec.kwargs |= {"continuing_task": True, "reset_target": False}
     spec.max_episode_steps = horizon
     return spec
@@ -126,29 +97,9 @@ def evaluation_spec(environment: str, horizon: int, *, start: Cell, goal: Cell) 
     Raises:
         FdError: a cell is not free, the two are the same, or no way leads from one to the other.
     """
-    spec = maze_spec(environment, horizon)
-    maze_map = [[1 if cell == 1 else 0 for cell in row] for row in spec.kwargs["maze_map"]]
-    free = [(i, j) for i, row in enumerate(maze_map) for j, cell in enumerate(row) if cell == 0]
-    for key, cell in (("start", start), ("goal", goal)):
-        if cell not in free:
-            allowed = ", ".join(f"[{i}, {j}]" for i, j in free)
-            raise FdError(f"{key}: {list(cell)} is no free cell of {environment}, allowed: {allowed}")
-    if start == goal or start not in distances(maze_map, goal):
-        raise FdError(f"goal: {list(goal)} cannot be walked to from start {list(start)} in {environment}")
-    for (i, j), mark in ((start, "r"), (goal, "g")):
-        maze_map[i][j] = mark  # type: ignore[call-overload]
-    spec.kwargs |= {"maze_map": maze_map, "continuing_task": False}
+    spec = between(maze_spec(environment, horizon), start=start, goal=goal)
     spec.additional_wrappers = (WrapperSpec("FixedGoal", "fd.environments:FixedGoal", {}),)
     return spec
-
-
-def goal_of(evaluate: EnvSpec) -> NDArray[np.float64]:
-    """Return the centre of the goal cell of an evaluation environment."""
-    env = make(evaluate)
-    unwrapped: Any = env.unwrapped
-    (goal,) = unwrapped.maze.unique_goal_locations
-    env.close()
-    return np.asarray(goal)
 
 
 def write(root: Path, dataset: str, episodes: list[Episode], *, collect: EnvSpec, evaluate: EnvSpec) -> None:
