@@ -66,28 +66,21 @@ class Checkpoint:
         folder: scratch folder of the run; made if absent.
         snapshot: called with the step at every checkpoint, to write what evaluation needs.
         out: folder that the stage will publish; the log LOG is written there.
+        start: steps that were done before this run.
     """
 
-    def __init__(self, folder: Path, out: Path, snapshot: Callable[[int], None]) -> None:
+    def __init__(self, folder: Path, out: Path, snapshot: Callable[[int], None], *, start: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         out.mkdir(parents=True, exist_ok=True)
-        self._folder, self._out, self._snapshot = folder, out, snapshot
+        self._folder, self._out, self._snapshot, self._start = folder, out, snapshot, start
         self._rows: list[dict[str, Any]] = []
 
     def restore(self, module: nn.Module, adam: torch.optim.Adam) -> int:
         """Loads the last state, if there is one, and returns the steps done."""
         path = self._folder / STATE
         if not path.exists() or not (self._out / LOG).exists():  # without the log, killed just after publishing
-            return 0
-        device = next(module.parameters()).device
-        tensors, record = read_tensors(path, device)
-        module.load_state_dict({name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("adam."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = tensor
-        adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
+            return self._start
+        record = load_state(path, module, adam)
         self._rows = record["rows"]
         return int(record["step"])
 
@@ -107,9 +100,32 @@ class Checkpoint:
         writer.writerows(self._rows)
         write_text(self._out / LOG, log.getvalue())
         tensors = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
+        trained = _trained(module)
         for index, state in adam.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
+            tensors |= {f"adam.{trained[index]}.{key}": value for key, value in state.items()}
         write_tensors(self._folder / STATE, tensors, {"step": step, "rows": self._rows})
+
+
+def load_state(path: Path, module: nn.Module, adam: torch.optim.Adam) -> dict[str, Any]:
+    """Loads the state that a Checkpoint saved into a module and its optimiser, and returns its record.
+
+    What is trained here and was not there starts with an optimiser of its own, what was trained there and is not here loses it.
+    """
+    tensors, record = read_tensors(path, next(module.parameters()).device)
+    module.load_state_dict({name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, parameter in enumerate(_trained(module)):
+        prefix = f"adam.{parameter}."
+        found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        if found:
+            state[index] = found
+    adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
+    return record
+
+
+def _trained(module: nn.Module) -> list[str]:
+    """Names of the parameters that its optimiser steps, in the optimiser's order."""
+    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
 def load_net(net: nn.Module, tensors: dict[str, Tensor], prefix: str, place: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from fd.agent import Agent, Noise, update
+from fd.augmentation import draw_crops
 from fd.bank import Bank
 from fd.checkpoint import Checkpoint
 from fd.errors import FdError
@@ -17,6 +18,8 @@ from fd.loop import BLOCK, Draws, Schedule, run
 from fd.optim import optimiser
 from fd.replay import Replay
 from fd.spec import Spec
+
+SPAN = 2**62  # of numbers that choose among transitions whose number is not known when they are drawn
 
 
 def refine(
@@ -39,35 +42,40 @@ def refine(
 
 
 def updates(
-    agent: Agent, adam: torch.optim.Adam, replay: Replay, bank: Bank | None, *, seeds: Sequence[int], batch_size: int
-) -> tuple[Update, Draws]:
-    """One update of every seed on a batch of its own, and the random numbers of the steps; phases: see `Spec.policy_every`."""
+    agent: Agent, adam: torch.optim.Adam, replay: Replay, bank: Bank | None, *, seeds: Sequence[int], batch_size: int,
+    purpose: str = "refine", choose: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Update, Draws]:  # fmt: skip
+    """One update of every seed on a batch of its own, and the random numbers of the steps; phases: see `Spec.policy_every`.
+
+    `purpose`: of the random streams. `choose`: gives the rows [S, B] that numbers [S, B] below SPAN stand for; without it, all transitions
+    of the replay are drawn from.
+
+    Deviation: with a bank, base actions are those of the images as they are, of which the other networks may see a crop.
+    """
     spec, device, (low, high) = agent.spec, replay.act.device, agent.spec.t_eps
     shapes = noise_shapes(spec, batch_size, banked=bank is not None)
 
     def draw(stream: torch.Generator) -> list[Tensor]:
-        numbers = [torch.randint(len(replay.starts), (BLOCK, batch_size), generator=stream, device=device)]
+        span = len(replay.starts) if choose is None else SPAN
+        numbers = [torch.randint(span, (BLOCK, batch_size), generator=stream, device=device)]
         if bank is not None:
             numbers.append(
                 torch.randint(bank.actions.shape[2], (BLOCK, 2, batch_size), generator=stream, device=device)
             )
-        for name, shape in shapes.items():
-            if name == "probes":
-                signs = torch.randint(2, (BLOCK, *shape), generator=stream, device=device)
-                numbers.append((2 * signs - 1).to(replay.act.dtype))
-            else:
-                make = torch.rand if name.endswith("_t") else torch.randn
-                numbers.append(make(BLOCK, *shape, generator=stream, device=device))
-        return numbers
+        if spec.augmentation:
+            numbers.append(draw_crops(stream, (BLOCK, batch_size), probability=spec.augmentation))
+        return numbers + [_draw(name, (BLOCK, *shape), stream) for name, shape in shapes.items()]
 
     def one(phase: int, numbers: list[Tensor]) -> dict[str, Tensor]:
         chosen, *numbers = numbers
-        rows = replay.starts[chosen]
-        batch = replay.batch(rows, next_actions=agent.target_policy is not None)
-        base = None
+        rows = replay.starts[chosen] if choose is None else choose(chosen)
+        base = crops = None
         if bank is not None:
             picks, *numbers = numbers
             base = bank.gather(rows, picks[:, 0], picks[:, 1])
+        if spec.augmentation:
+            crops, *numbers = numbers
+        batch = replay.batch(rows, next_actions=agent.target_policy is not None, crops=crops)
         drawn = dict(zip(shapes, numbers, strict=True))
         if "fisher_t" in drawn:
             drawn["fisher_t"] = low + (high - low) * drawn["fisher_t"]
@@ -76,7 +84,15 @@ def updates(
             base = agent.base(batch, noise)
         return update(agent, adam, batch, base, noise, with_policy=phase == spec.policy_every - 1)
 
-    return one, Draws(seeds, "refine", device, draw)
+    return one, Draws(seeds, purpose, device, draw)
+
+
+def _draw(name: str, shape: tuple[int, ...], stream: torch.Generator) -> Tensor:
+    """Random numbers of a field of `fd.agent.Noise`: signs for probes, uniform for times, else standard normal."""
+    if name == "probes":
+        return 2.0 * torch.randint(2, shape, generator=stream, device=stream.device) - 1
+    make = torch.rand if name.endswith("_t") else torch.randn
+    return make(shape, generator=stream, device=stream.device)
 
 
 def noise_shapes(spec: Spec, size: int, *, banked: bool) -> dict[str, tuple[int, ...]]:

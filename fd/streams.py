@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-PURPOSES = ("weights", "pretrain", "bank", "scores", "refine")
+PURPOSES = ("weights", "pretrain", "bank", "scores", "refine", "online", "acting", "episodes")
 
 
 def generator(seed: int, purpose: str, block: int, *, device: torch.device | str = "cpu") -> torch.Generator:

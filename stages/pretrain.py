@@ -11,7 +11,7 @@ from fd import params, provenance, scratch, transitions
 from fd.checkpoint import FLOW, Checkpoint, write_tensors
 from fd.compute import execution, select
 from fd.loop import Schedule
-from fd.nets import StackedMLP
+from fd.nets import observing
 from fd.pretraining import pretrain
 from fd.replay import Replay
 from fd.streams import generator
@@ -35,17 +35,19 @@ def command(
     sections = [settings.network.model_dump(), settings.pretrain.model_dump()]
     parts = [manifest.sha256, seeds, sections, device.type, how, values.compute.tf32]
     work = scratch.folder("pretrain", task, parts)
-    widths = (manifest.obs_dim + manifest.act_dim + 1, *settings.network.hidden, manifest.act_dim)
-    streams = [generator(seed, "weights", 0) for seed in seeds]
-    flow = StackedMLP((len(seeds),), widths, norm=False, generators=streams).to(device)
+    network, streams = settings.network, [generator(seed, "weights", 0) for seed in seeds]
+    flow = observing(
+        network.observed(manifest.obs_shape, f"tasks.{task}"), network.encoder, network.hidden,
+        generators=streams, inputs=manifest.act_dim + 1, outputs=manifest.act_dim,
+    ).to(device)  # fmt: skip
     built, start = work / "out", time.monotonic()
     schedule = Schedule(
         settings.pretrain.steps, settings.pretrain.batch_size, settings.pretrain.log_every, settings.pretrain.log_every
     )
     pretrain(
-        flow, Replay.of(arrays, device), schedule, seeds=seeds, learning_rate=settings.pretrain.learning_rate,
+        flow, Replay.of(arrays, device, frame_stack=network.frame_stack), schedule, seeds=seeds, learning_rate=settings.pretrain.learning_rate,
         checkpoint=Checkpoint(work, built, lambda step: None), label=f"pretrain {task}",
-        execution=how,
+        execution=how, augmentation=network.augmentation,
     )  # fmt: skip
     record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
     write_tensors(built / FLOW, {f"flow.{name}": value for name, value in flow.state_dict().items()}, record)

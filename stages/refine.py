@@ -12,7 +12,7 @@ import typer
 from fd import params, provenance, scratch, transitions
 from fd.agent import Agent
 from fd.bank import build
-from fd.checkpoint import FLOW, Checkpoint, load_net, read_tensors, write_tensors
+from fd.checkpoint import FLOW, STATE, Checkpoint, load_net, read_tensors, write_tensors
 from fd.compute import execution, select
 from fd.errors import FdError
 from fd.loop import Schedule
@@ -41,7 +41,8 @@ def command(
     device = select(values.compute.device, values.compute.threads, tf32=values.compute.tf32)
     how = execution(values.compute.execution, device)
     manifest = transitions.read_manifest(data / task)
-    shape = {"obs_dim": manifest.obs_dim, "act_dim": manifest.act_dim}
+    obs_shape = settings.network.observed(manifest.obs_shape, f"tasks.{task}")
+    shape = {"obs_shape": obs_shape, "act_dim": manifest.act_dim}
     spec = Spec.of(
         settings.network.model_dump(), settings.refine.model_dump(), values.method(method).train.model_dump(), shape
     )
@@ -67,15 +68,17 @@ def command(
         built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
     bank = None
     if agent.trained():
-        replay = Replay.of(transitions.load(data / task), device)
+        replay = Replay.of(transitions.load(data / task), device, frame_stack=spec.frame_stack)
         label = f"refine {task} {method}"
         if spec.based and settings.refine.bank:
             bank = build(
-                spec, agent.flow, replay.obs, seeds=seeds, samples=settings.refine.bank,
+                spec, agent.flow, replay, seeds=seeds, samples=settings.refine.bank,
                 budget=settings.refine.bank_memory, label=label, path=scratch.ROOT / "banks" / f"{task}.safetensors",
                 key=scratch.folder("bank", task, flow_sha256, values.compute.tf32).name,
             )  # fmt: skip
         refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=label, execution=how)
+        if settings.refine.keep_state:
+            built.joinpath(STATE).write_bytes(work.joinpath(STATE).read_bytes())
     else:
         for step in range(schedule.save_every, schedule.steps + 1, schedule.save_every):
             write_snapshot(built, agent, step=step, seeds=seeds)

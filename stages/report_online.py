@@ -1,0 +1,39 @@
+"""Stage `report-online`: evals/, evals-online/ -> reports/<suite>/online/<page>.md, .csv, .svg: a page of params.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd import params
+from fd.report import online
+from fd.report.folder import save
+from stages.command import EvalsOption, ParamsOption, main
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    page: Annotated[str, typer.Option(help="Name of a page under `online` in the file of settings.")],
+    params_file: ParamsOption = Path("params.yaml"),
+    evals: EvalsOption = Path("evals"),
+    after: Annotated[Path, typer.Option(help="Folder of the evaluations of the runs that went on.")] = Path(
+        "evals-online"
+    ),
+    published: Annotated[Path, typer.Option("--reference", help="Folder of published figures.")] = Path("reference"),
+    out: Annotated[Path, typer.Option(help="Folder of the reports, with a folder a suite.")] = Path("reports"),
+) -> None:
+    """Compare the start and the end of training that went on online: a page, its numbers and its figure.
+
+    A task, method, seed, evaluation or episode that is missing is an error, and nothing is written.
+    """
+    values = params.load(params_file)
+    found = online.gather(values, page, evals=evals, online=after, reference=published)
+    save(out / values.suite / "online", online.render(found))
+
+
+if __name__ == "__main__":
+    main(app)
