@@ -1,4 +1,4 @@
-"""Published scores, with the rule for when one may stand beside ours, and published hyperparameters.
+"""Tasks of the benchmark, published scores with the rule for when one may stand beside ours, published hyperparameters.
 
 A figure is comparable when it belongs to the same data (the dataset's name is equal, and the set is the
 published one, not one regenerated under its name) and to the same protocol (the same evaluated steps in the
@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from fd.errors import FdError
 
@@ -25,7 +28,7 @@ METHODS = {
     "fidec": "FiDec",
     "fidec-official": "FiDec",
 }
-REGENERATED = "the data are a regenerated, smaller set, not the published one of that name"
+REGENERATED = "the data are regenerated, not the published set of that name"
 SCORE_COLUMNS = (
     "method",
     "scope",
@@ -39,6 +42,20 @@ SCORE_COLUMNS = (
     "status",
 )
 SETTING_COLUMNS = ("datasets", "method", "key", "value", "source")
+TASK_COLUMNS = (
+    "task",
+    "suites",
+    "family",
+    "source",
+    "dataset",
+    "published",
+    "published_o2o",
+    "observation",
+    "actions",
+    "horizon",
+    "score",
+    "facts",
+)
 PROTOCOL_COLUMNS = ("source", "tasks", "final_steps", "episodes", "success_timing")
 
 
@@ -47,15 +64,50 @@ class Setting:
     """How one task is run here."""
 
     dataset: str
-    source: str  # generate, ogbench or minari
+    source: str  # generate, ogbench, minari or d4rl
+    differs: (
+        str | None
+    )  # in what its data or simulator are others than those of the published set; None where they are not
     final_steps: tuple[int, ...]  # training steps whose evaluations make the score
     episodes: int  # of one evaluation
     success_timing: str  # pre or post
 
 
 @dataclass(frozen=True)
+class Task:
+    """A task of the benchmark.
+
+    Attributes:
+        name: of its entry in a file of settings.
+        suites: names of the suites that it belongs to.
+        family: the tasks that papers give one mean of; a name of scores.csv.
+        source: where its data come from, "ogbench" or "minari".
+        dataset: its set's name there.
+        published: its name in the offline tables of scores.csv; `published_o2o` in the online ones, "" in none.
+        observation: shape, [O] or [H, W, C].
+        actions: dimensions.
+        horizon: steps of an evaluation episode.
+        score: "success" or "return" (normalised).
+        facts: where shape, horizon and score come from.
+    """
+
+    name: str
+    suites: tuple[str, ...]
+    family: str
+    source: str
+    dataset: str
+    published: str
+    published_o2o: str
+    observation: tuple[int, ...]
+    actions: int
+    horizon: int
+    score: str
+    facts: str
+
+
+@dataclass(frozen=True)
 class Figure:
-    """A published score of one task.
+    """A published score of one task; of a family of tasks or the whole, whose name is `dataset` then.
 
     `spread` is None where the source gives none; `secondary` says that it was read at second hand.
     """
@@ -82,19 +134,29 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Reference:
-    """Per-task offline figures, and the protocols of their sources."""
+    """Offline figures of tasks, of families and of all OGBench state tasks, the protocols of their sources, and the benchmark."""
 
     figures: tuple[Figure, ...]
+    families: tuple[Figure, ...]
+    aggregates: tuple[Figure, ...]
     protocols: tuple[Protocol, ...]
+    tasks: tuple[Task, ...]
 
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A published value of a key of the section `refine`; `method` is a method of this project, or `all`."""
+    """A published value of a key of a section.
 
+    `datasets` is the pattern that it is given for, `method` a method of this project, or `all`; `text` is the value in
+    YAML.
+    """
+
+    datasets: str
     method: str
+    section: str
     key: str
-    value: float | bool | str
+    value: Any
+    text: str
     source: str
 
 
@@ -107,38 +169,81 @@ class Comparison:
 
 
 def load(folder: Path) -> Reference:
-    """Reference of the folder's scores.csv and protocols.csv.
+    """Reference of the folder's scores.csv, protocols.csv and tasks.csv.
 
     Raises:
         FdError: a file or column is missing, or a value is not what its column holds.
     """
-    figures, protocols = [], []
-    for place, row in _table(folder / "scores.csv", SCORE_COLUMNS):
-        if (row["scope"], row["protocol"]) == ("task", "offline"):
+    figures: dict[str, list[Figure]] = {"task": [], "family": [], "aggregate": []}
+    protocols = []
+    for place, row in table(folder / "scores.csv", SCORE_COLUMNS):
+        if row["scope"] not in figures:
+            raise FdError(f"{place}: scope {row['scope']!r}, allowed: {', '.join(figures)}")
+        if row["protocol"] == "offline":
             spread = _number(row["spread"], place) if row["spread"] else None
             mean, secondary = _number(row["mean"], place), row["status"] == "secondary"
-            figures.append(Figure(row["method"], row["name"], mean, spread, row["seeds"], row["source"], secondary))
-    for place, row in _table(folder / "protocols.csv", PROTOCOL_COLUMNS):
+            figure = Figure(row["method"], row["name"], mean, spread, row["seeds"], row["source"], secondary)
+            figures[row["scope"]].append(figure)
+    for place, row in table(folder / "protocols.csv", PROTOCOL_COLUMNS):
         steps = tuple(int(_number(step, place)) for step in row["final_steps"].split())
         episodes = int(_number(row["episodes"], place))
         protocols.append(Protocol(row["source"], row["tasks"], steps, episodes, row["success_timing"]))
-    return Reference(tuple(figures), tuple(protocols))
+    tasks, families, aggregates = (tuple(figures[scope]) for scope in ("task", "family", "aggregate"))
+    return Reference(tasks, families, aggregates, tuple(protocols), benchmark(folder))
 
 
-def hyperparameters(folder: Path, dataset: str) -> tuple[Hyperparameter, ...]:
-    """What the papers set for a dataset, from the folder's settings.csv; of several rows that match, the first of a method and key.
+def benchmark(folder: Path) -> tuple[Task, ...]:
+    """Tasks of the folder's tasks.csv.
 
     Raises:
-        FdError: the file is not as it should be.
+        FdError: the file is not as it should be, or a task stands twice.
     """
-    found: dict[tuple[str, str], Hyperparameter] = {}
-    for place, row in _table(folder / "settings.csv", SETTING_COLUMNS):
-        name = row["method"], row["key"]
-        if fnmatchcase(dataset, row["datasets"]) and name not in found:
-            words: dict[str, bool | str] = {"true": True, "false": False, "mean": "mean", "min": "min"}
-            text = row["value"]
-            value = words[text] if text in words else int(text) if text.isdigit() else _number(text, place)
-            found[name] = Hyperparameter(*name, value, row["source"])
+    tasks: dict[str, Task] = {}
+    for place, row in table(folder / "tasks.csv", TASK_COLUMNS):
+        name = row["task"]
+        if name in tasks:
+            raise FdError(f"{place}: task {name!r} stands twice, allowed: each once")
+        numbers = {key: int(_number(row[key], place)) for key in ("actions", "horizon")}
+        shape = tuple(int(_number(size, place)) for size in row["observation"].split())
+        words: dict[str, Any] = {key: text for key, text in row.items() if key != "task"}
+        tasks[name] = Task(
+            name=name, **(words | numbers | {"suites": tuple(row["suites"].split()), "observation": shape})
+        )
+    return tuple(tasks.values())
+
+
+def find(tasks: Sequence[Task], dataset: str) -> Task | None:
+    """The task of a dataset, which may have the name that our source or that scores.csv knows it by; None where there is none."""
+    return next((task for task in tasks if dataset in (task.dataset, task.published)), None)
+
+
+def hyperparameters(folder: Path, files: Sequence[str] = ("settings.csv",)) -> tuple[Hyperparameter, ...]:
+    """All that the papers set, from files of the folder, in their order.
+
+    Raises:
+        FdError: a file is not as it should be.
+    """
+    found = []
+    for place, row in (row for file in files for row in table(folder / file, SETTING_COLUMNS)):
+        section, _, key = row["key"].partition(".")
+        if not key or (section != "refine" and row["method"] != "all"):
+            raise FdError(
+                f"{place}: key {row['key']!r} of {row['method']!r}, allowed: refine.<key>, and of all <section>.<key>"
+            )
+        try:
+            value = yaml.safe_load(row["value"])
+        except yaml.YAMLError:
+            raise FdError(f"{place}: {row['value']!r} is not YAML") from None
+        found.append(Hyperparameter(row["datasets"], row["method"], section, key, value, row["value"], row["source"]))
+    return tuple(found)
+
+
+def of_dataset(published: Sequence[Hyperparameter], dataset: str) -> tuple[Hyperparameter, ...]:
+    """What is published for a dataset; of several that match, the first of a method, section and key."""
+    found: dict[tuple[str, str, str], Hyperparameter] = {}
+    for item in published:
+        if fnmatchcase(dataset, item.datasets):
+            found.setdefault((item.method, item.section, item.key), item)
     return tuple(found.values())
 
 
@@ -148,14 +253,9 @@ def compare(reference: Reference, setting: Setting, methods: Sequence[str]) -> C
     The reward's timing is not part of the rule: it moves rewards by one step of an episode, and the note says
     so.
     """
-    known = [figure for figure in reference.figures if figure.dataset == setting.dataset]
-    if not known:
-        return Comparison((), "there is no published figure for this data set")
-    if setting.source == "generate":
-        return Comparison((), f"{REGENERATED}: no published figure is comparable")
-    same = [figure for figure in known if _same_protocol(reference, figure, setting)]
-    if not same:
-        return Comparison((), f"no published figure has this protocol ({_protocol(setting)}): none is comparable")
+    if reason := obstacle(reference, setting):
+        return Comparison((), reason)
+    same = [figure for figure in _known(reference, setting) if _same_protocol(reference, figure, setting)]
     names = {METHODS[method] for method in methods if method in METHODS}
     chosen = tuple(figure for figure in same if figure.method in names)
     timing = {_measured(reference, figure).success_timing for figure in chosen} - {setting.success_timing}
@@ -163,6 +263,24 @@ def compare(reference: Reference, setting: Setting, methods: Sequence[str]) -> C
     if timing:
         note += f"; their rewards have success_timing {', '.join(sorted(timing))}, ours {setting.success_timing}"
     return Comparison(chosen, note)
+
+
+def obstacle(reference: Reference, setting: Setting) -> str:
+    """Why no published figure is comparable with scores of that setting; "" where some are."""
+    if setting.differs:
+        return f"{setting.differs}: no published figure is comparable"
+    known = _known(reference, setting)
+    if not known:
+        return "there is no published figure for this data set"
+    if setting.source == "generate":
+        return f"{REGENERATED}: no published figure is comparable"
+    if not any(_same_protocol(reference, figure, setting) for figure in known):
+        return f"no published figure has this protocol ({_protocol(setting)}): none is comparable"
+    return ""
+
+
+def _known(reference: Reference, setting: Setting) -> list[Figure]:
+    return [figure for figure in reference.figures if figure.dataset == setting.dataset]
 
 
 def _same_protocol(reference: Reference, figure: Figure, setting: Setting) -> bool:
@@ -184,7 +302,7 @@ def _protocol(setting: Setting) -> str:
     return f"{setting.episodes} episodes at steps {', '.join(map(str, setting.final_steps))}"
 
 
-def _table(path: Path, columns: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
+def table(path: Path, columns: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
     """(place, row) for each row of a CSV file with exactly these columns."""
     try:
         with path.open(newline="", encoding="utf-8") as file:

@@ -51,7 +51,7 @@ class Evaluations:
         """
         if not 1 <= evaluations <= len(self.cell.steps):
             raise FdError(
-                f"report.final_evaluations: {evaluations}, but {self.cell.task}/{self.cell.method} has"
+                f"evaluate.final_evaluations: {evaluations}, but {self.cell.task}/{self.cell.method} has"
                 f" {len(self.cell.steps)} evaluations (allowed: 1 to {len(self.cell.steps)})"
             )
         return np.asarray(self.curve()[:, -evaluations:].mean(axis=1))

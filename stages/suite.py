@@ -1,4 +1,4 @@
-"""Selects a suite: suites/<name>.yaml becomes params.yaml. `make repro SUITE=<name>` calls it before `dvc repro`."""
+"""Selects a suite, which becomes params.yaml. `make repro SUITE=<name>` calls it before `dvc repro`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from fd import params
 from fd.errors import FdError
 from fd.files import write_text
+from fd.suites import texts
 from stages.command import ParamsOption, main
 
 app = typer.Typer(add_completion=False)
@@ -17,20 +18,21 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def command(
-    name: Annotated[str, typer.Argument(help="Name of a file of the folder of suites, without .yaml.")],
+    name: Annotated[str, typer.Argument(help="Name of a suite; one that does not exist is answered with their names.")],
     params_file: ParamsOption = Path("params.yaml"),
     suites: Annotated[Path, typer.Option(help="Folder of the suites.")] = Path("suites"),
+    published: Annotated[Path, typer.Option("--reference", help="Folder of published figures.")] = Path("reference"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite settings that are no suite.")] = False,
 ) -> None:
     """Make a suite the settings of the pipeline. Settings that differ from every suite are not overwritten unasked."""
-    known = {path.stem: path.read_text(encoding="utf-8") for path in suites.glob("*.yaml")}
+    known = texts(suites, published)
     if name not in known:
-        raise FdError(f"{suites}: {name!r} does not exist, allowed: {', '.join(sorted(known))}")
+        raise FdError(f"{suites}: {name!r} does not exist, allowed: {', '.join(known)}")
     if params_file.exists() and not force and params_file.read_text(encoding="utf-8") not in known.values():
         raise FdError(
-            f"{params_file}: holds edits, it is none of {', '.join(sorted(known))}; keep it elsewhere, or add --force"
+            f"{params_file}: holds edits, it is none of {', '.join(known)}; keep it elsewhere, or add --force"
         )
-    params.load(suites / f"{name}.yaml")
+    params.parse(known[name], Path(f"suite {name}"))
     write_text(params_file, known[name])
 
 

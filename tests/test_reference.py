@@ -1,5 +1,6 @@
 """The published figures as they are stored, and the rule for when one may stand beside ours."""
 
+import csv
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,23 @@ import pytest
 import yaml
 
 from fd.errors import FdError
-from fd.reference import METHODS, PROTOCOL_COLUMNS, SCORE_COLUMNS, Setting, compare, load
+from fd.reference import (
+    METHODS,
+    PROTOCOL_COLUMNS,
+    SCORE_COLUMNS,
+    SETTING_COLUMNS,
+    TASK_COLUMNS,
+    Setting,
+    benchmark,
+    compare,
+    find,
+    hyperparameters,
+    load,
+)
 
 FOLDER = Path(__file__).parent.parent / "reference"
-TASK1 = Setting("cube-single-play-singletask-task1-v0", "ogbench", (800000, 900000, 1000000), 50, "post")
+TASK1 = Setting("cube-single-play-singletask-task1-v0", "ogbench", None, (800000, 900000, 1000000), 50, "post")
+MINARI = {"dataset": "D4RL/antmaze/umaze-v1", "source": "minari"}
 ALL = tuple(METHODS)
 
 
@@ -47,12 +61,14 @@ def test_timing_of_the_reward_is_told() -> None:
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ({"source": "generate"}, "a regenerated, smaller set, not the published one of that name: no published figure"),
+        ({"source": "generate"}, "the data are regenerated, not the published set of that name: no published figure"),
         ({"final_steps": (1000000,)}, "no published figure has this protocol (50 episodes at steps 1000000)"),
         ({"final_steps": (15000, 20000, 25000)}, "no published figure has this protocol"),
         ({"episodes": 20}, "no published figure has this protocol (20 episodes at steps 800000, 900000, 1000000)"),
         ({"dataset": "cube-single-play-v0"}, "there is no published figure for this data set"),
-        ({"dataset": "D4RL/antmaze/umaze-v1", "source": "minari"}, "there is no published figure for this data set"),
+        (MINARI, "there is no published figure for this data set"),
+        (MINARI | {"differs": "recorded anew"}, "recorded anew: no published figure is comparable"),
+        ({"differs": "another simulator"}, "another simulator: no published figure is comparable"),
         ({"dataset": "antmaze-umaze-v2", "source": "minari"}, "no published figure has this protocol"),
         ({"source": "generate", "dataset": "fd/pointmaze/umaze-v0"}, "there is no published figure for this data set"),
     ],
@@ -65,7 +81,12 @@ def test_anything_else_is_not_comparable(change: dict[str, object], note: str) -
 def test_stored_figures() -> None:
     reference = load(FOLDER)
     assert len(reference.figures) == 918
-    assert not any(figure.secondary for figure in reference.figures)  # second-hand figures are of families only
+    assert not any(
+        figure.secondary for figure in reference.figures
+    )  # second-hand figures are of families and the whole
+    assert (len(reference.families), len(reference.aggregates)) == (284, 3)
+    secondary = {figure.method for figure in (*reference.families, *reference.aggregates) if figure.secondary}
+    assert secondary == {"FiDec", "FAC", "floq (best)", "floq (default)"}
     assert {figure.method for figure in reference.figures} >= {"FQL", "IFQL", "IQL", "ReBRAC"}
     sources = {figure.source for figure in reference.figures}
     assert {protocol.source for protocol in reference.protocols} <= sources
@@ -74,6 +95,71 @@ def test_stored_figures() -> None:
 def test_stored_settings_are_yaml() -> None:
     values = yaml.safe_load((FOLDER / "hyperparameters.yaml").read_text())
     assert values["FQL"]["alpha"]["cube-single"] == 300
+
+
+def published(scope: str, protocol: str) -> set[str]:
+    """Names of scores.csv."""
+    with (FOLDER / "scores.csv").open(newline="", encoding="utf-8") as file:
+        return {row["name"] for row in csv.DictReader(file) if (row["scope"], row["protocol"]) == (scope, protocol)}
+
+
+def test_benchmark_has_the_names_of_the_published_tables() -> None:
+    tasks = benchmark(FOLDER)
+    assert len(tasks) == 73
+    assert {task.published for task in tasks} == published("task", "offline")
+    assert {task.family for task in tasks} == published("family", "offline")
+    online = {task.published_o2o for task in tasks if task.published_o2o}
+    assert online == published("task", "o2o_start_1M") == published("task", "o2o_end_2M")
+
+
+def test_task_of_either_name() -> None:
+    tasks = benchmark(FOLDER)
+    for name in ("D4RL/pen/human-v2", "pen-human-v1"):
+        assert (task := find(tasks, name)) and task.name == "pen-human" and task.horizon == 100
+    assert find(tasks, "pen-human-v2") is None
+
+
+def test_shapes_and_horizons_are_those_of_ogbench() -> None:
+    table = {
+        "antmaze-large": ((29,), 8, 1000),
+        "antmaze-giant": ((29,), 8, 1000),
+        "humanoidmaze-medium": ((69,), 21, 2000),
+        "humanoidmaze-large": ((69,), 21, 2000),
+        "antsoccer-arena": ((42,), 8, 1000),
+        "cube-single": ((28,), 5, 200),
+        "cube-double": ((37,), 5, 500),
+        "scene": ((40,), 5, 750),
+        "puzzle-3x3": ((55,), 5, 500),
+        "puzzle-4x4": ((83,), 5, 500),
+    }
+    tasks = [task for task in benchmark(FOLDER) if task.source == "ogbench"]
+    for task in tasks:
+        name = task.dataset.removeprefix("visual-").split("-navigate")[0].split("-play")[0]
+        shape, actions, horizon = table[name]
+        pixels = task.dataset.startswith("visual-")
+        assert (task.observation, task.actions, task.horizon) == ((64, 64, 3) if pixels else shape, actions, horizon)
+
+
+TASK = "a,s,f,ogbench,a-v0,a-v0,,3,2,10,success,here"
+SETTING = "*,all,refine.tau,0.1,paper"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "settings", "message"),
+    [
+        (TASK.replace(",10,", ",ten,"), SETTING, "tasks.csv:2: 'ten' is not a number"),
+        (f"{TASK}\n{TASK}", SETTING, "tasks.csv:3: task 'a' stands twice, allowed: each once"),
+        (TASK, SETTING.replace("refine.", ""), "settings.csv:2: key 'tau' of 'all', allowed: "),
+        (TASK, SETTING.replace("all,refine", "fql,evaluate"), "settings.csv:2: key 'evaluate.tau' of 'fql', allowed: "),
+        (TASK, SETTING.replace("0.1", "[0.1"), "settings.csv:2: '[0.1' is not YAML"),
+    ],
+)
+def test_broken_tasks_and_settings_are_named(tmp_path: Path, tasks: str, settings: str, message: str) -> None:
+    (tmp_path / "tasks.csv").write_text(",".join(TASK_COLUMNS) + f"\n{tasks}\n")
+    (tmp_path / "settings.csv").write_text(",".join(SETTING_COLUMNS) + f"\n{settings}\n")
+    with pytest.raises(FdError, match=re.escape(message)):
+        benchmark(tmp_path)
+        hyperparameters(tmp_path)
 
 
 SCORE = "FQL,task,x-v0,offline,97,2,std,8,paper,primary"
@@ -87,6 +173,7 @@ PROTOCOL = "paper,*,100 200,50,post"
         (SCORE.replace(",2,", ",wide,"), PROTOCOL, "scores.csv:2: 'wide' is not a number"),
         (SCORE.removesuffix(",primary"), PROTOCOL, "scores.csv:2: 10 values are needed"),
         (SCORE + ",more", PROTOCOL, "scores.csv:2: 10 values are needed"),
+        (SCORE.replace("task", "tasks"), PROTOCOL, "scores.csv:2: scope 'tasks', allowed: task, family, aggregate"),
         (SCORE, PROTOCOL.replace("100", "some"), "protocols.csv:2: 'some' is not a number"),
         (SCORE, PROTOCOL.replace("50", ""), "protocols.csv:2: '' is not a number"),
     ],

@@ -34,7 +34,7 @@ from stages.report import app
 
 FILES = {
     *("report.md", "scores.md", "scores.csv", "scores.tex", "curves.csv", "metrics.json"),
-    *("scores.svg", "learning_curves.svg", "constraint.svg"),
+    *("scores.svg", "learning_curves.svg", "constraint.svg", "published.md", "published.csv"),
 }
 # Mean score of a seed over its last two evaluations; the two seeds of a cell are the two entries.
 FINALS = {
@@ -136,7 +136,7 @@ def test_curves(report: Path) -> None:
 def test_page(report: Path) -> None:
     text = (report / "report.md").read_text()
     assert "2 episodes a seed after each of 1,500, 2,000 training steps" in text
-    assert "- near: the data are a regenerated, smaller set, not the published one of that name: no" in text
+    assert "- near: the data are regenerated, not the published set of that name: no" in text
     assert "- far: there is no published figure for this data set." in text
     assert "Machine: Example CPU, 2 cores, 16 GiB, no GPU." in text
     assert "mujoco 4.0.0, numpy 2.4.0, torch 2.13.0" in text
@@ -144,7 +144,14 @@ def test_page(report: Path) -> None:
     assert "pretrain 2:02, refine 12:30, evaluate 2:00; together 16:32" in text
     # The last tenth of 2000 steps holds 1900 and 2000: penalty .0195, nearly twice the budget.
     assert "| near | fidec | 0.01 | 0.0195 | 1.95 | 0.004 | 1.5 |" in text
-    for link in ("scores.svg", "learning_curves.svg", "constraint.svg", "../README.md"):
+    for link in (
+        "scores.svg",
+        "learning_curves.svg",
+        "constraint.svg",
+        "../README.md",
+        "published.md",
+        "published.csv",
+    ):
         assert f"]({link})" in text
 
 
@@ -215,13 +222,102 @@ def test_published_figures_stand_beside_ours_under_the_same_protocol(suite: Path
     params["tasks"] = {"cube": params["tasks"]["near"] | {"data": data}}
     params["refine"] |= {"steps": 1000000, "evaluate_every": 100000, "log_every": 50000}
     params["evaluate"]["episodes"] = 50
-    params["report"]["final_evaluations"] = 3
+    params["evaluate"]["final_evaluations"] = 3
     write_suite(suite, params, score=lambda *_: 90.0, constraint=lambda *_: (1.0, 0.1, 0.1))
     assert run(suite) == (0, "")
     text = (suite / "reports" / "example" / "report.md").read_text()
     assert "| cube | fql | 90.0 ± 0.0 | 97 ± 2 | FQL paper, arXiv 2502.02538, Table 3 (8 (4 pixel) seeds) |" in text
     assert "success_timing post, ours pre" in text
     assert "93.5" not in text  # another paper's figure for FQL, from its final checkpoint
+    row = cells(suite, "cube-single-task1")  # comparable, so without a mark
+    assert row[:5] == [
+        "bc 90.0 ± 0.0<br>fql 90.0 ± 0.0<br>fidec 90.0 ± 0.0",
+        "89 ± 5 [1]",
+        "79 ± 4 [1]",
+        "97 ± 2 [1]<br>93.5 [2]",
+        "-",
+    ]
+    assert "Not comparable" not in (suite / "reports" / "example" / "published.md").read_text()
+
+
+def cells(root: Path, name: str) -> list[str]:
+    """Cells of the row of that name of published.md: here, ReBRAC, IFQL, FQL, DeFlow, FiDec, best."""
+    lines = (root / "reports" / "example" / "published.md").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")[1:]]
+
+
+def figures_of(root: Path, name: str) -> list[dict[str, str]]:
+    """Rows of that name of published.csv."""
+    with (root / "reports" / "example" / "published.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["name"] == name]
+
+
+def test_all_published_figures_with_ours_or_that_it_was_not_run(made: Path, report: Path) -> None:
+    assert cells(made, "cube-single-task1 †")[0] == "bc 15.0 ± 7.1<br>fql 100.0 ± 0.0<br>fidec 95.0 ± 7.1"
+    assert cells(made, "cube-single-task2")[0] == cells(made, "cube-single")[0] == "not run"  # one task of five was run
+    assert cells(made, "antmaze-large")[4:] == ["81 ± 3 [5]", "87‡ [8]", "GFP 93.9 [4]"]
+    text = (report / "published.md").read_text()
+    assert "- † cube-single-task1: the data are regenerated, not the published set of that name: no published" in text
+    assert "- [8] third-party summaries of arXiv 2604.17919 v1" in text
+    assert text.count("| not run |") == 72 + 13 + 1  # tasks, families, their mean
+    ours, fql = figures_of(made, "cube-single-task1")[1:3], figures_of(made, "antmaze-large")
+    assert [(row["method"], row["mean"], row["spread"], row["seeds"]) for row in ours] == [
+        ("fql", "100.00", "0.00", "2"),
+        ("fidec", "95.00", "7.07", "2"),
+    ]
+    assert all(row["status"].startswith("the data are regenerated") for row in ours)
+    assert (fql[0]["place"], fql[0]["mean"], fql[0]["status"]) == ("here", "", "not run")
+    assert {row["status"] for row in fql if row["method"] == "FiDec"} == {"secondary"}
+
+
+def test_mean_of_a_family_that_was_run_as_a_whole(suite: Path) -> None:
+    names = {f"t{task}": f"cube-single-play-singletask-task{task}-v0" for task in range(1, 6)}
+    score = {"t1": (10, 30), "t2": (20, 20), "t3": (30, 30), "t4": (40, 40), "t5": (50, 80)}
+    write_suite(
+        suite,
+        suite_params(names, ["bc", "fql"]),
+        score=lambda task, method, seed, step, episode: float(score[task][seed]),
+        constraint=lambda *_: (1.0, 0.1, 0.1),
+    )
+    assert run(suite) == (0, "")
+    # The seeds' means are 30 and 40.
+    assert cells(suite, "cube-single †")[0] == "bc 35.0 ± 7.1<br>fql 35.0 ± 7.1"
+    assert cells(suite, "ogbench-state-50")[0] == "not run"
+
+
+def test_mean_over_the_families_of_a_source(made: Path, report: Path) -> None:
+    fql = [row for row in figures_of(made, "ogbench-state-50") if row["method"] == "FQL"]
+    families = [79, 9, 58, 4, 60, 96, 29, 56, 30, 17]  # FQL, arXiv 2502.02538, Table 2
+    source = "FQL paper, arXiv 2502.02538, Table 2: mean over its families"
+    assert [row["mean"] for row in fql if row["source"] == source] == [f"{sum(families) / 10:g}"]
+    assert not [row for row in figures_of(made, "ogbench-state-50") if row["method"] == "FiDec"]  # five families only
+
+
+def test_tasks_may_differ_in_their_last_evaluations_and_from_the_published_data(suite: Path) -> None:
+    params = yaml.safe_load((suite / "params.yaml").read_text())
+    data = {
+        "source": "minari",
+        "dataset": "D4RL/pen/human-v2",
+        "environment": "AdroitHandPen-v1",
+        "observation": [],
+        "reward": "dense",
+        "cut_at_success": False,
+        "maze": None,
+        "horizon": 100,
+        "score": "return",
+        "return_range": None,
+        "differs": "replayed in another simulator",
+    }
+    params["tasks"]["far"] |= {"data": data, "evaluate": {"final_evaluations": 1}}
+    write_suite(suite, params, score=lambda t, m, s, step, e: step / 20, constraint=lambda *_: (1.0, 0.1, 0.1))
+    assert run(suite) == (0, "")
+    metrics = json.loads((suite / "reports" / "example" / "metrics.json").read_text())
+    assert (metrics["near"]["bc"]["mean"], metrics["far"]["bc"]["mean"]) == (87.5, 100.0)
+    text = (suite / "reports" / "example" / "report.md").read_text()
+    assert "- far: 2 episodes a seed after 2,000 training steps\n" in text
+    assert "far: replayed in another simulator." in text
+    assert cells(suite, "pen-human †")[3] == "53 ± 6 [1]<br>40 [2]"
 
 
 def test_two_machines_are_both_named(suite: Path) -> None:

@@ -53,7 +53,7 @@ def test_scores_of_returns_may_leave_the_range(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 4])
 def test_more_evaluations_than_there_are(tmp_path: Path, count: int) -> None:
     evaluations = read(write(tmp_path, lines()), CELL)
-    message = rf"report.final_evaluations: {count}, but cube/fql has 3 evaluations \(allowed: 1 to 3\)"
+    message = rf"evaluate.final_evaluations: {count}, but cube/fql has 3 evaluations \(allowed: 1 to 3\)"
     with pytest.raises(FdError, match=message):
         evaluations.final(count)
 

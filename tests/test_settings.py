@@ -11,7 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from fd import params
-from fd.reference import hyperparameters
+from fd.errors import FdError
+from fd.reference import hyperparameters, of_dataset
 from stages import task
 
 ROOT = Path(__file__).parent.parent
@@ -31,14 +32,22 @@ DATASETS = [
 
 
 def values(dataset: str) -> dict[tuple[str, str], Any]:
-    return {(item.method, item.key): item.value for item in hyperparameters(FOLDER, dataset)}
+    return {
+        (item.method, item.key): item.value
+        for item in of_dataset(hyperparameters(FOLDER), dataset)
+        if item.section == "refine"
+    }
+
+
+def printed(dataset: str) -> str:
+    arguments = ["--dataset", dataset, "--reference", str(FOLDER), "--params", str(ROOT / "params.yaml")]
+    return CliRunner().invoke(task.app, arguments, catch_exceptions=False).output
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_printed_entry_is_a_task(dataset: str, tmp_path: Path) -> None:
-    printed = CliRunner().invoke(task.app, ["--dataset", dataset, "--reference", str(FOLDER)], catch_exceptions=False)
     settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    settings["tasks"] = yaml.safe_load(printed.output)
+    settings["tasks"] = yaml.safe_load(printed(dataset))
     settings["refine"] |= {"log_every": 1000}
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -47,12 +56,20 @@ def test_printed_entry_is_a_task(dataset: str, tmp_path: Path) -> None:
     assert refine.discount in (0.99, 0.995) and refine.steps in (500_000, 1_000_000) and refine.learning_rate == 3e-4
 
 
+@pytest.mark.parametrize("dataset", ["cube-single", "../cube-single-play-singletask-task1-v0", "D4RL/pen/human-v1"])
+def test_a_dataset_of_no_task_is_told(dataset: str) -> None:
+    with pytest.raises(
+        FdError, match=rf"^--dataset: '{dataset}', allowed: the dataset or published name of a row of .*tasks\.csv$"
+    ):
+        printed(dataset)
+
+
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name in TRANSCRIPT["DeFlow"]["target_divergence"]])
 def test_values_are_those_of_the_transcript(family: str) -> None:
     found = values(f"{family}-some-singletask-task1-v0")
     assert found["fql", "alpha"] == TRANSCRIPT["FQL"]["alpha"][family]
     assert found["deflow", "target_divergence"] == TRANSCRIPT["DeFlow"]["target_divergence"][family]
-    assert found["fidec", "target_divergence"] == TRANSCRIPT["FiDec_official_code"]["target_divergence"][family]
+    assert found["all", "target_divergence"] == TRANSCRIPT["FiDec_official_code"]["target_divergence"][family]
     slow = family == "antmaze-giant" or family.startswith(("humanoidmaze", "antsoccer"))
     assert found["all", "discount"] == (0.995 if slow else 0.99)
     assert found["all", "q_agg"] == ("min" if family in ("antmaze-large", "antmaze-giant") else "mean")
@@ -63,9 +80,18 @@ def test_values_are_those_of_the_transcript(family: str) -> None:
 
 
 def test_every_row_has_a_source_and_a_known_key() -> None:
-    with (FOLDER / "settings.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["key"] for row in rows} <= set(params.Refine.model_fields) and all(row["source"] for row in rows)
+    sections = {
+        "network": params.Network,
+        "pretrain": params.Pretrain,
+        "refine": params.Refine,
+        "evaluate": params.Evaluate,
+    }
+    sections |= {"data": params.MinariData, "online": params.Finetuning}
+    known = {f"{name}.{key}" for name, section in sections.items() for key in section.model_fields}
+    for name in ("settings.csv", "settings_online.csv"):
+        with (FOLDER / name).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert {row["key"] for row in rows} <= known and all(row["source"] for row in rows)
 
 
 def test_quick_suite_has_the_published_weight_of_fql_on_cube_single() -> None:

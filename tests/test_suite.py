@@ -1,53 +1,130 @@
-"""Suites: each is a valid file of settings, the committed settings are one, and selecting one never loses edits."""
+"""Suites: each is a valid file of settings, those of the benchmark have its tasks and values, and selecting one never loses edits."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from fd import params
+from fd import params, suites
 from fd.errors import FdError
+from fd.params import Params
+from fd.reference import benchmark, hyperparameters, of_dataset
 from stages import suite
 
 ROOT = Path(__file__).parent.parent
-SUITES = sorted((ROOT / "suites").glob("*.yaml"))
+FOLDER = ROOT / "reference"
+TEXTS = suites.texts(ROOT / "suites", FOLDER)
+SIZES = {"ogbench-state": 50, "ogbench-pixel": 5, "d4rl-antmaze": 6, "d4rl-adroit": 12, "paper": 73, "o2o": 15}
 
 
-@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
-def test_suite_is_valid_and_bears_its_name(path: Path) -> None:
-    assert params.load(path).suite == path.stem
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Params]:
+    return {name: params.parse(text, Path(name)) for name, text in TEXTS.items()}
+
+
+def test_every_suite_is_valid_and_bears_its_name(loaded: dict[str, Params]) -> None:
+    assert {"quick", "ablation", *SIZES} <= set(loaded)
+    assert all(values.suite == name for name, values in loaded.items())
 
 
 def test_committed_settings_are_the_quick_suite() -> None:
-    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "suites" / "quick.yaml").read_bytes()
+    assert (ROOT / "params.yaml").read_text(encoding="utf-8") == TEXTS["quick"]
 
 
-def test_all_suites_have_one_theory() -> None:
-    assert len({params.load(path).theory for path in SUITES}) == 1  # reports/theory/ belongs to all of them
+def test_all_suites_have_one_theory(loaded: dict[str, Params]) -> None:
+    assert len({values.theory for values in loaded.values()}) == 1  # reports/theory/ belongs to all of them
 
 
-def test_all_methods_of_the_project_are_in_the_ablation_suite() -> None:
+def test_all_methods_of_the_project_are_in_the_ablation_suite(loaded: dict[str, Params]) -> None:
     presets = {"bc", "fql", "ifql", "iql", "iql-ddpgbc", "rebrac", "deflow", "fidec", "fidec-official", "fidec-action"}
     presets |= {"fidec-stein", "fidec-desmooth"}
-    assert presets <= set(params.load(ROOT / "suites" / "ablation.yaml").methods)
+    assert presets <= set(loaded["ablation"].methods)
+
+
+def test_suites_of_the_benchmark_have_its_tasks(loaded: dict[str, Params]) -> None:
+    assert {name: len(loaded[name].tasks) for name in SIZES} == SIZES
+    tasks = {task.name: task for task in benchmark(FOLDER)}
+    assert set(loaded["paper"].tasks) == set(tasks)
+    for name in SIZES:
+        for slug, task in loaded[name].tasks.items():
+            assert name in tasks[slug].suites
+            assert (task.data.source, task.data.dataset) == (tasks[slug].source, tasks[slug].dataset)
+
+
+@pytest.mark.parametrize("name", ["paper", "o2o"])
+def test_every_cell_has_the_published_values(loaded: dict[str, Params], name: str) -> None:
+    files = ("settings_online.csv", "settings.csv") if name == "o2o" else ("settings.csv",)
+    values, known = loaded[name], hyperparameters(FOLDER, files)
+    for task in benchmark(FOLDER):
+        if name not in task.suites:
+            continue
+        found = of_dataset(known, task.dataset)
+        own = {(item.method, item.section, item.key): item.value for item in found}
+        for method in values.methods:
+            settings = values.settings(task.name, method)
+            for section in ("network", "pretrain", "refine", "evaluate"):
+                wanted = {key: value for (of, part, key), value in own.items() if (of, part) == ("all", section)}
+                wanted |= {key: value for (of, part, key), value in own.items() if (of, part) == (method, section)}
+                given = getattr(settings, section).model_dump(mode="json")
+                assert {key: given[key] for key in wanted} == wanted, (task.name, method)
+
+
+def test_methods_with_a_weight_of_their_own_have_one_for_every_task() -> None:
+    known = hyperparameters(FOLDER)
+    for task in benchmark(FOLDER):
+        keys = {(item.method, item.key) for item in of_dataset(known, task.dataset)}
+        wanted = {("fql", "alpha"), ("rebrac", "rebrac_alpha"), ("rebrac", "rebrac_alpha_critic")}
+        assert wanted | {("all", "target_divergence"), ("deflow", "target_divergence")} <= keys, task.name
+
+
+def test_protocol_of_the_papers(loaded: dict[str, Params]) -> None:
+    values = loaded["paper"]
+    last = {}
+    for task in benchmark(FOLDER):
+        settings = values.settings(task.name)
+        refine, evaluate = settings.refine, settings.evaluate
+        assert (refine.evaluate_every, evaluate.episodes) == (100_000, 50)
+        last.setdefault(task.suites[0], set()).add((refine.steps, evaluate.final_evaluations))
+        assert (settings.network.encoder, settings.network.frame_stack) == (
+            ((16, 32, 32), 3) if len(task.observation) == 3 else ((), 1)
+        )
+    short = {name: {(500_000, 1)} for name in ("d4rl-antmaze", "d4rl-adroit")}
+    assert last == {"ogbench-state": {(1_000_000, 3)}, "ogbench-pixel": {(500_000, 3)}} | short
+    assert (len(values.seeds), len(loaded["ogbench-pixel"].seeds)) == (8, 4)
+
+
+def test_online_suite_goes_on_with_every_task(loaded: dict[str, Params]) -> None:
+    values = loaded["o2o"]
+    assert set(values.online.tasks) == set(values.tasks)
+    assert {values.settings(task).refine.steps for task in values.tasks} == {1_000_000}
+    assert values.settings("pen-cloned", "fql").refine.alpha == 1000  # 10,000 offline
+    assert loaded["paper"].settings("pen-cloned", "fql").refine.alpha == 10_000
+
+
+def test_every_value_of_a_task_names_its_source() -> None:
+    for line in TEXTS["paper"].split("\nmethods:\n")[0].splitlines():
+        if ": " in line and not line.startswith(("suite", "seeds", "#")) and not line.endswith(": {}"):
+            key = line.split(":")[0].strip()
+            assert "  # " in line or key in ("source", "dataset", "horizon", "score", "online"), line
 
 
 def select(name: str, target: Path, *options: str) -> None:
-    arguments = [name, "--params", str(target), "--suites", str(ROOT / "suites"), *options]
-    CliRunner().invoke(suite.app, arguments, catch_exceptions=False)
+    folders = ["--suites", str(ROOT / "suites"), "--reference", str(FOLDER)]
+    CliRunner().invoke(suite.app, [name, "--params", str(target), *folders, *options], catch_exceptions=False)
 
 
 def test_selecting(tmp_path: Path) -> None:
     target = tmp_path / "params.yaml"
     select("quick", target)
-    select("ablation", target)
-    assert target.read_bytes() == (ROOT / "suites" / "ablation.yaml").read_bytes()
-    edited = target.read_text(encoding="utf-8").replace("seeds: [0", "seeds: [7, 0")
+    select("d4rl-antmaze", target)
+    assert target.read_text(encoding="utf-8") == TEXTS["d4rl-antmaze"]
+    edited = TEXTS["d4rl-antmaze"].replace("seeds: [0", "seeds: [70")
     target.write_text(edited, encoding="utf-8")
     with pytest.raises(
-        FdError, match="holds edits, it is none of ablation, ablation-cube, quick; keep it elsewhere, or add --force"
+        FdError, match=r"holds edits, it is none of ablation, .*, quick; keep it elsewhere, or add --force"
     ):
         select("quick", target)
     assert target.read_text(encoding="utf-8") == edited
@@ -55,7 +132,27 @@ def test_selecting(tmp_path: Path) -> None:
     assert params.load(target).suite == "quick"
 
 
-def test_unknown_suite_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FdError, match="'paper' does not exist, allowed: ablation, ablation-cube, quick"):
-        select("paper", tmp_path / "params.yaml")
+@pytest.mark.parametrize("name", ["papers", "../quick", "benchmark/settings", ""])
+def test_unknown_suite_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FdError, match=f"'{name}' does not exist, allowed: ablation, .*ogbench-state, paper, quick"):
+        select(name, tmp_path / "params.yaml")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_suite_without_tasks_and_a_bad_value_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "suites" / "benchmark"
+    folder.mkdir(parents=True)
+    shared = (ROOT / "suites" / "benchmark" / "settings.yaml").read_text(encoding="utf-8")
+    (folder / "settings.yaml").write_text(shared, encoding="utf-8")
+    (folder / "suites.csv").write_text("suite,seeds,settings,online,about\nnone,0 1,settings.csv,,Nothing.\n")
+    with pytest.raises(FdError, match=r"suites.csv:2: suite 'none', allowed: one that .*tasks.csv names"):
+        suites.texts(tmp_path / "suites", FOLDER)
+    (folder / "suites.csv").write_text("suite,seeds,settings,online,about\npaper,0 0,settings.csv,,Twice the same.\n")
+    text = suites.texts(tmp_path / "suites", FOLDER)["paper"]
+    with pytest.raises(FdError, match=r"^suite paper: seeds: 0 stands twice, allowed: each once$"):
+        params.parse(text, Path("suite paper"))
+
+
+def test_no_number_is_text_to_a_reader_of_yaml() -> None:
+    for name, text in TEXTS.items():
+        assert not re.search(r"[:,\[] *[0-9]+e", text), name  # 3e-4, which PyYAML takes as text and DVC as a number

@@ -21,6 +21,7 @@ MARKERS = ("o", "s", "^", "D", "v", "<", "X")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 PER_ROW = 4
 LEGEND_ROW = 0.17  # inches
+TITLE = 20  # characters above a panel in the full size
 
 
 def appearance(plan: Plan, method: str) -> dict[str, Any]:
@@ -48,7 +49,8 @@ def learning_curves(results: Results) -> Figure:
             panel.fill_between(steps, band[:, 0], band[:, 1], color=look["color"], alpha=0.13, linewidth=0)
             means = [point.mean for _, point in curve]
             panel.plot(steps, means, **look, markersize=3, markeredgewidth=0, clip_on=False, zorder=3)
-        panel.set(title=task.name, ylim=(low, high))
+        panel.set(ylim=(low, high))
+        _title(panel, task)
         panel.margins(x=0.03)
     _label(panels, "step (thousands)", "score (%)")
     _legend(figure, plan, plan.methods)
@@ -72,7 +74,8 @@ def scores(results: Results) -> Figure:
             seeds = results.finals[task.name, method]
             spots = place + 0.28 + 0.06 * (np.arange(len(seeds)) % 3 - 1)
             panel.plot(spots, seeds, "o", color=DARK, markersize=2, markeredgewidth=0, alpha=0.55, clip_on=False)
-        panel.set(title=task.name, ylim=(low, high))
+        panel.set(ylim=(low, high))
+        _title(panel, task)
     for place, method in enumerate(plan.methods):
         total = results.aggregates[method]
         point(panels[-1], place, (total.iqm, total.low, total.high), appearance(plan, method))
@@ -117,6 +120,12 @@ def constraint(plan: Plan, training: Mapping[tuple[str, str], Training]) -> Figu
     return figure
 
 
+def _title(panel: Axes, task: Task) -> None:
+    """Name of the task above its panel, smaller where it would run into its neighbour's."""
+    size = float(panel.title.get_fontsize())
+    panel.set_title(task.name, fontsize=size * min(1, TITLE / len(task.name)))
+
+
 def _constraint(plan: Plan, task: Task, training: Mapping[tuple[str, str], Training], pair: tuple[Axes, Axes]) -> None:
     for axis, column in zip(pair, ("dual", "penalty"), strict=True):
         for method in plan.constrained:
@@ -128,7 +137,7 @@ def _constraint(plan: Plan, task: Task, training: Mapping[tuple[str, str], Train
             axis.plot(band["step"] / 1000, band["mean"], **look, linewidth=1)
         log_scale(axis)
         axis.margins(x=0.02)
-    pair[0].set_title(task.name)
+    _title(pair[0], task)
     pair[0].tick_params(axis="x", labelbottom=False)
     budgets = {
         method: plan.budgets[task.name, method] for method in plan.constrained if (task.name, method) in plan.budgets

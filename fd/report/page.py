@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fd.reference import Comparison, Reference, Setting, compare
-from fd.report import figures, tables
-from fd.report.plan import Plan
-from fd.report.provenance import Machine, Provenance
+from fd.report import figures, published, tables
+from fd.report.plan import Plan, Task
+from fd.report.provenance import Machine, Provenance, mixed
 from fd.report.results import Results
 from fd.report.style import style, svg
 from fd.report.training import Training
@@ -27,8 +27,12 @@ CONSTRAINT = (
     " colour of its method where the methods of a task have several."
 )
 GENERATED = (
-    "A set that is generated here under the name of a published one is not that set: it is smaller, and newly"
-    " drawn from the same simulator."
+    "A set that is generated here under the name of a published one is not that set: it is newly drawn from the"
+    " same simulator, and may be smaller."
+)
+PUBLISHED = (
+    "All tasks of the benchmark, ours beside every published figure: [published.md](published.md), as numbers"
+    " [published.csv](published.csv)."
 )
 TIMING = {"pre": "state before the step", "post": "state after the step"}
 
@@ -41,15 +45,16 @@ def render(
     reference: Reference,
 ) -> dict[str, str]:
     """Text of every file of the report, by name; equal inputs give equal bytes."""
-    comparisons = {
-        task.name: compare(reference, _setting(results.plan, task.name, provenance), results.plan.methods)
-        for task in results.plan.tasks
-    }
+    settings = {task.name: _setting(task, provenance) for task in results.plan.tasks}
+    comparisons = {name: compare(reference, setting, results.plan.methods) for name, setting in settings.items()}
+    rows = published.rows(results, reference, settings)
     files = {
         "scores.md": f"{tables.scores_markdown(results)}\n{tables.caption(results)}\n",
         "scores.csv": tables.scores_csv(results),
         "scores.tex": tables.scores_latex(results),
         "curves.csv": tables.curves_csv(results),
+        "published.md": published.markdown(results, rows),
+        "published.csv": published.table_csv(results, rows),
         "metrics.json": tables.metrics_json(results),
         "report.md": _report(results, training=training, provenance=provenance, comparisons=comparisons),
     }
@@ -60,10 +65,9 @@ def render(
     return files
 
 
-def _setting(plan: Plan, name: str, provenance: Provenance) -> Setting:
-    task = next(task for task in plan.tasks if task.name == name)
-    timing = provenance.manifests[name].success_timing
-    return Setting(task.dataset, task.source, task.steps[-plan.final_evaluations :], task.episodes, timing)
+def _setting(task: Task, provenance: Provenance) -> Setting:
+    timing = provenance.manifests[task.name].success_timing
+    return Setting(task.dataset, task.source, task.differs, task.final_steps, task.episodes, timing)
 
 
 def _report(
@@ -76,6 +80,7 @@ def _report(
     plan = results.plan
     names = (", ".join(items) for items in ([task.name for task in plan.tasks], plan.methods, map(str, plan.seeds)))
     parts = [
+        *mixed(provenance.versions()),
         f"# Results of the suite `{plan.suite}`",
         INTRODUCTION,
         "Tasks: {}. Methods: {}. Seeds: {}.".format(*names),
@@ -91,6 +96,7 @@ def _report(
         *_constraint(results, training),
         "## Published figures",
         tables.published_markdown(results, comparisons).rstrip(),
+        PUBLISHED,
         "## Data",
         _data(plan, provenance),
         "## Time, machine, versions",
@@ -168,12 +174,7 @@ def _machines(provenance: Provenance) -> str:
 
 
 def _versions(provenance: Provenance) -> str:
-    of_stages = [record.versions for records in provenance.records().values() for record in records]
-    found: dict[str, dict[str, None]] = {}
-    for versions in [*(data.versions for data in provenance.manifests.values()), *of_stages]:
-        for package, version in versions.items():
-            found.setdefault(package, {})[version] = None
-    named = ", ".join(f"{package} {' and '.join(versions)}" for package, versions in sorted(found.items()))
+    named = ", ".join(f"{package} {' and '.join(found)}" for package, found in provenance.versions().items())
     return (
         f"Versions: {named}. Scores belong to a version of mujoco: another one makes other trajectories from the"
         " same seeds."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fd.params import Params, ResidualPolicy
+from fd.params import Params, ResidualPolicy, RobotData
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,16 @@ class Task:
 
     name: str
     dataset: str
-    source: str  # generate, ogbench or minari
+    source: str  # generate, ogbench, minari or d4rl
+    differs: str | None  # in what its data or simulator are others than the published ones
     steps: tuple[int, ...]  # training steps at which every method is evaluated
     episodes: int  # of one evaluation of one seed
+    final_evaluations: int  # the score is the mean over the last ones
+
+    @property
+    def final_steps(self) -> tuple[int, ...]:
+        """Training steps whose evaluations make the score."""
+        return self.steps[-self.final_evaluations :]
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,6 @@ class Plan:
     budgets: dict[tuple[str, str], float]  # mean penalty allowed, by (task, method); none where the multiplier is fixed
     ablations: tuple[str, ...]  # names of the pages of the stage `ablate`
     seeds: tuple[int, ...]
-    final_evaluations: int
     confidence: float
     bootstrap: int
     bootstrap_seed: int
@@ -47,7 +53,19 @@ def plan_of(values: Params, methods: Sequence[str]) -> Plan:
         settings = values.settings(name)
         every, last = settings.refine.evaluate_every, settings.refine.steps
         steps = tuple(range(every, last + 1, every))
-        tasks.append(Task(name, task.data.dataset, task.data.source, steps, settings.evaluate.episodes))
+        differs = task.data.differs if isinstance(task.data, RobotData) else None
+        evaluate = settings.evaluate
+        tasks.append(
+            Task(
+                name=name,
+                dataset=task.data.dataset,
+                source=task.data.source,
+                differs=differs,
+                steps=steps,
+                episodes=evaluate.episodes,
+                final_evaluations=evaluate.final_evaluations,
+            )
+        )
     residual = {name: train for name in methods if isinstance(train := values.method(name).train, ResidualPolicy)}
     return Plan(
         suite=values.suite,
@@ -62,7 +80,6 @@ def plan_of(values: Params, methods: Sequence[str]) -> Plan:
         },
         ablations=tuple(values.ablations),
         seeds=values.seeds,
-        final_evaluations=values.report.final_evaluations,
         confidence=values.report.confidence,
         bootstrap=values.report.bootstrap,
         bootstrap_seed=values.report.seed,

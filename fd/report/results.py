@@ -45,7 +45,8 @@ def gather(plan: Plan, folder: Path) -> Results:
         Cell(task.name, method, plan.seeds, task.steps, task.episodes) for task in plan.tasks for method in plan.methods
     ]
     evaluations = {(cell.task, cell.method): read(folder, cell) for cell in cells}
-    finals = {key: value.final(plan.final_evaluations) for key, value in evaluations.items()}
+    last = {task.name: task.final_evaluations for task in plan.tasks}
+    finals = {key: value.final(last[key[0]]) for key, value in evaluations.items()}
     summaries = {key: summarise(value, plan.confidence) for key, value in finals.items()}
     aggregates = {}
     for method in plan.methods:

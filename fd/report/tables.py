@@ -40,7 +40,13 @@ def caption(results: Results) -> str:
         )
     made = [task.name for task in plan.tasks if task.source == "generate"]
     which = "all tasks" if len(made) == len(plan.tasks) else ", ".join(made)
-    return f"{text} Data of {which}: generated here, so no published figure is comparable." if made else text
+    if made:
+        text += f" Data of {which}: generated here, so no published figure is comparable."
+    reasons: dict[str, list[str]] = {}
+    for task in plan.tasks:
+        if task.differs:
+            reasons.setdefault(task.differs, []).append(task.name)
+    return text + "".join(f" {', '.join(names)}: {reason}." for reason, names in reasons.items())
 
 
 def scores_markdown(results: Results) -> str:

@@ -25,8 +25,10 @@ def clock(seconds: float) -> str:
 
 def estimates(plan: Plan) -> str:
     """What a score, its spread and its interval are, for all scores of a table."""
-    seeds, final = len(plan.seeds), plan.final_evaluations
-    over = "the last evaluation" if final == 1 else f"the last {final} evaluations"
+    seeds, finals = len(plan.seeds), {task.final_evaluations for task in plan.tasks}
+    over = "the last evaluation" if finals == {1} else f"the last {max(finals)} evaluations"
+    if len(finals) > 1:
+        over = "the last evaluations, as many as the page of the report says"
     if seeds == 1:
         return f"Score in percent over {over}, one seed: no spread and no interval."
     return (
@@ -37,12 +39,15 @@ def estimates(plan: Plan) -> str:
 
 
 def protocol(plan: Plan) -> str:
-    """Episodes and steps of the evaluations: one sentence for all tasks where they agree, else one a task."""
-    lines = {}
+    """Episodes and steps of the evaluations: one sentence for all tasks where they agree, else a line for those that do."""
+    tasks: dict[str, list[str]] = {}
     for task in plan.tasks:
-        final = ", ".join(f"{step:,}" for step in task.steps[-plan.final_evaluations :])
-        lines[task.name] = f"{task.episodes} episodes a seed after each of {final} training steps"
-    if len(set(lines.values())) == 1:
-        return f"Evaluation: {lines[plan.tasks[0].name]}; no checkpoint is picked."
-    each = "\n".join(f"- {name}: {line}" for name, line in lines.items())
+        final = ", ".join(f"{step:,}" for step in task.final_steps)
+        steps = (
+            f"after each of {final} training steps" if len(task.final_steps) > 1 else f"after {final} training steps"
+        )
+        tasks.setdefault(f"{task.episodes} episodes a seed {steps}", []).append(task.name)
+    if len(tasks) == 1:
+        return f"Evaluation: {next(iter(tasks))}; no checkpoint is picked."
+    each = "\n".join(f"- {', '.join(names)}: {line}" for line, names in tasks.items())
     return f"Evaluation; no checkpoint is picked:\n\n{each}"
