@@ -6,7 +6,6 @@ Rows of finished snapshots wait in the scratch folder, so that an evaluation tha
 from __future__ import annotations
 
 import csv
-import hashlib
 import shutil
 import time
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ import torch
 from fd import provenance, scratch
 from fd.environments import make_env
 from fd.errors import FdError
-from fd.files import write_text
+from fd.files import digest, write_text
 from fd.params import Act as Acting
 from fd.params import Evaluate
 from fd.policy import Policy
@@ -60,18 +59,21 @@ def evaluate(subject: Subject, out: Path, settings: Evaluate, *, workers: int, d
     if subject.manifest.score == "return":
         _return_range(subject.manifest)
     steps = Policy.steps(subject.run)
-    seeds = [_policy(subject, step).seeds for step in steps][-1]
+    policy = [_policy(subject, step) for step in steps][-1]
+    weights = {path.name: digest(path) for path in sorted(subject.run.glob("*.safetensors"))}
     work = scratch.folder(
         "evaluate",
         f"{subject.task}/{subject.method}",
-        {path.name: _digest(path) for path in sorted(subject.run.glob("*.safetensors"))},
+        weights,
         asdict(subject.manifest),
         [settings.episodes, settings.environments, subject.acting.model_dump(), device.type],
     )
     work.mkdir(parents=True, exist_ok=True)
-    speed = _simulate(subject, settings, work, steps=steps, seeds=seeds, workers=workers, device=device)
+    speed = _simulate(subject, settings, work, steps=steps, policy=policy, workers=workers, device=device)
     rows = sorted(row for step in steps for row in _read(work / f"{step}.csv"))
-    provenance.write(out / subject.task / f"{subject.method}.json", speed, start=start)
+    record = {"task": subject.task, "method": subject.method, "data_sha256": subject.manifest.sha256}
+    record |= {"weights": weights} | speed
+    provenance.write(out / subject.task / f"{subject.method}.json", record, start=start)
     write_text(out / subject.task / f"{subject.method}.csv", _table(rows))
     shutil.rmtree(work)
 
@@ -113,18 +115,19 @@ def acting(policy: Policy, device: torch.device, *, best_of: int = 1, refinement
 
 
 def _simulate(
-    subject: Subject, settings: Evaluate, work: Path, *, steps: list[int], seeds: tuple[int, ...], workers: int,
+    subject: Subject, settings: Evaluate, work: Path, *, steps: list[int], policy: Policy, workers: int,
     device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the rows of every snapshot that has none in `work`; return how fast that went."""
     left = [step for step in steps if not (work / f"{step}.csv").exists()]
     if not left:
         return {"steps_per_second": None, "simulated_steps": 0, "building_seconds": 0.0}
-    manifest, start = subject.manifest, time.monotonic()
+    manifest, seeds, start = subject.manifest, policy.seeds, time.monotonic()
     jobs = len(left) * -(-settings.episodes // -(-settings.environments // len(seeds)))
     pool = Rollout(
-        partial(make_env, manifest), partial(load, subject, device), name=subject.task, seeds=seeds, obs_dim=manifest.obs_dim,
-        act_dim=manifest.act_dim, noise_dim=subject.acting.best_of * manifest.act_dim, environments=settings.environments,
+        partial(make_env, manifest, frame_stack=policy.spec.frame_stack), partial(load, subject, device),
+        name=subject.task, seeds=seeds, obs_shape=policy.spec.obs_shape, act_dim=manifest.act_dim,
+        noise_dim=subject.acting.best_of * manifest.act_dim, environments=settings.environments,
         workers=min(workers, jobs), timeout=settings.timeout,
     )  # fmt: skip
     built, simulated = time.monotonic(), 0
@@ -148,12 +151,14 @@ def _tell(progress: Progress, episode: Episode) -> None:
 def _policy(subject: Subject, step: int, device: torch.device | str = "cpu") -> Policy:
     """A snapshot's policy, checked against the shapes of the data."""
     policy = Policy.load(subject.run, step, device=device)
-    shapes = {"obs_dim": policy.spec.obs_dim, "act_dim": policy.spec.act_dim}
-    for name, width in shapes.items():
-        if width != getattr(subject.manifest, name):
+    spec, manifest = policy.spec, subject.manifest
+    *size, channels = manifest.obs_shape
+    of_data = {"obs_shape": [*size, channels * spec.frame_stack], "act_dim": manifest.act_dim}
+    for name, shape in {"obs_shape": list(spec.obs_shape), "act_dim": spec.act_dim}.items():
+        if shape != of_data[name]:
             raise FdError(
-                f"{subject.run}: snapshot {step} has {name} {width}, allowed: {getattr(subject.manifest, name)}, that of"
-                f" the data {subject.manifest.dataset}"
+                f"{subject.run}: snapshot {step} has {name} {shape}, allowed: {of_data[name]}, that of the data"
+                f" {manifest.dataset}"
             )
     return policy
 
@@ -178,9 +183,3 @@ def _read(path: Path) -> list[tuple[float, ...]]:
 
 def _number(text: str) -> float:
     return int(text) if text.lstrip("-").isdigit() else float(text)
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,8 @@
-"""Text files that are written whole or not at all."""
+"""Text files that are written whole or not at all, and what identifies a file."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -12,3 +13,9 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,8 +7,9 @@ what is allowed. Nothing here has a default: the file is the whole truth, so tha
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -23,6 +24,17 @@ DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_
 DatasetId = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*-v[0-9]+$")
 ]
+# Not AntMaze v5: its observation has 105 numbers where D4RL has 27. Facts of these simulators: fd.robotics.
+RobotEnvironment = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(AntMaze_[A-Za-z_]+-v4|PointMaze_[A-Za-z_]+-v3|AdroitHand(Door|Hammer|Pen|Relocate)-v1)$"
+    ),
+]
+Folder = Annotated[  # no part of it is `..`
+    str, StringConstraints(pattern=r"^/?(\.?[^/.\x00-\x1f][^/\x00-\x1f]*/?)+$", max_length=1024)
+]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=300)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
@@ -60,6 +72,15 @@ def _each_once(section: S, key: str, items: Collection[Any]) -> S:
     return section
 
 
+def _no_schedule(place: str, overrides: Collection[str]) -> None:
+    """ValueError when a method's overrides of the section `refine` change its schedule."""
+    schedule = [key for key in ("steps", "evaluate_every", "log_every") if key in overrides]
+    if schedule:
+        raise ValueError(
+            f"{place}.{schedule[0]}: all methods of a task share one schedule, allowed: other keys of refine"
+        )
+
+
 class OgbenchData(Strict):
     """The published OGBench set of a single task, e.g. `cube-single-play-singletask-task1-v0`."""
 
@@ -67,14 +88,56 @@ class OgbenchData(Strict):
     dataset: DatasetName
 
 
-class MinariData(Strict):
-    """A published Minari set. `observation`: keys of a dict observation to concatenate ([] when it is flat)."""
+class Maze(Strict):
+    """Cells (row, column) of a maze between which a policy is evaluated."""
+
+    start: Cell
+    goal: Cell
+
+
+class RobotData(Strict):
+    """What sets of gymnasium-robotics' environments have in common."""
+
+    dataset: DatasetId
+    environment: RobotEnvironment  # that the set was made with; evaluation takes place in it
+    observation: tuple[str, ...]  # keys of a dict observation to concatenate, [] when it is flat
+    reward: Literal["sparse", "dense"]  # sparse: reward - 1, and a success ends the bootstrap
+    cut_at_success: bool  # leave out what follows the first success of an episode
+    maze: Maze | None  # null: the marks of the set's own maze, or no maze
+    horizon: Count  # steps of an evaluation episode, whatever the data's are
+    score: Literal["success", "return"]
+    return_range: tuple[float, float] | None  # returns of score 0 and 100; null: the set's own
+    differs: Line | None  # in what from the set of the papers, for the reader of a report
+
+    @model_validator(mode="after")
+    def _meaning(self) -> RobotData:
+        if self.cut_at_success and self.reward == "dense":
+            raise ValueError("cut_at_success: true, but dense rewards mark no success (allowed: false)")
+        if self.return_range is not None and self.score != "return":
+            raise ValueError(f"return_range: {list(self.return_range)}, but score is {self.score!r} (allowed: null)")
+        if self.return_range is not None and not -math.inf < self.return_range[0] < self.return_range[1] < math.inf:
+            raise ValueError(f"return_range: {list(self.return_range)}, allowed: [low, high] with low < high")
+        return self
+
+
+class MinariData(RobotData):
+    """A published Minari set."""
 
     source: Literal["minari"]
-    dataset: DatasetId
-    observation: tuple[str, ...]
-    reward: Literal["sparse", "dense"]  # sparse: reward - 1, and a success ends the bootstrap
-    score: Literal["success", "return"]
+
+
+class D4rlData(RobotData):
+    """A published HDF5 file of D4RL. Cells of its mazes are those of D4RL's own maps."""
+
+    source: Literal["d4rl"]
+    folder: Folder  # that holds the file; ~ is the home
+    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.hdf5$", max_length=255)]
+
+    @model_validator(mode="after")
+    def _references(self) -> D4rlData:
+        if self.score == "return" and self.return_range is None:
+            raise ValueError("return_range: null, but a file of D4RL names no references (allowed: [low, high])")
+        return self
 
 
 class OracleData(Strict):
@@ -83,6 +146,7 @@ class OracleData(Strict):
     source: Literal["generate"]
     collector: Literal["play", "navigate"]
     dataset: DatasetName
+    steps: Count  # of an episode; the published sets have 1000
     episodes: Count
     validation_episodes: Count
     seed: Seed
@@ -106,13 +170,42 @@ class WaypointData(Strict):
 
 
 GenerateData = Annotated[OracleData | WaypointData, Field(discriminator="collector")]
-Data = Annotated[OgbenchData | MinariData | GenerateData, Field(discriminator="source")]
+Data = Annotated[OgbenchData | MinariData | D4rlData | GenerateData, Field(discriminator="source")]
 
 
 class Network(Strict):
-    """Shape of every MLP (flow, residual or one-step policy, critics)."""
+    """Shape of every network (flow, residual or one-step policy, critics), and what image observations go through before."""
 
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=1, max_length=8)]
+    encoder: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(max_length=8)
+    ]  # features of IMPALA's stacks
+    frame_stack: Annotated[int, Field(ge=1, le=16)]  # images that are an observation together
+    augmentation: Annotated[float, Field(ge=0, le=1)]  # probability that a batch's images are cropped at random
+
+    @model_validator(mode="after")
+    def _images(self) -> Network:
+        if not self.encoder and (self.frame_stack > 1 or self.augmentation > 0):
+            key, value = (
+                ("frame_stack", self.frame_stack) if self.frame_stack > 1 else ("augmentation", self.augmentation)
+            )
+            raise ValueError(
+                f"{key}: {value} is of images, but encoder: [] takes vectors (allowed: {int(key == 'frame_stack')})"
+            )
+        return self
+
+    def observed(self, obs_shape: Sequence[int], place: str) -> tuple[int, ...]:
+        """Shape of an observation as the networks see it, its images stacked, from that of the data.
+
+        Raises:
+            FdError: images without an encoder, or vectors with one; `place` is named.
+        """
+        if (len(obs_shape) == 3) != bool(self.encoder):
+            kind, allowed = ("images", "[16, 32, 32], say") if len(obs_shape) == 3 else ("vectors", "[]")
+            raise FdError(
+                f"{place}.network.encoder: {list(self.encoder)}, but the data hold {kind} (allowed: {allowed})"
+            )
+        return (*obs_shape[:-1], obs_shape[-1] * self.frame_stack)
 
 
 class Pretrain(Strict):
@@ -152,6 +245,7 @@ class Refine(Strict):
     bank_memory: Positive  # GiB that the bank may take, on the training device; beyond, base actions are drawn afresh
     evaluate_every: Count
     log_every: Count
+    keep_state: bool  # keep the last networks and their optimiser in the run, for training that goes on online
 
     @model_validator(mode="after")
     def _whole_chunks(self) -> Refine:
@@ -168,6 +262,7 @@ class Evaluate(Strict):
     episodes: Count  # a seed and evaluated step
     environments: Annotated[int, Field(ge=1, le=4096)]  # simulators alive in a process, shared by the seeds
     timeout: Positive  # seconds without progress (a step, say) after which a simulator counts as hung
+    final_evaluations: Count  # the score is the mean over the last ones
 
 
 class Train(Strict):
@@ -279,11 +374,7 @@ class Method(Strict):
 
     @model_validator(mode="after")
     def _meaning(self) -> Method:
-        schedule = [key for key in ("steps", "evaluate_every", "log_every") if key in self.refine]
-        if schedule:
-            raise ValueError(
-                f"refine.{schedule[0]}: all methods of a task share one schedule, allowed: other keys of refine"
-            )
+        _no_schedule("refine", self.refine)
         policy = self.train.policy
         blind = isinstance(self.train, FlowPolicy) and self.train.critic == "none"
         if self.act.best_of > 1 and (blind or policy in ("gaussian", "deterministic")):
@@ -300,18 +391,26 @@ M = TypeVar("M", bound=Strict)
 
 
 class Task(Strict):
-    """A task: its data, and what it overrides in the sections of the same name."""
+    """A task: its data, what it overrides in the sections of the same name, and what single methods override in `refine` on it."""
 
     data: Data
     network: dict[str, Any]
     pretrain: dict[str, Any]
     refine: dict[str, Any]
     evaluate: dict[str, Any]
+    methods: dict[Slug, dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _schedule(self) -> Task:
+        for method, overrides in self.methods.items():
+            _no_schedule(f"methods.{method}", overrides)
+        return self
 
 
 class Download(Strict):
-    """Where published OGBench files are fetched from, first host first."""
+    """Where published OGBench files are fetched from, first host first, and where they are kept."""
 
+    folder: Folder  # ~ is the home
     mirrors: tuple[Annotated[str, StringConstraints(pattern=r"^https?://\S+$")], ...]
     timeout: Positive  # seconds
 
@@ -319,10 +418,19 @@ class Download(Strict):
 class Report(Strict):
     """Statistics of the report."""
 
-    final_evaluations: Count  # the score is the mean over the last ones
     confidence: Share
     bootstrap: Annotated[int, Field(ge=100, le=10**6)]
     seed: Seed
+
+
+class Regress(Strict):
+    """When a drop against the baseline is a regression, and the simulation of what it takes to see one."""
+
+    level: Share
+    tolerance: Annotated[float, Field(ge=0, lt=100)]  # points of score
+    simulations: Annotated[int, Field(ge=20, le=10**5)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=2, le=1000)], ...], Field(min_length=1)]
+    episodes: Annotated[tuple[Annotated[int, Field(ge=1, le=10**5)], ...], Field(min_length=1)]  # of a seed's score
 
 
 class Ablation(Strict):
@@ -334,6 +442,34 @@ class Ablation(Strict):
     @model_validator(mode="after")
     def _distinct(self) -> Ablation:
         return _each_once(self, "values", self.values.values())
+
+
+class Finetuning(Strict):
+    """Training that goes on from the end of `refine`: in every step each seed acts once in its simulator, and is updated."""
+
+    steps: Count
+    updates: Annotated[int, Field(ge=1, le=1000)]  # a step
+    batch_size: Count
+    balanced: bool  # half of a batch is of what the seed has met online; else all transitions are drawn alike
+    behaviour: Behaviour
+    evaluate_every: Count
+    log_every: Count
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> Finetuning:
+        if self.evaluate_every % self.log_every:
+            raise ValueError(f"evaluate_every: {self.evaluate_every} is not a multiple of log_every: {self.log_every}")
+        if self.steps % self.evaluate_every:
+            raise ValueError(f"steps: {self.steps} is not a multiple of evaluate_every: {self.evaluate_every}")
+        return self
+
+
+class Online(Strict):
+    """Tasks and methods whose training goes on online, and the pages that compare its start and its end: name -> tasks."""
+
+    tasks: dict[Slug, Finetuning]
+    methods: tuple[Slug, ...]
+    pages: dict[Slug, Annotated[tuple[Slug, ...], Field(min_length=1)]]
 
 
 class TheoryTraining(Strict):
@@ -389,12 +525,14 @@ class Params(Strict):
     tasks: Annotated[dict[Slug, Task], Field(min_length=1)]
     methods: Annotated[dict[Slug, Method], Field(min_length=1)]
     ablations: dict[Slug, Ablation]
+    online: Online
     network: Network
     pretrain: Pretrain
     refine: Refine
     evaluate: Evaluate
     download: Download
     report: Report
+    regress: Regress
     theory: Theory
     compute: Compute
 
@@ -410,13 +548,18 @@ class Params(Strict):
         """The ablation of that name; FdError when there is none."""
         return _pick("ablations", self.ablations, name)
 
+    def finetuning(self, task: str, method: str) -> Finetuning:
+        """How the training of a task and method goes on online; FdError when it does not."""
+        _pick("online.methods", dict.fromkeys(self.online.methods), method)
+        return _pick("online.tasks", self.online.tasks, task)
+
     def settings(self, task: str, method: str | None = None) -> Settings:
-        """The sections `network`, `pretrain`, `refine` and `evaluate` with the overrides of a task, then of a method, applied."""
+        """The sections `network`, `pretrain`, `refine` and `evaluate` with the overrides of a task, of a method, then of both, applied."""
         overrides = self.task(task).model_dump(include=set(Settings.model_fields))
         merged = {name: getattr(self, name).model_dump() | overrides[name] for name in Settings.model_fields}
         if method is None:
             return _validate(Settings, _tuples(merged), f"tasks.{task}.")
-        merged["refine"] |= self.method(method).refine
+        merged["refine"] |= self.method(method).refine | self.task(task).methods.get(method, {})
         return _validate(Settings, _tuples(merged), f"tasks.{task} with methods.{method}.")
 
     @model_validator(mode="after")
@@ -430,17 +573,46 @@ class Params(Strict):
                     )
         for task in self.tasks:
             self.settings(task)
+            for method in self.tasks[task].methods:
+                if method not in self.methods:
+                    raise ValueError(
+                        f"tasks.{task}.methods: {method!r} does not exist, allowed: {', '.join(self.methods)}"
+                    )
             for method in self.methods:
                 self._check_cell(task, method)
+        self._check_online()
         return self
 
+    def _check_online(self) -> None:
+        online, pages = self.online, self.online.pages.items()
+        _each_once(online, "online.methods", online.methods)
+        named: list[tuple[str, str, Collection[str]]] = [("tasks", task, self.tasks) for task in online.tasks]
+        named += [("methods", method, self.methods) for method in online.methods]
+        named += [(f"pages.{name}", task, online.tasks) for name, tasks in pages for task in tasks]
+        for place, name, known in named:
+            if name not in known:
+                raise ValueError(f"online.{place}: {name!r} does not exist, allowed: {', '.join(known) or 'none yet'}")
+        for method in online.methods:
+            _check_explorer(method, self.methods[method])
+        for task, method in itertools.product(online.tasks, online.methods):
+            refine, every = self.settings(task, method).refine, online.tasks[task].evaluate_every
+            if not refine.keep_state:
+                raise ValueError(
+                    f"online.tasks.{task}: goes on from a state that refine.keep_state: false drops (allowed: true)"
+                )
+            if refine.steps % every:
+                raise ValueError(
+                    f"online.tasks.{task}.evaluate_every: {every} does not divide refine.steps: {refine.steps}"
+                )
+
     def _check_cell(self, task: str, method: str) -> None:
-        refine, train = self.settings(task, method).refine, self.methods[method].train
+        settings, train = self.settings(task, method), self.methods[method].train
+        refine, final = settings.refine, settings.evaluate.final_evaluations
         evaluations = refine.steps // refine.evaluate_every
-        if evaluations < self.report.final_evaluations:
+        if evaluations < final:
             raise ValueError(
                 f"tasks.{task}.refine: {evaluations} evaluations in {refine.steps} steps, but"
-                f" report.final_evaluations needs {self.report.final_evaluations}"
+                f" evaluate.final_evaluations needs {final}"
             )
         if getattr(train, "behaviour", "frozen") == "joint" and refine.bank:
             raise ValueError(
@@ -461,6 +633,19 @@ class Params(Strict):
             )
 
 
+def _check_explorer(name: str, method: Method) -> None:
+    """ValueError when a method cannot go on online."""
+    train = method.train
+    if train.policy in ("gaussian", "deterministic"):
+        raise ValueError(
+            f"online.methods: {name!r} acts by a mean and would explore nothing (allowed: policies flow, onestep, residual)"
+        )
+    if isinstance(train, FlowPolicy) and train.critic == "none":
+        raise ValueError(f"online.methods: {name!r} learns nothing of rewards (allowed: methods with a critic)")
+    if isinstance(train, ResidualPolicy) and train.desmooth:
+        raise ValueError(f"online.methods: {name!r} needs a bank, new states have none (allowed: desmooth: false)")
+
+
 def load(path: Path) -> Params:
     """Params of a file.
 
@@ -471,6 +656,15 @@ def load(path: Path) -> Params:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FdError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Params:
+    """Params of the text of a file, which messages call `path`.
+
+    Raises:
+        FdError: the text is not YAML, or breaks a rule of the models above.
+    """
     try:
         raw = yaml.load(text, _Loader)
         size = _size(raw, {})
@@ -523,7 +717,8 @@ def _validate(model: type[M], raw: dict[str, Any], place: str) -> M:
 
 def _told(error: ErrorDetails) -> str:
     """One line on a violation: its path in the file, the value, what is allowed."""
-    tags = {"generate", "ogbench", "minari", "play", "navigate", "waypoint"}  # of the unions, not keys of the file
+    # Of the unions, not keys of the file.
+    tags = {"generate", "ogbench", "minari", "d4rl", "play", "navigate", "waypoint"}
     tags |= {"flow", "onestep", "residual", "gaussian", "deterministic"}
     of_unions = ("data", "generate", "train")
     pairs = itertools.pairwise(("", *error["loc"]))

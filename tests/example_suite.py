@@ -72,7 +72,7 @@ def manifest(dataset: str, source: str = "generate") -> Manifest:
         validation_episodes=5,
         files={},
         transitions=100100,
-        obs_dim=28,
+        obs_shape=[28],
         act_dim=5,
         successes=1926,
         reward_sum=-98174.0,
@@ -124,7 +124,8 @@ def write_suite(root: Path, params: dict[str, Any], *, score: Score, constraint:
         for method in params["methods"]:
             write_cell(root, params, (task, method), score, constraint)
             write_json(root / "runs" / task / f"{method}.json", shared | {"method": method, "seconds": 125.0})
-            write_json(root / "evals" / task / f"{method}.json", evaluated)
+            of_cell = {"task": task, "method": method, "data_sha256": {"actions": "00"}, "weights": {}}
+            write_json(root / "evals" / task / f"{method}.json", of_cell | evaluated)
 
 
 def suite_params(tasks: dict[str, str], methods: Sequence[str]) -> dict[str, Any]:
@@ -143,8 +144,8 @@ def suite_params(tasks: dict[str, str], methods: Sequence[str]) -> dict[str, Any
         "log_every": 100,
         "target_divergence": 0.01,
     }
-    params["evaluate"]["episodes"] = EPISODES
-    params["report"] |= {"final_evaluations": 2, "confidence": 0.95, "bootstrap": 200, "seed": 0}
+    params["evaluate"] |= {"episodes": EPISODES, "final_evaluations": 2}
+    params["report"] |= {"confidence": 0.95, "bootstrap": 200, "seed": 0}
     return params
 
 

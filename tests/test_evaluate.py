@@ -34,7 +34,7 @@ MANIFEST = Manifest(
     source="generate", dataset="tests/reacher-v0", collector="none",
     environment={"suite": "minari", "spec": json.loads(gymnasium.spec("Reacher-v5").to_json()), "observation": []},
     horizon=8, score="return", return_range=[-20.0, 0.0], success_timing="post", versions={}, seed=0, episodes=1,
-    validation_episodes=0, files={}, transitions=1, obs_dim=10, act_dim=2, successes=0, reward_sum=0.0, sha256={},
+    validation_episodes=0, files={}, transitions=1, obs_shape=[10], act_dim=2, successes=0, reward_sum=0.0, sha256={},
 )  # fmt: skip
 SEEDS, STEPS, EPISODES = (5, 2), (10, 20), 3
 ACTS = ({"best_of": 1, "refinements": 1}, {"best_of": 3, "refinements": 2}, {"best_of": 1, "refinements": 2})
@@ -49,7 +49,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sections: dict[str, Any] = {"network": {}, "pretrain": {}, "refine": {}}
     values["seeds"], values["compute"] = list(SEEDS), {**values["compute"], "device": "cpu", "workers": 1}
     values["tasks"] = {
-        "reacher": {"data": data, **sections, "evaluate": {"episodes": EPISODES, "environments": 4, "timeout": 60.0}}
+        "reacher": {
+            "data": data,
+            **sections,
+            "evaluate": {"episodes": EPISODES, "environments": 4, "timeout": 60.0},
+            "methods": {},
+        }
     }
     Path("params.yaml").write_text(yaml.safe_dump(values))
     write_manifest(MANIFEST)
@@ -65,7 +70,7 @@ def write_manifest(manifest: Manifest) -> None:
 
 def write_run(seeds: tuple[int, ...], *, obs_dim: int = 10, broken: bool = False) -> None:
     values = yaml.safe_load(Path("params.yaml").read_text())
-    shapes = {"obs_dim": obs_dim, "act_dim": 2, "hidden": [16, 16]}
+    shapes = {"obs_shape": (obs_dim,), "act_dim": 2, "hidden": [16, 16]}
     train = values["methods"]["fidec"]["train"] | {"behaviour": "joint"}
     spec = Spec.of(values["network"], values["refine"], train, shapes)
     folder = Path("runs/reacher/fidec")
@@ -216,7 +221,11 @@ def test_bad_options_are_one_line(
 
 def test_a_run_of_other_shapes_than_its_data_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:
     write_run(SEEDS, obs_dim=9)
-    fails(capsys, monkeypatch, r"runs/reacher/fidec: snapshot 10 has obs_dim 9, allowed: 10, .* tests/reacher-v0")
+    fails(
+        capsys,
+        monkeypatch,
+        r"runs/reacher/fidec: snapshot 10 has obs_shape \[9\], allowed: \[10\], .* tests/reacher-v0",
+    )
 
 
 def test_a_truncated_snapshot_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:

@@ -27,16 +27,19 @@ LAYERS = [
         "provenance",
         "compute",
         "graph",
+        "augmentation",
+        "encoder",
         "nets",
         "optim",
+        "robotics",
     ],
     ["replay", "flow", "critic", "scores", "stats", "reference", "environments", "checkpoint"],
-    ["fisher", "simulators", "sources", "loop"],
-    ["refine", "rollout", "pretraining"],
+    ["fisher", "simulators", "sources", "loop", "suites"],
+    ["refine", "rollout", "lockstep", "pretraining"],
     ["baselines"],
     ["agent"],
     ["bank", "policy"],
-    ["refinement", "evaluation", "report", "theory"],
+    ["refinement", "online", "evaluation", "report", "theory"],
     ["stages", "benchmarks"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -74,7 +77,8 @@ def closure(module: str) -> frozenset[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_declared_code_is_the_import_closure(stage: str) -> None:
-    needed = {str(source(name).relative_to(ROOT)) for name in closure(f"stages.{stage}")}
+    program = STAGES[stage]["cmd"].split()[2]  # of `python -m stages.<program> ...`
+    needed = {str(source(name).relative_to(ROOT)) for name in closure(program)}
     declared = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
     assert declared == needed, f"too many: {sorted(declared - needed)}, missing: {sorted(needed - declared)}"
 

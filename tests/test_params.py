@@ -41,7 +41,9 @@ def test_committed_methods_are_agents(path: Path) -> None:
     params = load(path)
     for task, (name, method) in product(params.tasks, params.methods.items()):
         settings, train = params.settings(task, name), method.train.model_dump()
-        spec = Spec.of(settings.network.model_dump(), settings.refine.model_dump(), train, {"obs_dim": 1, "act_dim": 1})
+        spec = Spec.of(
+            settings.network.model_dump(), settings.refine.model_dump(), train, {"obs_shape": (1,), "act_dim": 1}
+        )
         assert train == {switch: getattr(spec, switch) for switch in train}
 
 

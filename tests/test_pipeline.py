@@ -20,10 +20,20 @@ import yaml
 from conftest import settings
 
 ROOT = Path(__file__).parent.parent
-PARTS = (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "fd", "stages", "reference")
+PARTS = (
+    ".dvc/config",
+    ".dvc/.gitignore",
+    ".dvcignore",
+    ".gitignore",
+    "dvc.yaml",
+    "fd",
+    "stages",
+    "reference",
+    "baseline",
+)
 METHODS = ("deflow", "fidec", "ifql")
 REFINE, EVALUATE = ({f"{stage}@umaze-{method}" for method in METHODS} for stage in ("refine", "evaluate"))
-PAGES = {"report", "ablate@metric"}
+PAGES = {"report", "ablate@metric", "regress"}
 CELLS = {"download@umaze", "pretrain@umaze", "theory"} | REFINE | EVALUATE | PAGES
 
 
@@ -172,9 +182,9 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], set[str]]] = 
     "an override of its evaluation": (edited("tasks", "umaze", "evaluate", to={"episodes": 2}), EVALUATE | PAGES),
     "its data": (edited("tasks", "umaze", "data", "seed", to=1), {"download@umaze"} | PAGES),
     "the seeds": (edited("seeds", to=[0, 1, 2]), {"pretrain@umaze"} | REFINE | PAGES),
-    "pretraining": (edited("pretrain", "learning_rate", to=2e-3), {"pretrain@umaze"}),
-    "the network": (edited("network", "hidden", to=[16, 24]), {"pretrain@umaze"} | REFINE),
-    "the report": (edited("report", "confidence", to=0.9), PAGES),
+    "pretraining": (edited("pretrain", "learning_rate", to=2e-3), {"pretrain@umaze", "regress"}),
+    "the network": (edited("network", "hidden", to=[16, 24]), {"pretrain@umaze", "regress"} | REFINE),
+    "the report": (edited("report", "confidence", to=0.9), PAGES - {"regress"}),
     "the theory": (edited("theory", "budget", to=0.004), {"theory"}),
     "the machine": (edited("compute", "threads", to=2), set()),
     "a task more": (

@@ -14,7 +14,7 @@ from typing import Any
 from fd.params import Params
 from fd.report import ablation_figure, results, training
 from fd.report.plan import Plan
-from fd.report.provenance import record
+from fd.report.provenance import merged, mixed, record
 from fd.report.results import Results, leaders
 from fd.report.wording import clock, estimates, interval, plus_minus, protocol
 
@@ -58,12 +58,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class Findings:
-    """Scores of an axis' methods and, by (task, method), the end of training and the seconds that refining took."""
+    """Scores of an axis' methods and, by (task, method), the end of training and the seconds that refining took; versions of all stages."""
 
     axis: Axis
     results: Results
     ends: dict[tuple[str, str], dict[str, float]]
     seconds: dict[tuple[str, str], float]
+    versions: list[dict[str, str]]
 
 
 def axis_of(values: Params, name: str) -> Axis:
@@ -93,17 +94,22 @@ def gather(axis: Axis, plan: Plan, *, evals: Path, runs: Path) -> Findings:
     """Findings of every task of the plan and method of the axis.
 
     Raises:
-        FdError: a file, seed, evaluation or episode of one of them is missing.
+        FdError: a file, seed, evaluation or episode of one of them is missing, or methods of a task are of different data.
     """
-    found = Findings(axis, results.gather(plan, evals), {}, {})
+    found = Findings(axis, results.gather(plan, evals), {}, {}, [])
     logged = {value.method: LOGGED.get(value.policy, ()) for value in axis.values}
     for task in plan.tasks:
+        wanted: dict[str, Any] = {"task": task.name, "seeds": list(plan.seeds)}
         for method, columns in logged.items():
             key, folder = (task.name, method), runs / task.name
             log = training.read(folder / method / "train.csv", plan.seeds, columns).end(END) if columns else {}
             found.ends[key] = log
-            wanted = {"task": task.name, "method": method, "seeds": list(plan.seeds)}
-            found.seconds[key] = record(folder / f"{method}.json", wanted).seconds
+            refined = record(folder / f"{method}.json", wanted | {"method": method})
+            of_data = {"data_sha256": refined.data_sha256}
+            evaluated = record(evals / task.name / f"{method}.json", {"task": task.name, "method": method} | of_data)
+            wanted |= of_data  # all methods of a task
+            found.seconds[key] = refined.seconds
+            found.versions.extend([refined.versions, evaluated.versions])
     return found
 
 
@@ -142,6 +148,7 @@ def _page(found: Findings) -> str:
     bold = "the highest of a task" + ("" if alone else ", and every other value whose interval overlaps its interval")
     keys = dict.fromkeys(key for value in axis.values for key in value.settings)
     parts = [
+        *mixed(merged(found.versions)),
         f"# Ablation `{axis.name}` of the suite `{plan.suite}`",
         f"What differs: {axis.about}. In `params.yaml`: {', '.join(f'`{key}`' for key in keys) or 'nothing'}.",
         "\n".join(_line(value) for value in axis.values),

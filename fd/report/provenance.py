@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Record:
     machine: Machine
     versions: dict[str, str]
     steps_per_second: float | None
+    data_sha256: Any  # of every array of the data, by name; None where a stage does not write it down
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,26 @@ class Provenance:
         }
         return {name: list(records.values()) for name, records in stages.items()}
 
+    def versions(self) -> dict[str, list[str]]:
+        """Every version of each package that the data and the records name, packages in order."""
+        of_stages = [record.versions for records in self.records().values() for record in records]
+        return merged([*(data.versions for data in self.manifests.values()), *of_stages])
+
+
+def merged(parts: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Every version of each package that the parts name, packages in order."""
+    found: dict[str, dict[str, None]] = {}
+    for versions in parts:
+        for package, version in versions.items():
+            found.setdefault(package, {})[version] = None
+    return {package: list(found[package]) for package in sorted(found)}
+
+
+def mixed(versions: Mapping[str, list[str]]) -> list[str]:
+    """The first line of a page whose numbers were made with several versions of a package; none where they were not."""
+    several = "; ".join(f"{package} {' and '.join(found)}" for package, found in versions.items() if len(found) > 1)
+    return [f"**Mixed versions: {several}. The scores may not be comparable with each other.**"] if several else []
+
 
 def gather(plan: Plan, *, data: Path, behaviour: Path, runs: Path, evals: Path) -> Provenance:
     """Provenance of the grid of the plan, from the four folders of the pipeline.
@@ -70,7 +91,8 @@ def gather(plan: Plan, *, data: Path, behaviour: Path, runs: Path, evals: Path) 
         for method in plan.methods:
             key = task.name, method
             found.refine[key] = record(runs / task.name / f"{method}.json", wanted | {"method": method})
-            found.evaluate[key] = record(evals / task.name / f"{method}.json", {})
+            of_cell = {"task": task.name, "method": method, "data_sha256": manifest.sha256}
+            found.evaluate[key] = record(evals / task.name / f"{method}.json", of_cell)
     return found
 
 
@@ -109,6 +131,6 @@ def record(path: Path, wanted: Mapping[str, Any]) -> Record:
         cpu, cores, memory = str(machine["cpu"]), int(machine["cores"]), float(machine["memory_gib"])
         named = {str(package): str(version) for package, version in versions.items()}
         place = Machine(cpu, cores, memory, machine["gpu"])
-        return Record(float(seconds), place, named, None if rate is None else float(rate))
+        return Record(float(seconds), place, named, None if rate is None else float(rate), values.get("data_sha256"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FdError(f"{path}: machine, versions or seconds are malformed: {error!r}") from None

@@ -1,0 +1,238 @@
+"""What the test for a regression can see: false alarms, and the drop that seeds and episodes suffice for, by simulation.
+
+A seed's true success rate is drawn from a beta distribution around the rate of its cell (task, method) in the baseline, as wide as the
+seeds of the baseline are apart beyond what their episodes explain, by the estimate that the test takes; its successes are binomial.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv
+
+from fd.errors import FdError
+from fd.params import Regress
+from fd.report.baseline import Baseline
+from fd.report.regression import ALL, Strata, decide, dispersion, strata
+from fd.stats import Floats
+
+POWER = 0.8  # share of drops that are seen
+GROUP = 20  # runs that are counted together
+LEAST = 1e-6  # rates and spreads are kept off 0 and 1, where there is no beta distribution
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Cells that are drawn: success rates [T, M], intraclass correlation of the seeds [T], facts of the tasks."""
+
+    rates: Floats
+    spread: Floats
+    tasks: Strata
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """False alarms of so many seeds, drawn in one way: their rate, and the share of groups of runs with more of them than the level says."""
+
+    seeds: int
+    drawn: str
+    rate: float
+    groups: float
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """Smallest drop of one method, in whole points, on a task or on all, that is seen with the probability POWER; None: no drop is."""
+
+    seeds: int
+    episodes: int
+    task: str
+    method: str
+    score: float
+    drop: int | None
+
+
+@dataclass(frozen=True)
+class Power:
+    """Everything that the table says."""
+
+    names: list[str]
+    method: str
+    suite: Suite
+    alarms: list[Alarms]
+    detectable: list[Detectable]
+
+
+def suite_of(baseline: Baseline) -> Suite:
+    """The suite of a baseline.
+
+    Raises:
+        FdError: a task is scored by return, or there is one seed.
+    """
+    shares, tasks = baseline.shares(), strata(baseline, baseline)
+    if not tasks.by_success.all():
+        raise FdError(
+            f"tasks.{list(baseline.tasks)[int(tasks.by_success.argmin())]}: scored by return, allowed: success"
+        )
+    if shares.shape[-1] < 2:
+        raise FdError("seeds: one in the baseline, allowed: two or more, whose spread is known")
+    least = 1 / tasks.episodes  # of the dispersion: that of seeds that are alike
+    return Suite(shares.mean(axis=-1), (dispersion(shares, tasks) - least) / (1 - least), tasks)
+
+
+def draw(suite: Suite, seeds: int, runs: int, rng: np.random.Generator, *, shared: bool = False) -> Floats:
+    """Shares of successes of `runs` drawn runs, [runs, T, M, seeds].
+
+    `shared`: a seed is as good or bad with all methods of a task, instead of with each on its own.
+    """
+    rates = np.clip(suite.rates, LEAST, 1 - LEAST)[..., None]
+    spread = np.clip(suite.spread, LEAST, 1 - LEAST)[:, None, None]
+    weight = (1 - spread) / spread
+    shape = (runs, *suite.rates.shape, seeds)
+    if shared:
+        quantiles = rng.random((runs, len(suite.rates), 1, seeds))
+        true = betaincinv(rates * weight, (1 - rates) * weight, quantiles)
+    else:
+        true = rng.beta(rates * weight, (1 - rates) * weight, shape)
+    episodes = suite.tasks.episodes[:, None, None]
+    return np.asarray(rng.binomial(episodes.astype(np.int64), true, shape) / episodes)
+
+
+def power(baseline: Baseline, rule: Regress, seed: int) -> Power:
+    """The table of a baseline; equal arguments give equal numbers.
+
+    Raises:
+        FdError: a task is scored by return, or the baseline has one seed.
+    """
+    suite, rng = suite_of(baseline), np.random.default_rng(seed)
+    best = int(suite.rates.mean(axis=0).argmax())
+    names = [*baseline.tasks, *([ALL] if len(baseline.tasks) > 1 else [])]
+    alarms = [found for seeds in rule.seeds for found in _alarms(suite, rule, seeds, rng)]
+    detectable = []
+    for seeds in rule.seeds:
+        for episodes in rule.episodes:
+            sized = replace(suite, tasks=replace(suite.tasks, episodes=np.full(len(suite.rates), float(episodes))))
+            for row, name in enumerate(names):
+                score = 100 * float(suite.rates[row, best] if row < len(suite.rates) else suite.rates[:, best].mean())
+                drop = _detectable(sized, rule, seeds=seeds, cell=(row, best), rng=rng)
+                detectable.append(Detectable(seeds, episodes, name, baseline.methods[best], score, drop))
+    return Power(list(baseline.tasks), baseline.methods[best], suite, alarms, detectable)
+
+
+def _alarms(suite: Suite, rule: Regress, seeds: int, rng: np.random.Generator) -> list[Alarms]:
+    """False alarms where nothing has changed."""
+    wide = replace(suite, spread=np.minimum(2 * suite.spread, 0.5))
+    ways = {
+        "each cell on its own": (suite, False),
+        "seeds shared by methods": (suite, True),
+        "shared, twice the spread": (wide, True),
+    }
+    found = []
+    for words, (drawn, shared) in ways.items():
+        before, after = (draw(drawn, seeds, rule.simulations, rng, shared=shared) for _ in range(2))
+        alarm = _alarmed(before, after, suite, rule)
+        groups = alarm[: len(alarm) // GROUP * GROUP].reshape(-1, GROUP).sum(axis=1) > rule.level * GROUP
+        found.append(Alarms(seeds, words, float(alarm.mean()), float(groups.mean())))
+    return found
+
+
+def _alarmed(before: Floats, after: Floats, suite: Suite, rule: Regress) -> NDArray[np.bool_]:
+    """Whether a run has any regression, [runs]."""
+    return np.asarray(decide(before, after, suite.tasks, rule)[1].any(axis=-1))
+
+
+def _detectable(
+    suite: Suite, rule: Regress, *, seeds: int, cell: tuple[int, int], rng: np.random.Generator
+) -> int | None:
+    """Smallest drop of a cell (row, method), in whole points, that any row of the verdict shows with the probability POWER."""
+    row, method = cell
+    changed = slice(None) if row == len(suite.rates) else slice(row, row + 1)
+    before = draw(suite, seeds, rule.simulations, rng)
+
+    def seen(drop: int) -> bool:
+        rates = suite.rates.copy()
+        rates[changed, method] = np.maximum(rates[changed, method] - drop / 100, 0)
+        after = draw(replace(suite, rates=rates), seeds, rule.simulations, rng)
+        return float(_alarmed(before, after, suite, rule).mean()) >= POWER
+
+    return _smallest(seen, int(100 * suite.rates[changed, method].max()))
+
+
+def _smallest(seen: Callable[[int], bool], most: int) -> int | None:
+    """Smallest whole number up to `most` for which a condition holds that holds for all above it."""
+    if most < 1 or not seen(most):
+        return None
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if seen(middle) else (middle, high)
+    return high
+
+
+def table_csv(found: Power) -> str:
+    """One row for each number of seeds and episodes and each task."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["seeds", "episodes", "task", "method", "score", "drop"])
+    for row in found.detectable:
+        drop = "" if row.drop is None else row.drop
+        writer.writerow([row.seeds, row.episodes, row.task, row.method, f"{row.score:.1f}", drop])
+    return text.getvalue()
+
+
+def markdown(found: Power, baseline: Baseline, rule: Regress) -> str:
+    """The page of the table."""
+    shares = baseline.shares()
+    size = f"{shares.shape[0]} tasks, {shares.shape[1]} methods, {shares.shape[2]} seeds"
+    about = (
+        f"Made by the stage `power` from the baseline ({size}) by simulation, {rule.simulations} runs a number. The rule: a drop of more"
+        f" than {rule.tolerance:g} points, one-sided p of at most {rule.level:g} after Holm's correction for all cells and means over tasks."
+    )
+    alarms = (
+        "Nothing has changed; every seed of the baseline and of the run is newly drawn. The rate is to be at most"
+        f" {rule.level:g}. On one machine a repeated run is the same bytes, and raises none."
+    )
+    drops = (
+        f"Smallest drop of `{found.method}` on one task, or the same drop on all, that raises an alarm in {100 * POWER:g} % of runs, in"
+        " points; —: not even a fall to 0 does. As many seeds in the baseline as in the run; episodes are those of a seed's score."
+    )
+    parts = [f"# Power of the test for a regression, suite `{baseline.suite}`", about]
+    parts += ["## How far seeds are apart", _spreads(found, baseline)]
+    parts += ["## False alarms", alarms, _alarm_table(found, rule)]
+    parts += ["## Drop that is seen", drops, _drop_table(found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _spreads(found: Power, baseline: Baseline) -> str:
+    lines = [
+        "| task | episodes of a seed | intraclass correlation | standard deviation of a seed's true rate of 50 % |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, spread in zip(found.names, found.suite.spread, strict=True):
+        lines.append(f"| {name} | {baseline.tasks[name].episodes} | {spread:.3f} | {50 * np.sqrt(spread):.1f} |")
+    return "\n".join(lines)
+
+
+def _alarm_table(found: Power, rule: Regress) -> str:
+    most = f"{rule.level * GROUP:g}"
+    lines = [
+        f"| seeds | drawn | rate in {rule.simulations} runs | groups of {GROUP} runs with more than {most} |",
+        "|---:|---|---:|---:|",
+    ]
+    lines += [f"| {row.seeds} | {row.drawn} | {row.rate:.4f} | {row.groups:.2f} |" for row in found.alarms]
+    return "\n".join(lines)
+
+
+def _drop_table(found: Power) -> str:
+    columns = list(dict.fromkeys((row.task, row.score) for row in found.detectable))
+    heads = [f"{task} (score {score:.0f})" for task, score in columns]
+    lines = [f"| seeds | episodes | {' | '.join(heads)} |", "|---:|---:|" + "---:|" * len(heads)]
+    for size in dict.fromkeys((row.seeds, row.episodes) for row in found.detectable):
+        drops = [row.drop for row in found.detectable if (row.seeds, row.episodes) == size]
+        lines.append(f"| {size[0]} | {size[1]} | {' | '.join('—' if drop is None else str(drop) for drop in drops)} |")
+    return "\n".join(lines)

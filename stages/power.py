@@ -1,0 +1,34 @@
+"""Stage `power`: baseline/quick.json, params -> reports/regress/: what the test for a regression can see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd import params
+from fd.report import baseline, power
+from fd.report.folder import save
+from stages.command import ParamsOption, main
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    params_file: ParamsOption = Path("params.yaml"),
+    path: Annotated[Path, typer.Option("--baseline", help="The baseline whose seeds give the spread.")] = Path(
+        "baseline/quick.json"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/regress"),
+) -> None:
+    """Simulate false alarms and the smallest drops that numbers of seeds and episodes detect; writes power.md and power.csv."""
+    values = params.load(params_file)
+    known = baseline.load(path)
+    found = power.power(known, values.regress, values.report.seed)
+    save(out, {"power.md": power.markdown(found, known, values.regress), "power.csv": power.table_csv(found)})
+
+
+if __name__ == "__main__":
+    main(app)

@@ -1,0 +1,65 @@
+"""Stage `regress`: data/, behaviour/, runs/, evals/ and baseline/<suite>.json -> a verdict on the scores, and the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd import params
+from fd.errors import FdError
+from fd.files import write_text
+from fd.report import baseline, provenance, regression, results
+from fd.report.plan import plan_of
+from stages.command import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    params_file: ParamsOption = Path("params.yaml"),
+    evals: EvalsOption = Path("evals"),
+    runs: RunsOption = Path("runs"),
+    data: DataOption = Path("data"),
+    behaviour: BehaviourOption = Path("behaviour"),
+    folder: Annotated[Path, typer.Option("--baseline", help="Folder of the baselines, one file a suite.")] = Path(
+        "baseline"
+    ),
+    update: Annotated[bool, typer.Option("--update", help="Make the scores as they are now the baseline.")] = False,
+    gate: Annotated[
+        bool,
+        typer.Option(help="Exit with 1 for a regression, with 2 where nothing can be compared; else always with 0."),
+    ] = True,
+    out: Annotated[Path | None, typer.Option(help="File of the verdict; default: standard output.")] = None,
+) -> None:
+    """Hold the scores of all tasks and methods of the settings against the baseline of the suite, as a Markdown table.
+
+    Exit code 0: no regression; 1: a drop of more than the tolerance that is significant; 2: they cannot be compared.
+    """
+    values = params.load(params_file)
+    plan, path = plan_of(values, tuple(values.methods)), folder / f"{values.suite}.json"
+    found = results.gather(plan, evals)
+    origin = provenance.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
+    now = baseline.measured(values, found, origin, evals)
+    if update:
+        baseline.save(path, now)
+        return
+    try:
+        verdict = regression.compare(baseline.load(path), now, values.regress)
+        text, failed = regression.markdown(verdict), verdict.regressions > 0
+    except FdError as error:
+        if gate:
+            raise
+        text, failed = f"## Scores against the baseline\n\n**Cannot be compared.** {error}\n", False
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(out, text)
+    if failed and gate:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main(app)

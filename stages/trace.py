@@ -1,0 +1,55 @@
+"""Command `trace`: a report's numbers -> the episodes, snapshots, data, settings and versions that each was made from, as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd import params
+from fd.report import provenance, results, trace
+from fd.report.plan import plan_of
+from stages.command import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(
+    metrics: Annotated[
+        Path | None,
+        typer.Argument(help="metrics.json of a report: every number of it is held against the evaluations."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Of this task alone.")] = None,
+    method: Annotated[str | None, typer.Option(help="Of this method alone.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of this seed alone.")] = None,
+    step: Annotated[
+        int | None, typer.Option(help="At this training step; default: the steps that make the score.")
+    ] = None,
+    params_file: ParamsOption = Path("params.yaml"),
+    evals: EvalsOption = Path("evals"),
+    runs: RunsOption = Path("runs"),
+    data: DataOption = Path("data"),
+    behaviour: BehaviourOption = Path("behaviour"),
+) -> None:
+    """Trace the scores of a report to cell, seed, snapshot, data, settings and versions; a file that has changed since is an error."""
+    values = params.load(params_file)
+    plan = plan_of(values, tuple(values.methods))
+    found = results.gather(plan, evals)
+    origin = provenance.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
+    if metrics is not None:
+        trace.check_metrics(metrics, found)
+    choice = trace.Choice(
+        tasks=[task.name for task in plan.tasks] if task is None else [task],
+        methods=plan.methods if method is None else [method],
+        seeds=None if seed is None else [seed],
+        steps=None if step is None else [step],
+    )
+    cells = list(trace.origins(values, found, origin, trace.Folders(data, behaviour, runs, evals), choice))
+    typer.echo(json.dumps({"suite": plan.suite, "versions": origin.versions(), "cells": cells}, indent=1))
+
+
+if __name__ == "__main__":
+    main(app)
