@@ -23,6 +23,7 @@ from fd.spec import Spec
 from fd.streams import generator
 
 CHUNK = {"cpu": 1024, "cuda": 65536}  # flow inputs of one seed in a pass: within the caches, or enough to fill the GPU
+IMAGES = 512  # images of one seed in a pass, whose activations are a million numbers each
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def draw_actions(flow: StackedMLP, replay: Replay, noise: Tensor, *, steps: int,
     """Base actions [S, R, M, A] of the R states of a replay, integrated from noise [S, R, M, A]; see `fd.flow.base_actions`."""
     _, rows, samples, _ = noise.shape
     actions = torch.empty_like(noise)
-    chunk = max(CHUNK[noise.device.type] // samples, 1)
+    chunk = _chunk(flow, noise)
     with Progress(rows, label, unit="states") as progress:
         for low in range(0, rows, chunk):
             part = noise[:, low : low + chunk]
@@ -173,7 +174,7 @@ def draw_scores(
         on_path: take the score at the point of the path that leads to an action at time t, not at the action itself.
     """
     scores, device = torch.empty_like(actions), actions.device
-    step = max(CHUNK[device.type] // actions.shape[2], 1)
+    step = _chunk(flow, actions)
     streams = [generator(seed, "scores", 0, device=device) for seed in seeds]
     for low in range(0, actions.shape[1], step):
         part = actions[:, low : low + step]
@@ -192,3 +193,9 @@ def _features(flow: StackedMLP, replay: Replay, low: int, count: int) -> Tensor:
     """What the flow reads of `count` states from row `low` on, [S, count, O]; images are encoded."""
     states = replay.states(torch.arange(low, low + count, device=replay.act.device))
     return flow.features(states.expand(*flow.lead, *states.shape))
+
+
+def _chunk(flow: StackedMLP, per_state: Tensor) -> int:
+    """States in a pass, for tensors [S, R, M, A] of M flow inputs a state."""
+    states = max(CHUNK[per_state.device.type] // per_state.shape[2], 1)
+    return states if flow.encoder is None else min(states, IMAGES)

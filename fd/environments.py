@@ -19,6 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from fd import robotics  # noqa: F401  (the specs of manifests name its wrappers)
 from fd.errors import FdError
 from fd.transitions import Manifest
 
@@ -41,7 +42,7 @@ class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
         Args:
             env: actions are a box from -1 to 1.
             keys: parts of a dict observation, concatenated in this order; empty when it is flat.
-            seeds_numpy: its reset draws from numpy's global generator.
+            seeds_numpy: it draws from numpy's global generator, in resets, and in steps where a maze teleports.
             frame_stack: images that are an observation together.
 
         Raises:
@@ -49,6 +50,7 @@ class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
         """
         super().__init__(env)
         self._keys, self._seeds_numpy = keys, seeds_numpy
+        self._numbers: Any = None  # state of numpy's global generator, as this environment left it
         name = env.spec.id if env.spec else str(env)
         with quiet():
             inner, space = env.action_space, env.observation_space
@@ -74,9 +76,9 @@ class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; the same seed gives the same one."""
-        if seed is not None and self._seeds_numpy:
-            np.random.seed(seed)
-        with quiet():
+        with quiet(), self._own_numbers():
+            if seed is not None and self._seeds_numpy:
+                np.random.seed(seed)
             observation, info = self.env.reset(seed=seed, options=options)
         first = self._flat(observation)
         self._frames.extend([first] * (self._frames.maxlen or 1))
@@ -84,10 +86,26 @@ class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
 
     def step(self, action: Floats) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take one step; info["success"] is there at every one."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        with self._own_numbers():
+            observation, reward, terminated, truncated, info = self.env.step(action)
         info["success"] = bool(info.get("success", False))
         self._frames.append(self._flat(observation))
         return self._stacked(), float(reward), bool(terminated), bool(truncated), info
+
+    @contextmanager
+    def _own_numbers(self) -> Iterator[None]:
+        """Where it draws from numpy's global generator, that is in this environment's own state inside, whatever others draw."""
+        if not self._seeds_numpy:
+            yield
+            return
+        before = np.random.get_state()
+        if self._numbers is not None:
+            np.random.set_state(self._numbers)
+        try:
+            yield
+        finally:
+            self._numbers = np.random.get_state()
+            np.random.set_state(before)
 
     def _flat(self, observation: Any) -> Observation:
         """One observation as a float32 vector, or an image as it is."""

@@ -48,7 +48,8 @@ def labelled(outcome: Outcome, convention: str) -> Label:
         convention: `own`, of OGBench: the single-task simulators pay what the sets are relabelled with, the number of goals reached less
             that of all goals; with success_timing `pre` reward and success are those of the state before the step in both. `sparse`, of
             Minari: 1 is taken off the reward. In both, success ends bootstrapping and the episode. `dense`: the reward as it is; only
-            termination ends bootstrapping.
+            termination ends bootstrapping. Minari's Adroit sets hold the rewards of their own simulation, which may differ from D4RL's,
+            those of the simulator here (see fd.sources.minari).
     """
     over = outcome.terminated if convention == "dense" else outcome.success
     reward = outcome.reward - 1 if convention == "sparse" else outcome.reward
@@ -232,10 +233,11 @@ def finetune(
             raise FdError(f"{label}: the policy of seed {seed} gave NaN as an action, allowed: finite numbers")
         interaction.simulators.send({index: Order(None, act[index : index + 1]) for index in range(len(seeds))})
         done = experience.steps * interaction.updates
+        rows = []
         for index in range(done, done + interaction.updates):
-            metrics = one(0, numbers.at(index))
+            rows.append({name: value.clone() for name, value in one(0, numbers.at(index)).items()})
         _take(act, experience, interaction, seeds)
-        return metrics
+        return {name: torch.stack([row[name] for row in rows]).mean(dim=0) for name in rows[0]}
 
     run(step, noise, agent, adam, schedule, seeds=seeds, checkpoint=checkpoint, label=label)
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
@@ -238,7 +239,7 @@ def read_npz(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
         raise FdError(f"{path}: no such file; run the stage download for this task") from None
     except FdError:
         raise
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise FdError(f"{path}: truncated or not an npz file ({error})") from None
 
 

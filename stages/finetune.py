@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -18,6 +17,7 @@ from fd.checkpoint import FLOW, STATE, Checkpoint, load_state, write_tensors
 from fd.compute import execution, select
 from fd.environments import make_env
 from fd.errors import FdError
+from fd.files import digest
 from fd.lockstep import Lockstep
 from fd.loop import Schedule
 from fd.online import Experience, Interaction, finetune
@@ -49,13 +49,20 @@ def command(
     device = select(values.compute.device, values.compute.threads, tf32=values.compute.tf32)
     how = execution(values.compute.execution, device)
     manifest = transitions.read_manifest(data / task)
-    agent, adam, offline = resumed(runs / task / method, settings.behaviour, device)
+    agent, adam, offline, data_sha256 = resumed(runs / task / method, settings.behaviour, device)
+    if data_sha256 != manifest.sha256:
+        raise FdError(f"{runs / task / method}: is of other data, allowed: {data / task}")
     spec, seeds = agent.spec, offline.seeds
-    if (list(spec.obs_shape[:-1]), spec.act_dim) != (manifest.obs_shape[:-1], manifest.act_dim):
-        raise FdError(f"{runs / task / method}: is of other observations or actions, allowed: those of {data / task}")
     schedule = Schedule(offline.step + settings.steps, settings.batch_size, settings.log_every, settings.evaluate_every)
-    digest = hashlib.sha256((runs / task / method / STATE).read_bytes()).hexdigest()
-    parts = [settings.model_dump(), acting, asdict(manifest), digest, device.type, how, values.compute.tf32]
+    parts = [
+        settings.model_dump(),
+        acting,
+        asdict(manifest),
+        digest(runs / task / method / STATE),
+        device.type,
+        how,
+        values.compute.tf32,
+    ]
     work = scratch.folder("finetune", f"{task}/{method}", parts)
     replay = Replay.of(transitions.load(data / task), device, frame_stack=spec.frame_stack)
     experience = Experience(replay, seeds=len(seeds), steps=settings.steps, balanced=settings.balanced)
@@ -83,8 +90,8 @@ def command(
     provenance.write(out / task / f"{method}.json", record, start=start)
 
 
-def resumed(run: Path, behaviour: str, device: torch.device) -> tuple[Agent, torch.optim.Adam, Policy]:
-    """The agent and its optimiser at the end of a run, its flow fixed or trained from here on, and the run's last policy.
+def resumed(run: Path, behaviour: str, device: torch.device) -> tuple[Agent, torch.optim.Adam, Policy, Any]:
+    """The agent and its optimiser at the end of a run, its flow fixed or trained from here on; its last policy; hashes of its data.
 
     Raises:
         FdError: the run has no snapshot, or was made without `refine.keep_state`.
@@ -95,8 +102,7 @@ def resumed(run: Path, behaviour: str, device: torch.device) -> tuple[Agent, tor
     agent = Agent(replace(last.spec, behaviour=behaviour), [generator(seed, "weights", 0) for seed in last.seeds])
     agent.to(device)
     adam = optimiser(agent.trained(), agent.spec.learning_rate)
-    load_state(state, agent, adam)
-    return agent, adam, last
+    return agent, adam, last, load_state(state, agent, adam).get("data_sha256")
 
 
 if __name__ == "__main__":

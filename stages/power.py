@@ -1,4 +1,4 @@
-"""Stage `power`: baseline/quick.json, params -> reports/regress/: what the test for a regression can see."""
+"""Command `power`: baseline/quick.json, params -> reports/regress/: what the test for a regression can see."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def command(
             )  # fmt: skip
         refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=label, execution=how)
         if settings.refine.keep_state:
-            built.joinpath(STATE).write_bytes(work.joinpath(STATE).read_bytes())
+            tensors, record = read_tensors(work / STATE)
+            write_tensors(built / STATE, tensors, record | {"data_sha256": manifest.sha256})
     else:
         for step in range(schedule.save_every, schedule.steps + 1, schedule.save_every):
             write_snapshot(built, agent, step=step, seeds=seeds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -40,17 +42,17 @@ def command(
     """
     values = params.load(params_file)
     plan, path = plan_of(values, tuple(values.methods)), folder / f"{values.suite}.json"
-    found = results.gather(plan, evals)
-    origin = provenance.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
-    now = baseline.measured(values, found, origin, evals)
-    if update:
-        baseline.save(path, now)
-        return
     try:
+        found = results.gather(plan, evals)
+        origin = provenance.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
+        now = baseline.measured(values, found, origin, evals)
+        if update:
+            baseline.save(path, now)
+            return
         verdict = regression.compare(baseline.load(path), now, values.regress)
         text, failed = regression.markdown(verdict), verdict.regressions > 0
     except FdError as error:
-        if gate:
+        if gate or update:
             raise
         text, failed = f"## Scores against the baseline\n\n**Cannot be compared.** {error}\n", False
     if out is None:
@@ -62,4 +64,8 @@ def command(
 
 
 if __name__ == "__main__":
-    main(app)
+    try:
+        main(app)
+    except Exception:  # noqa: BLE001  not a regression, which Python's own exit code 1 would say
+        traceback.print_exc()
+        sys.exit(2)

@@ -34,7 +34,7 @@ def command(
     data: DataOption = Path("data"),
     behaviour: BehaviourOption = Path("behaviour"),
 ) -> None:
-    """Trace the scores of a report to cell, seed, snapshot, data, settings and versions; a file that has changed since is an error."""
+    """Trace the scores of a report to cell, seed, snapshot, data, settings and versions; arrays or weights that have changed since are an error."""
     values = params.load(params_file)
     plan = plan_of(values, tuple(values.methods))
     found = results.gather(plan, evals)

@@ -242,3 +242,28 @@ def test_no_renderer_is_one_line(renderer: dict[str, str]) -> None:
     assert done.stderr == ""
     assert done.stdout.count("\n") == 1
     assert "EGL" in done.stdout
+
+
+def test_an_environment_draws_its_own_numbers_whatever_others_draw() -> None:
+    """Teleports of a maze draw from numpy's global generator at every step."""
+
+    def walk(*, disturbed: bool) -> list[float]:
+        env = FlatEnv(make("pointmaze-teleport-v0"), keys=(), seeds_numpy=True)
+        env.reset(seed=3)
+        drawn = []
+        for _ in range(3):
+            if disturbed:
+                np.random.seed(0)
+            with env._own_numbers():
+                drawn.append(float(np.random.random()))
+            env.step(np.zeros(2, np.float32))
+        env.close()
+        return drawn
+
+    assert walk(disturbed=True) == walk(disturbed=False)
+    np.random.seed(1)
+    expected = np.random.random(2).tolist()
+    np.random.seed(1)
+    before = np.random.random()
+    walk(disturbed=False)
+    assert [before, np.random.random()] == expected

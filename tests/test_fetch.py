@@ -16,7 +16,7 @@ import pytest
 
 from fd.errors import FdError
 from fd.params import Download
-from fd.sources.fetch import describe, fetch, verified
+from fd.sources.fetch import describe, fetch, remember, verified
 
 NAME = "cube-single-play-v0.npz"
 
@@ -238,7 +238,10 @@ def test_a_host_whose_file_changed_is_refused(tmp_path: Path, host: str, routes:
 def test_a_file_found_is_recorded_at_its_first_use(tmp_path: Path) -> None:
     path = tmp_path / NAME
     path.write_bytes(CONTENT)
-    assert verified(path)["bytes"] == len(CONTENT)
+    found = verified(path)
+    assert found["bytes"] == len(CONTENT) and not (tmp_path / f"{NAME}.json").exists()
+    remember(path, found)
+    assert verified(path) == found
     path.write_bytes(OTHER)
     with pytest.raises(FdError, match="at its first use it was"):
         verified(path)

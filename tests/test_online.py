@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from agents import agent_of
+from example_suite import MACHINE
 from safetensors.torch import load_file
 from typer import Typer
 from typer.testing import CliRunner
@@ -496,6 +498,21 @@ def test_what_does_not_go_on_is_one_line(tiny_project: Path) -> None:
 # --- the report ---
 
 
+def write_evaluations(folder: str, method: str, rows: list[str], *, data: str = "00", mujoco: str = "4.0.0") -> None:
+    """Episodes of a method and the record beside them."""
+    path = Path(folder, TASK, f"{method}.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["seed,step,episode,return,success,length,score", *rows]) + "\n")
+    record = {"task": TASK, "method": method, "data_sha256": {"actions": data}, "weights": {}, "seconds": 1.0}
+    record |= {"machine": MACHINE, "versions": {"mujoco": mujoco}}
+    path.with_suffix(".json").write_text(json.dumps(record))
+
+
+def rows_of(folder: str, method: str) -> list[str]:
+    """The rows of a table of episodes."""
+    return Path(folder, TASK, f"{method}.csv").read_text().splitlines()[1:]
+
+
 def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
     edit(going("fql", "fidec", steps=20))
     for folder, steps in (("evals", (20, 40)), ("evals-online", (60,))):
@@ -506,9 +523,7 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
                 for at in steps
                 for episode in (0, 1)
             ]
-            path = Path(folder, TASK, f"{method}.csv")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join(["seed,step,episode,return,success,length,score", *rows]) + "\n")
+            write_evaluations(folder, method, rows)
     for _ in range(2):
         call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
         found = {path.name: path.read_bytes() for path in Path("reports", "tiny", "online").iterdir()}
@@ -528,6 +543,13 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
         in page
     )
     assert "there is no published figure for this data set" in page
+    write_evaluations("evals-online", "fidec", rows_of("evals-online", "fidec"), mujoco="3.1.6")
+    call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
+    first = Path("reports", "tiny", "online", "all.md").read_text().splitlines()[0]
+    assert first.startswith("**Mixed versions: mujoco 4.0.0 and 3.1.6.")
+    write_evaluations("evals-online", "fidec", rows_of("evals-online", "fidec"), data="11")
+    with pytest.raises(FdError, match=r"^evals-online/umaze/fidec.json: data_sha256 is of other data"):
+        call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
     Path("evals-online", TASK, "fql.csv").unlink()
     with pytest.raises(FdError, match=r"^evals-online/umaze/fql.csv: no such file"):
         call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
@@ -545,9 +567,7 @@ def test_published_pairs_stand_beside_ours_by_the_name_of_the_data(tiny_project:
     values = values.model_copy(update={"tasks": {TASK: task}})
     for folder, steps in (("evals", (20, 40)), ("evals-online", (60,))):
         rows = [f"{seed},{at},{episode},-1.0,0,9,50.0" for seed in (0, 1) for at in steps for episode in (0, 1)]
-        path = Path(folder, TASK, "fql.csv")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(["seed,step,episode,return,success,length,score", *rows]) + "\n")
+        write_evaluations(folder, "fql", rows)
     found = gather(values, "all", evals=Path("evals"), online=Path("evals-online"), reference=ROOT / "reference")
     page = render(found)["all.md"]
     assert "| umaze | ReBRAC | 6 ± 5 | 28 ± 28 | FQL paper, arXiv 2502.02538, Table 4 |" in page

@@ -87,6 +87,17 @@ def flipped(folder: Path) -> None:
     (folder / ARRAYS).write_bytes(content)
 
 
+def squeezed(folder: Path) -> None:
+    """Compressed arrays, as published files have them, with bytes of their stream changed."""
+    damaged()(folder)
+    with np.load(folder / ARRAYS) as file:
+        arrays = {name: np.repeat(file[name], 400, axis=0) for name in file.files}
+    np.savez_compressed(folder / ARRAYS, **arrays)
+    data = bytearray((folder / ARRAYS).read_bytes())
+    data[80:90] = b"\xff" * 10
+    (folder / ARRAYS).write_bytes(data)
+
+
 def text(folder: Path) -> None:
     """A text file under the name of the arrays."""
     damaged()(folder)
@@ -127,6 +138,7 @@ def missing(folder: Path) -> None:
     [
         (cut, "truncated or not an npz file"),
         (flipped, "truncated or not an npz file"),
+        (squeezed, "truncated or not an npz file"),
         (text, "truncated or not an npz file"),
         (single, "not an npz file"),
         (lacking, "lacks the field 'masks', found: observations, actions, rewards, ends"),

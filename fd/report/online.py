@@ -19,6 +19,7 @@ from fd.reference import REGENERATED, SCORE_COLUMNS, Task, benchmark, find, tabl
 from fd.report import plan as plans
 from fd.report.figures import appearance
 from fd.report.plan import Plan, plan_of
+from fd.report.provenance import Record, merged, mixed, record
 from fd.report.style import DARK, WIDTH, style, svg
 from fd.report.wording import interval, plus_minus
 from fd.scores import Cell, read
@@ -70,6 +71,7 @@ class Findings:
     curves: dict[tuple[str, str], Floats]
     published: dict[str, tuple[Published, ...]]
     reasons: dict[str, str]
+    versions: dict[str, list[str]]
 
     def ends(self, going: Going, method: str) -> tuple[Floats, Floats]:
         """Scores of every seed at the start and at the end, [S] each."""
@@ -86,17 +88,21 @@ def gather(values: Params, name: str, *, evals: Path, online: Path, reference: P
     """Findings of a page of params.yaml.
 
     Raises:
-        FdError: there is no such page, or a file, seed, evaluation or episode of it is missing.
+        FdError: there is no such page, a file, seed, evaluation or episode of it is missing, or start and end are
+            of different data.
     """
     if name not in values.online.pages:
         raise FdError(f"online.pages: {name!r} does not exist, allowed: {', '.join(values.online.pages) or 'none yet'}")
     plan, methods = plan_of(values, tuple(values.methods)), values.online.methods
     tasks = {task.name: task for task in plan.tasks}
     goings = tuple(_going(values, tasks[task]) for task in values.online.pages[name])
-    curves = {}
+    curves, records = {}, list[Record]()
     for going in goings:
         task = going.task
         for method in methods:
+            file, wanted = Path(task.name, f"{method}.json"), {"task": task.name, "method": method}
+            first = record(evals / file, wanted)
+            records += [first, record(online / file, wanted | {"data_sha256": first.data_sha256})]
             parts = [
                 read(folder, Cell(task.name, method, plan.seeds, steps, task.episodes)).curve()
                 for folder, steps in ((evals, task.steps), (online, going.steps))
@@ -105,7 +111,8 @@ def gather(values: Params, name: str, *, evals: Path, online: Path, reference: P
     printed, known = _printed(reference), benchmark(reference)
     published = {going.task.name: _pairs(printed, known, going) for going in goings}
     reasons = {going.task.name: _reason(going) for going in goings}
-    return Findings(name, plan, goings, methods, curves, published, reasons)
+    versions = merged(record.versions for record in records)
+    return Findings(name, plan, goings, methods, curves, published, reasons, versions)
 
 
 def render(found: Findings) -> dict[str, str]:
@@ -162,6 +169,7 @@ def _page(found: Findings) -> str:
     episodes = " or ".join(map(str, dict.fromkeys(going.task.episodes for going in found.goings)))
     words = {"seeds": len(plan.seeds), "episodes": episodes, "percent": plan.percent()}
     parts = [
+        *mixed(found.versions),
         f"# Offline to online, `{found.name}` of the suite `{plan.suite}`",
         ABOUT.format(**words),
         _table(found),

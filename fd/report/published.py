@@ -157,6 +157,7 @@ def _whole(reference: Reference, families: set[str]) -> list[Figure]:
             dataset=WHOLE[0],
             mean=round(float(np.mean([figure.mean for figure in rows.values()])), 1),
             spread=None,
+            seeds="",
             source=f"{source}: mean over its families",
             secondary=any(figure.secondary for figure in rows.values()),
         )

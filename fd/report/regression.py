@@ -212,20 +212,20 @@ def _differences(before: Baseline, after: Baseline) -> Iterator[str]:
         was, now = (" and ".join(side.versions.get(package, ("none",))) for side in (before, after))
         if was != now:
             yield f"{package}: {was} in the baseline, {now} now"
-    was_set, now_set = dict(_leaves(before.settings)), dict(_leaves(after.settings))
+    was_set, now_set = dict(leaves(before.settings)), dict(leaves(after.settings))
     for key in dict.fromkeys([*was_set, *now_set]):
         was, now = (repr(side.get(key, "none")) for side in (was_set, now_set))
         if was != now:
             yield f"{key}: {was} in the baseline, {now} now"
 
 
-def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """(path, value) of everything in nested mappings."""
     if not isinstance(value, dict):
         yield place, value
         return
     for key, item in value.items():
-        yield from _leaves(item, f"{place}.{key}" if place else str(key))
+        yield from leaves(item, f"{place}.{key}" if place else str(key))
 
 
 def markdown(verdict: Verdict) -> str:

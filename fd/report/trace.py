@@ -14,9 +14,11 @@ from fd.files import digest
 from fd.params import Params
 from fd.policy import snapshot_name
 from fd.report.provenance import Provenance
+from fd.report.regression import leaves
 from fd.report.results import Results
 from fd.report.tables import metrics_json
 from fd.spec import Spec
+from fd.transitions import load
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Choice:
 def origins(
     values: Params, results: Results, provenance: Provenance, folders: Folders, choice: Choice
 ) -> Iterator[dict[str, Any]]:
-    """What each chosen cell (task, method) was made from, as JSON; files are hashed and held against what the stages wrote down.
+    """What each chosen cell (task, method) was made from, as JSON; the arrays are held against their manifest, the weights that acted
+    against the record of the evaluation.
 
     Raises:
         FdError: a task, method, seed or step is none of the report's, or a file is another than the one that was evaluated.
@@ -85,12 +88,12 @@ def check_metrics(path: Path, results: Results) -> None:
         FdError: the file is missing or unreadable, or a number is not what the evaluations give; the first such is named.
     """
     try:
-        found = dict(_leaves(json.loads(path.read_text(encoding="utf-8"))))
+        found = dict(leaves(json.loads(path.read_text(encoding="utf-8"))))
     except OSError as error:
         raise FdError(f"{path}: {error.strerror}; run the stage report") from None
     except (ValueError, RecursionError) as error:
         raise FdError(f"{path}: not a JSON file: {error}") from None
-    wanted = dict(_leaves(json.loads(metrics_json(results))))
+    wanted = dict(leaves(json.loads(metrics_json(results))))
     for key in dict.fromkeys([*wanted, *found]):
         if found.get(key) != wanted.get(key):
             shown = (found.get(key, "missing"), wanted.get(key, "nothing"))
@@ -164,6 +167,7 @@ def _settings(values: Params, task: str, method: str) -> dict[str, Any]:
 def _data(provenance: Provenance, folders: Folders, task: str) -> dict[str, Any]:
     manifest = provenance.manifests[task]
     named = {"folder": str(folders.data / task), "source": manifest.source, "dataset": manifest.dataset}
+    load(folders.data / task)  # which holds the arrays against the manifest
     return named | {"sha256": manifest.sha256, "behaviour": _file(folders.behaviour / task / FLOW)}
 
 
@@ -178,12 +182,3 @@ def _file(path: Path) -> dict[str, str]:
 def _known(place: str, name: object, names: Sequence[object] | Mapping[str, object]) -> None:
     if name not in names:
         raise FdError(f"{place}: {name!r} is not part of the report, allowed: {', '.join(map(str, names))}")
-
-
-def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of everything in nested objects."""
-    if not isinstance(value, dict):
-        yield place, value
-        return
-    for key, item in value.items():
-        yield from _leaves(item, f"{place}.{key}" if place else key)

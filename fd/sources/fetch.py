@@ -43,7 +43,7 @@ def fetch(name: str, download: Download, *, label: str) -> Path:
     path = Path(download.folder).expanduser() / name
     path.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
-    with FileLock(path.with_name(f".{name}.lock")):
+    with FileLock(_lock(path)):
         for mirror in () if path.exists() else download.mirrors:
             url = f"{mirror.rstrip('/')}/{name}"
             try:
@@ -58,16 +58,13 @@ def fetch(name: str, download: Download, *, label: str) -> Path:
 
 
 def verified(path: Path) -> dict[str, Any]:
-    """Return size and SHA-256 of a file, the same as at its first use, when they are recorded.
+    """Return size and SHA-256 of a file, the same as at its first use, where they are recorded.
 
     Raises:
         FdError: the file is another than then.
     """
     found, record = describe(path), _record(path)
-    if not record.exists():
-        with suppress(OSError):  # of a folder that can only be read
-            write_text(record, json.dumps(found) + "\n")
-    elif (recorded := _read(record)) != found["sha256"]:
+    if record.exists() and (recorded := _read(record)) != found["sha256"]:
         raise FdError(
             f"{path}: SHA-256 is {found['sha256']}, at its first use it was {recorded}:"
             f" remove the file to fetch it again, or {record.name} to use what it holds now"
@@ -75,10 +72,22 @@ def verified(path: Path) -> dict[str, Any]:
     return found
 
 
+def remember(path: Path, found: dict[str, Any]) -> None:
+    """Record size and SHA-256 of a file that has turned out to be what it should, unless they are recorded already."""
+    with suppress(OSError), FileLock(_lock(path)):  # of a folder that can only be read
+        if not _record(path).exists():
+            write_text(_record(path), json.dumps(found) + "\n")
+
+
 def describe(path: Path) -> dict[str, Any]:
     """Size in bytes and SHA-256 of a file."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _lock(path: Path) -> Path:
+    """Who holds it fetches the file or records its facts."""
+    return path.with_name(f".{path.name}.lock")
 
 
 def _record(path: Path) -> Path:
@@ -163,10 +172,18 @@ def _receive(response: http.client.HTTPResponse, part: Path, *, start: int, tota
     with part.open("ab" if start else "wb") as file, Progress(total, label, unit="bytes", done=start) as progress:
         while chunk:
             progress.advance(file.write(chunk))
-            chunk = response.read(1 << 20)
+            chunk = _read_on(response)
         size = file.tell()
     if size < total:
         raise HostError(f"ended after {size} of {total} bytes")
+
+
+def _read_on(response: http.client.HTTPResponse) -> bytes:
+    """The next piece; a network that fails is the host's failure, unlike a disk that does."""
+    try:
+        return response.read(1 << 20)
+    except OSError as error:
+        raise HostError(str(error) or type(error).__name__) from error
 
 
 def _publish(part: Path, path: Path, url: str) -> None:

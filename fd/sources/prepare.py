@@ -16,7 +16,7 @@ from fd.errors import FdError
 from fd.params import D4rlData, Data, Download, MinariData, OgbenchData, OracleData, RobotData, WaypointData
 from fd.scratch import publish
 from fd.sources import d4rl, generate, minari, ogbench
-from fd.sources.fetch import describe, verified
+from fd.sources.fetch import describe, remember, verified
 from fd.transitions import Manifest, Transitions, measured, save
 
 PACKAGES = ("numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robotics")
@@ -70,8 +70,10 @@ def _fetch(data: Data, folder: Path, job: Job) -> tuple[Transitions, dict[str, A
         case OgbenchData():
             name = ogbench.parse(data.dataset)
             path = ogbench.find(name, job.download, label=job.label, hint=generate.hint(name))
-            arrays = ogbench.convert(path, name)  # first: a file of another set is not to be recorded
-            return arrays, _ogbench_facts(name) | {"files": {path.name: verified(path)}}
+            file = verified(path)
+            arrays = ogbench.convert(path, name)
+            remember(path, file)  # not before: a file of another set is not to be recorded
+            return arrays, _ogbench_facts(name) | {"files": {path.name: file}}
         case MinariData():
             dataset = minari.find(data)
             spec = minari.evaluation_spec(dataset, data)
@@ -84,9 +86,11 @@ def _fetch(data: Data, folder: Path, job: Job) -> tuple[Transitions, dict[str, A
             return arrays, facts | {"files": {path.name: describe(path) for path in paths}}
         case D4rlData():
             path, spec = d4rl.find(data), d4rl.evaluation_spec(data)
+            file = verified(path)
             arrays = d4rl.convert(path, data)
             minari.check_shapes(spec, data, arrays)
-            return arrays, _robot_facts(data, spec) | {"files": {path.name: verified(path)}}
+            remember(path, file)
+            return arrays, _robot_facts(data, spec) | {"files": {path.name: file}}
         case OracleData():
             work = generate.Work(folder, job.scratch / "episodes", job.workers, job.label)
             return generate.oracle(data, work), _ogbench_facts(ogbench.parse(data.dataset))

@@ -6,6 +6,8 @@ workers, and a collection that was stopped goes on from the files that are compl
 
 import os
 import signal
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -64,9 +66,16 @@ def collect(
 
 
 def read(path: Path, *names: str) -> Episode:
-    """The named arrays of the file of one episode; all when none is named."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in names or file.files}
+    """The named arrays of the file of one episode; all when none is named.
+
+    Raises:
+        FdError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names or file.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+        raise FdError(f"{path}: damaged ({error}); remove it to collect the episode again") from None
 
 
 def _run(
