@@ -56,14 +56,14 @@ def drawn(spec: Spec, at: int, *seeds: int) -> tuple[Batch, Noise]:
     return batch, Noise(**numbers)
 
 
-def replay_of(rows: int, episode: int, *, obs: Tensor | None = None) -> Replay:
+def replay_of(rows: int, episode: int, *, obs: Tensor | None = None, device: torch.device | None = None) -> Replay:
     """Random transitions in episodes of that many rows, or of these states."""
     g = torch.Generator().manual_seed(0)
     states = torch.randn(rows, 5, generator=g) if obs is None else obs
     act, reward = 2 * torch.rand(rows, 3, generator=g) - 1, torch.randn(rows, generator=g)
     ends = torch.arange(rows) % episode == episode - 1
     arrays = (states, act, reward, torch.ones(rows), ends)
-    return Replay.of(Transitions(*(array.numpy() for array in arrays)), torch.device("cpu"))
+    return Replay.of(Transitions(*(array.numpy() for array in arrays)), device or torch.device("cpu"))
 
 
 def base_of(agent: Agent, batch: Batch, noise: Noise) -> Base | None:

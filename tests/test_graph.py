@@ -16,19 +16,11 @@ from fd.graph import WARM_UP, Update, executed
 from fd.loop import BLOCK, Draws
 from fd.optim import optimiser
 from fd.refinement import updates
-from fd.replay import Replay
 
 ROWS, SIZE, SAMPLES = 400, 32, 4
 SEEDS = (3, 5)
 CPU = torch.device("cpu")
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-def replay(device: torch.device) -> Replay:
-    data = replay_of(ROWS, 50)
-    return Replay(
-        *(getattr(data, name).to(device) for name in ("obs", "act", "reward", "mask", "going", "starts", "first"))
-    )
 
 
 def bank(agent: Agent, seeds: tuple[int, ...], device: torch.device) -> Bank | None:
@@ -63,7 +55,7 @@ def prepared(method: str, device: torch.device, seeds: tuple[int, ...]) -> tuple
     """An agent, its update and the random numbers of the steps."""
     agent = agent_of(method, *seeds).to(device)
     adam, base = optimiser(agent.trained(), 1e-3), bank(agent, seeds, device)
-    return agent, *updates(agent, adam, replay(device), base, seeds=seeds, batch_size=SIZE)
+    return agent, *updates(agent, adam, replay_of(ROWS, 50, device=device), base, seeds=seeds, batch_size=SIZE)
 
 
 def trained(
