@@ -6,10 +6,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 repro: setup
 	$(if $(SUITE),python -m stages.suite $(SUITE))
-	dvc repro
+	python -m stages.unlock
+	dvc --wait-for-lock repro
 
 test: setup
-	pytest
+	pytest --numprocesses=2 --dist=loadfile
 
 setup: $(BIN)/.ready
 

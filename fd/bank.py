@@ -147,10 +147,13 @@ def kept_actions(
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.exists():
-            tensors, record = read_tensors(path, noise.device)
-            if record.get("key") == key:
-                return tensors["actions"]
-            del tensors
+            try:
+                tensors, record = read_tensors(path, noise.device)
+                if record.get("key") == key:
+                    return tensors["actions"]
+                del tensors
+            except FdError as error:
+                print(f"{error}: base actions are drawn again", file=sys.stderr, flush=True)
         actions = draw_actions(flow, replay, noise, steps=steps, solver=solver, label=label)
         write_tensors(path, {"actions": actions}, {"key": key})
         return actions

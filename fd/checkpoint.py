@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fd.errors import FdError
-from fd.files import write_text
+from fd.files import SEAL, check_seal, one_line, replacing, seal, write_text
 
 STATE = "state.safetensors"
 LOG = "train.csv"
@@ -29,34 +28,37 @@ COLUMNS = (
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """Writes named tensors and a JSON record to a safetensors file, whole or not at all.
+    """Writes named tensors and a JSON record to a sealed safetensors file, whole or not at all.
 
     Raises:
         FdError: it cannot be written, for want of space, say.
     """
-    temporary = path.with_name(f".{path.name}")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(contiguous, temporary, metadata={"fd": json.dumps(record, sort_keys=True)})
-    except SafetensorError as error:
-        raise FdError(f"{path}: cannot be written: {error}") from None
-    os.replace(temporary, path)
+    # One entry, for the order of several is not fixed; the file begins with it, and so with the seal.
+    metadata = {"fd": json.dumps({"seal": SEAL, "values": record}, sort_keys=True)}
+    with replacing(path) as temporary:
+        try:
+            save_file(contiguous, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise FdError(f"{path}: cannot be written: {one_line(error)}") from None
+        seal(temporary)
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the record that `write_tensors` wrote.
+    """The tensors and the record that `write_tensors` wrote; no byte of the file is used before all are held against its seal.
 
     Raises:
-        FdError: there is no such file, or it is something else.
+        FdError: there is no such file, or it is not as it was written.
     """
+    if not path.is_file():
+        raise FdError(f"{path}: no such file; run the stage that makes it")
+    check_seal(path)
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            record = json.loads((file.metadata() or {})["fd"])
+            record = json.loads(file.metadata()["fd"])["values"]
             return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118
-    except FileNotFoundError:
-        raise FdError(f"{path}: no such file; run the stage that makes it") from None
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise FdError(f"{path}: is not a file of weights written by this project: {error}") from None
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise FdError(f"{path}: is not a file of weights written by this project: {one_line(error)}") from None
 
 
 class Checkpoint:
@@ -64,24 +66,39 @@ class Checkpoint:
 
     Args:
         folder: scratch folder of the run; made if absent.
-        snapshot: called with the step at every checkpoint, to write what evaluation needs.
         out: folder that the stage will publish; the log LOG is written there.
+        snapshot: called with the step at every mark, to write what evaluation needs.
+        also: called with the step before every state, to write what belongs to it beside the networks.
         start: steps that were done before this run.
+
+    Attributes:
+        unlogged: metrics of the steps after the last row of the log, see `fd.loop.Window.state`.
     """
 
-    def __init__(self, folder: Path, out: Path, snapshot: Callable[[int], None], *, start: int = 0) -> None:
+    def __init__(
+        self, folder: Path, out: Path, snapshot: Callable[[int], object], *,
+        also: Callable[[int], object] = lambda step: None, start: int = 0,
+    ) -> None:  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
+        self._resumable = out.exists()  # else the state's snapshots are gone: killed just after publishing
         out.mkdir(parents=True, exist_ok=True)
-        self._folder, self._out, self._snapshot, self._start = folder, out, snapshot, start
+        self._folder, self._out, self._snapshot, self._also, self._start = folder, out, snapshot, also, start
         self._rows: list[dict[str, Any]] = []
+        self.unlogged: list[Any] = []
 
     def restore(self, module: nn.Module, adam: torch.optim.Adam) -> int:
-        """Loads the last state, if there is one, and returns the steps done."""
+        """Loads the last state, if there is one, and returns the steps done.
+
+        Raises:
+            FdError: it is damaged or of another run.
+        """
         path = self._folder / STATE
-        if not path.exists() or not (self._out / LOG).exists():  # without the log, killed just after publishing
+        if not path.exists() or not self._resumable:
             return self._start
         record = load_state(path, module, adam)
-        self._rows = record["rows"]
+        if record["key"] != self._folder.name:
+            raise FdError(f"{path}: is of {record['key']}; remove it")
+        self._rows, self.unlogged = record["rows"], record["unlogged"]
         return int(record["step"])
 
     def log(self, step: int, seeds: Sequence[int], metrics: dict[str, list[float]]) -> None:
@@ -91,19 +108,24 @@ class Checkpoint:
                 {"step": step, "seed": seed} | {name: f"{values[i]:.6g}" for name, values in metrics.items()}
             )
 
-    def save(self, step: int, module: nn.Module, adam: torch.optim.Adam) -> None:
-        """Writes the snapshot and the log of this step, then the state from which the run can go on."""
+    def mark(self, step: int) -> None:
+        """Writes the snapshot and the log of this step; its state is to be saved next."""
         self._snapshot(step)
         log = io.StringIO()
         writer = csv.DictWriter(log, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
         write_text(self._out / LOG, log.getvalue())
+
+    def save(self, step: int, module: nn.Module, adam: torch.optim.Adam, unlogged: list[Any]) -> None:
+        """Writes the state from which the run can go on."""
+        self._also(step)
         tensors = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
         trained = _trained(module)
         for index, state in adam.state_dict()["state"].items():
             tensors |= {f"adam.{trained[index]}.{key}": value for key, value in state.items()}
-        write_tensors(self._folder / STATE, tensors, {"step": step, "rows": self._rows})
+        record = {"key": self._folder.name, "step": step, "rows": self._rows, "unlogged": unlogged}
+        write_tensors(self._folder / STATE, tensors, record)
 
 
 def load_state(path: Path, module: nn.Module, adam: torch.optim.Adam) -> dict[str, Any]:
@@ -112,7 +134,7 @@ def load_state(path: Path, module: nn.Module, adam: torch.optim.Adam) -> dict[st
     What is trained here and was not there starts with an optimiser of its own, what was trained there and is not here loses it.
     """
     tensors, record = read_tensors(path, next(module.parameters()).device)
-    module.load_state_dict({name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")})
+    load_net(module, tensors, "net.", path)
     state: dict[int, dict[str, Tensor]] = {}
     for index, parameter in enumerate(_trained(module)):
         prefix = f"adam.{parameter}."

@@ -156,11 +156,32 @@ def make_env(manifest: Manifest, *, frame_stack: int = 1) -> FlatEnv:
         env = make(environment["name"], max_episode_steps=manifest.horizon)
         return FlatEnv(env, keys=(), seeds_numpy=True, frame_stack=frame_stack)
     if suite == "minari":
-        spec = EnvSpec.from_json(json.dumps(environment["spec"]))
+        spec = _trusted(environment["spec"])
         env = make(spec, max_episode_steps=manifest.horizon)
         keys = tuple(environment["observation"])
         return FlatEnv(env, keys=keys, seeds_numpy=False, frame_stack=frame_stack)
     raise FdError(f"environment.suite: {suite!r} does not exist, allowed: ogbench, minari")
+
+
+def _trusted(values: Any) -> EnvSpec:
+    """The spec that a manifest holds. Whatever a spec names is run, so it has to name what is known.
+
+    Raises:
+        FdError: it is no spec, or names other code than the registered environment and this project's wrappers.
+    """
+    try:
+        spec = EnvSpec.from_json(json.dumps(values))
+        wrappers = [str(wrapper.entry_point) for wrapper in spec.additional_wrappers]
+    except (AttributeError, KeyError, TypeError, ValueError, gymnasium.error.Error) as error:
+        raise FdError(f"environment.spec: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    register()
+    known = gymnasium.registry.get(spec.id)
+    if known is not None and spec.entry_point != known.entry_point:
+        raise FdError(f"environment.spec: {spec.id} is made by {spec.entry_point!r}, allowed: {known.entry_point!r}")
+    strange = [name for name in wrappers if not name.startswith("fd.")]
+    if known is None or strange:
+        raise FdError(f"environment.spec: {(strange or [spec.id])[0]!r} is not known, allowed: what this project makes")
+    return spec
 
 
 def make(spec: str | EnvSpec, **kwargs: Any) -> gymnasium.Env[Any, Any]:

@@ -2,4 +2,11 @@
 
 
 class FdError(ValueError):
-    """Input that cannot be used. The message is one line: the place, the value, what is allowed."""
+    """Input that cannot be used. The message is one line: the place, the value, what is allowed.
+
+    Names and values in it may come from anywhere: what would steer a terminal or begin a line is written as an escape.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Keep the message, its control characters escaped."""
+        super().__init__("".join(char if char.isprintable() else repr(char)[1:-1] for char in message))

@@ -5,7 +5,6 @@ Rows of finished snapshots wait in the scratch folder, so that an evaluation tha
 
 from __future__ import annotations
 
-import csv
 import shutil
 import time
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ import torch
 from fd import provenance, scratch
 from fd.environments import make_env
 from fd.errors import FdError
-from fd.files import digest, write_text
+from fd.files import digest, read_record, write_record, write_text
 from fd.params import Act as Acting
 from fd.params import Evaluate
 from fd.policy import Policy
@@ -70,11 +69,12 @@ def evaluate(subject: Subject, out: Path, settings: Evaluate, *, workers: int, d
     )
     work.mkdir(parents=True, exist_ok=True)
     speed = _simulate(subject, settings, work, steps=steps, policy=policy, workers=workers, device=device)
-    rows = sorted(row for step in steps for row in _read(work / f"{step}.csv"))
+    rows = sorted(tuple(row) for step in steps for row in read_record(work / f"{step}.json")["rows"])
+    table = out / subject.task / f"{subject.method}.csv"
+    write_text(table, _table(rows))
     record = {"task": subject.task, "method": subject.method, "data_sha256": subject.manifest.sha256}
     record |= {"weights": weights} | speed
-    provenance.write(out / subject.task / f"{subject.method}.json", record, start=start)
-    write_text(out / subject.task / f"{subject.method}.csv", _table(rows))
+    provenance.write(table.with_suffix(".json"), record, output=table, start=start)
     shutil.rmtree(work)
 
 
@@ -96,8 +96,7 @@ def _return_range(manifest: Manifest) -> tuple[float, float]:
 
 
 def load(subject: Subject, device: torch.device, step: int) -> Act:
-    """A snapshot's policy in a simulator process, which has one core."""
-    torch.set_num_threads(1)
+    """A snapshot's policy in a simulator process."""
     return acting(_policy(subject, step, device), device, **subject.acting.model_dump())
 
 
@@ -119,7 +118,7 @@ def _simulate(
     device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the rows of every snapshot that has none in `work`; return how fast that went."""
-    left = [step for step in steps if not (work / f"{step}.csv").exists()]
+    left = [step for step in steps if not (work / f"{step}.json").exists()]
     if not left:
         return {"steps_per_second": None, "simulated_steps": 0, "building_seconds": 0.0}
     manifest, seeds, start = subject.manifest, policy.seeds, time.monotonic()
@@ -134,7 +133,7 @@ def _simulate(
     label, each = f"evaluate {subject.task} {subject.method}", settings.episodes * len(seeds)
     with pool, Progress(each * len(steps), label, unit="episodes", done=each * (len(steps) - len(left))) as progress:
         for step, rows in pool.run(left, episodes=settings.episodes, on_episode=partial(_tell, progress)):
-            write_text(work / f"{step}.csv", _table(_row(row, manifest) for row in rows))
+            write_record(work / f"{step}.json", {"rows": [_row(row, manifest) for row in rows]})
             simulated += sum(row.length for row in rows)
     return {
         "steps_per_second": round(simulated / (time.monotonic() - built), 1),
@@ -149,8 +148,13 @@ def _tell(progress: Progress, episode: Episode) -> None:
 
 
 def _policy(subject: Subject, step: int, device: torch.device | str = "cpu") -> Policy:
-    """A snapshot's policy, checked against the shapes of the data."""
+    """A snapshot's policy, checked against what is evaluated."""
     policy = Policy.load(subject.run, step, device=device)
+    wanted = {"task": subject.task, "method": subject.method, "data_sha256": subject.manifest.sha256}
+    for name, value in wanted.items():
+        if (given := policy.origin.get(name)) != value:
+            told = "of other data" if name == "data_sha256" else f"of {name} {given!r}, allowed: {value!r}"
+            raise FdError(f"{subject.run}: snapshot {step} is {told}")
     spec, manifest = policy.spec, subject.manifest
     *size, channels = manifest.obs_shape
     of_data = {"obs_shape": [*size, channels * spec.frame_stack], "act_dim": manifest.act_dim}
@@ -173,13 +177,3 @@ def _table(rows: Iterable[tuple[float, ...]]) -> str:
     """CSV text; a float is written with the digits that give it back exactly."""
     lines = [",".join(COLUMNS), *(",".join(repr(value) for value in row) for row in rows)]
     return "".join(line + "\n" for line in lines)
-
-
-def _read(path: Path) -> list[tuple[float, ...]]:
-    """Rows that `_table` wrote."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [tuple(map(_number, row)) for row in list(csv.reader(file))[1:]]
-
-
-def _number(text: str) -> float:
-    return int(text) if text.lstrip("-").isdigit() else float(text)

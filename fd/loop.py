@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fd import interrupt
 from fd.checkpoint import COLUMNS, Checkpoint
 from fd.errors import FdError
 from fd.graph import Update, executed
@@ -89,6 +91,16 @@ class Window:
         self._steps = []
         return {name: torch.stack(column).mean(dim=0).tolist() for name, column in columns.items()}
 
+    def state(self) -> list[Any]:
+        """What it holds, as JSON values: of every step its number, the names and the numbers [metrics][S]."""
+        rows = self._values[: len(self._steps)].tolist()
+        return [(step, names, row[: len(names)]) for (step, names), row in zip(self._steps, rows, strict=True)]
+
+    def restore(self, state: list[Any], like: Tensor) -> None:
+        """Takes what `state` gave, as numbers of the type and on the device of a tensor."""
+        for step, names, row in state:
+            self.add(step, dict(zip(names, like.new_tensor(row), strict=True)))
+
     @property
     def _on_cpu(self) -> bool:
         return self._values.device.type == "cpu"
@@ -122,11 +134,13 @@ def run(
 
     Raises:
         FdError: a metric or a weight is not finite; what was saved before stays.
+        Interrupted: a signal asked this process to end; the state after its last step is saved.
     """
     done = checkpoint.restore(module, adam)
     window = Window(seeds, label, schedule.log_every)
+    window.restore(checkpoint.unlogged, next(module.parameters()))
     update = executed(update, module, execution)
-    with Progress(schedule.steps, label, done=done) as progress:
+    with Progress(schedule.steps, label, done=done) as progress, interrupt.deferred():
         for index in range(done, schedule.steps):
             at = index + 1
             window.add(at, update(index % period, draws.at(index)))
@@ -135,9 +149,17 @@ def run(
                 checkpoint.log(at, seeds, means)
                 told = {name: sum(values) / len(values) for name, values in means.items() if name in TOLD}
                 progress.advance(schedule.log_every, text=" ".join(f"{name} {mean:.3g}" for name, mean in told.items()))
-            if at % schedule.save_every == 0:
+            marked, signal = at % schedule.save_every == 0, interrupt.asked()
+            if marked or signal is not None:
                 _check_weights(module, seeds, at, label)
-                checkpoint.save(at, module, adam)
+                if marked:
+                    checkpoint.mark(at)
+                checkpoint.save(at, module, adam, window.state())
+            if signal is not None:
+                saved = f"{label}: step {at} of {schedule.steps} is saved, the next run goes on"
+                raise interrupt.Interrupted(signal, saved)
+    if (signal := interrupt.asked()) is not None:  # since the last step
+        raise interrupt.Interrupted(signal)
 
 
 def _check_weights(module: nn.Module, seeds: Sequence[int], at: int, label: str) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from fd.documents import read_text, read_yaml
 from fd.errors import FdError
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
@@ -36,13 +36,14 @@ Folder = Annotated[  # no part of it is `..`
 ]
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=300)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
+Rows = Annotated[int, Field(ge=1, le=10**6)]  # of episodes, or steps of one: what a table or an episode can hold
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
 NotNegative = Annotated[float, Field(ge=0, lt=float("inf"))]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Cell = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
-MOST_VALUES = 10**5  # of a file of settings; a few nested aliases can stand for any number of values
+MOST_ROWS = 10**5  # of a training log, and steps of one of its rows
 
 Behaviour = Literal["frozen", "joint"]  # frozen: the pretrained flow; joint: trained along by the same optimiser
 
@@ -104,7 +105,7 @@ class RobotData(Strict):
     reward: Literal["sparse", "dense"]  # sparse: reward - 1, and a success ends the bootstrap
     cut_at_success: bool  # leave out what follows the first success of an episode
     maze: Maze | None  # null: the marks of the set's own maze, or no maze
-    horizon: Count  # steps of an evaluation episode, whatever the data's are
+    horizon: Rows  # steps of an evaluation episode, whatever the data's are
     score: Literal["success", "return"]
     return_range: tuple[float, float] | None  # returns of score 0 and 100; null: the set's own
     differs: Line | None  # in what from the set of the papers, for the reader of a report
@@ -146,9 +147,9 @@ class OracleData(Strict):
     source: Literal["generate"]
     collector: Literal["play", "navigate"]
     dataset: DatasetName
-    steps: Count  # of an episode; the published sets have 1000
-    episodes: Count
-    validation_episodes: Count
+    steps: Rows  # of an episode; the published sets have 1000
+    episodes: Rows
+    validation_episodes: Rows
     seed: Seed
 
 
@@ -161,8 +162,8 @@ class WaypointData(Strict):
     environment: Annotated[str, StringConstraints(pattern=r"^PointMaze_[A-Za-z_]+-v3$")]
     start: Cell  # (row, column) of the maze where evaluation starts
     goal: Cell  # (row, column) of the goal
-    horizon: Count  # steps of an episode, in the data and in evaluation
-    episodes: Count
+    horizon: Rows  # steps of an episode, in the data and in evaluation
+    episodes: Rows
     action_noise: Annotated[float, Field(ge=0, le=5)]  # standard deviation, in units of the action
     seed: Seed
     observation: tuple[str, ...]
@@ -220,14 +221,37 @@ class Pretrain(Strict):
     def _whole_chunks(self) -> Pretrain:
         if self.steps % self.log_every:
             raise ValueError(f"steps: {self.steps} is not a multiple of log_every: {self.log_every}")
+        if self.steps // self.log_every > MOST_ROWS or self.log_every > MOST_ROWS:
+            raise ValueError(
+                f"log_every: {self.log_every}, allowed: up to {MOST_ROWS}, and as many rows in {self.steps} steps"
+            )
         return self
 
 
-class Refine(Strict):
-    """Critic and policy refinement."""
+class Evaluated(Strict):
+    """Training whose policies are evaluated as it goes."""
 
     steps: Count
     batch_size: Count
+    evaluate_every: Count
+    log_every: Count
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> Evaluated:
+        if self.evaluate_every % self.log_every:
+            raise ValueError(f"evaluate_every: {self.evaluate_every} is not a multiple of log_every: {self.log_every}")
+        if self.steps % self.evaluate_every:
+            raise ValueError(f"steps: {self.steps} is not a multiple of evaluate_every: {self.evaluate_every}")
+        if self.steps // self.log_every > MOST_ROWS or self.log_every > MOST_ROWS:
+            raise ValueError(
+                f"log_every: {self.log_every}, allowed: up to {MOST_ROWS}, and as many rows in {self.steps} steps"
+            )
+        return self
+
+
+class Refine(Evaluated):
+    """Critic and policy refinement."""
+
     learning_rate: Positive
     discount: Annotated[float, Field(ge=0, lt=1)]
     tau: Annotated[float, Field(gt=0, le=1)]  # Polyak rate of the target critic
@@ -243,23 +267,13 @@ class Refine(Strict):
     flow_solver: Literal["euler", "midpoint"]  # midpoint: two velocities a step
     bank: Annotated[int, Field(ge=0, le=1024)]  # base actions kept for a state; 0: drawn afresh at every step
     bank_memory: Positive  # GiB that the bank may take, on the training device; beyond, base actions are drawn afresh
-    evaluate_every: Count
-    log_every: Count
     keep_state: bool  # keep the last networks and their optimiser in the run, for training that goes on online
-
-    @model_validator(mode="after")
-    def _whole_chunks(self) -> Refine:
-        if self.evaluate_every % self.log_every:
-            raise ValueError(f"evaluate_every: {self.evaluate_every} is not a multiple of log_every: {self.log_every}")
-        if self.steps % self.evaluate_every:
-            raise ValueError(f"steps: {self.steps} is not a multiple of evaluate_every: {self.evaluate_every}")
-        return self
 
 
 class Evaluate(Strict):
     """Episodes in the simulator at every evaluated step."""
 
-    episodes: Count  # a seed and evaluated step
+    episodes: Rows  # a seed and evaluated step
     environments: Annotated[int, Field(ge=1, le=4096)]  # simulators alive in a process, shared by the seeds
     timeout: Positive  # seconds without progress (a step, say) after which a simulator counts as hung
     final_evaluations: Count  # the score is the mean over the last ones
@@ -444,24 +458,12 @@ class Ablation(Strict):
         return _each_once(self, "values", self.values.values())
 
 
-class Finetuning(Strict):
+class Finetuning(Evaluated):
     """Training that goes on from the end of `refine`: in every step each seed acts once in its simulator, and is updated."""
 
-    steps: Count
     updates: Annotated[int, Field(ge=1, le=1000)]  # a step
-    batch_size: Count
     balanced: bool  # half of a batch is of what the seed has met online; else all transitions are drawn alike
     behaviour: Behaviour
-    evaluate_every: Count
-    log_every: Count
-
-    @model_validator(mode="after")
-    def _whole_chunks(self) -> Finetuning:
-        if self.evaluate_every % self.log_every:
-            raise ValueError(f"evaluate_every: {self.evaluate_every} is not a multiple of log_every: {self.log_every}")
-        if self.steps % self.evaluate_every:
-            raise ValueError(f"steps: {self.steps} is not a multiple of evaluate_every: {self.evaluate_every}")
-        return self
 
 
 class Online(Strict):
@@ -504,6 +506,7 @@ class Compute(Strict):
     device: Literal["auto", "cpu", "cuda"]
     execution: Literal["auto", "eager", "compiled", "graph", "compiled-graph"]  # of a training step
     tf32: bool  # on a GPU: matrix products with ten bits of mantissa
+    deterministic: bool  # on a GPU: the same bytes from run to run; on the CPU they always are
     threads: Annotated[int, Field(ge=1, le=1024)]
     workers: Annotated[int, Field(ge=1, le=1024)]  # simulator processes
 
@@ -652,11 +655,7 @@ def load(path: Path) -> Params:
     Raises:
         FdError: the file cannot be read, is not YAML, or breaks a rule of the models above.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FdError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return parse(text, path)
+    return parse(read_text(path), path)
 
 
 def parse(text: str, path: Path) -> Params:
@@ -665,41 +664,10 @@ def parse(text: str, path: Path) -> Params:
     Raises:
         FdError: the text is not YAML, or breaks a rule of the models above.
     """
-    try:
-        raw = yaml.load(text, _Loader)
-        size = _size(raw, {})
-    except yaml.YAMLError as error:
-        raise FdError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise FdError(f"{path}: nested too deeply, allowed: a mapping of sections") from None
+    raw = read_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise FdError(f"{path}: holds {type(raw).__name__}, allowed: a mapping of sections")
-    if size > MOST_VALUES:
-        raise FdError(f"{path}: holds {size} values, aliases written out, allowed: up to {MOST_VALUES}")
     return _validate(Params, _tuples(raw), f"{path}: ")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as DVC takes it: a key that stands twice in a mapping is an error."""
-
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=node.start_mark)
-        return node
-
-
-def _size(value: Any, known: dict[int, int]) -> int:
-    """How many values a value holds; what aliases repeat, one object in memory, counts wherever it stands."""
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) not in known:
-        known[id(value)] = 1 + sum(
-            _size(item, known) for item in (value.values() if isinstance(value, dict) else value)
-        )
-    return known[id(value)]
 
 
 def _pick(section: str, mapping: dict[str, T], name: str) -> T:

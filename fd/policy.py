@@ -7,8 +7,10 @@ action = policy.act(obs)[policy.seeds.index(0)]  # of the policy trained with se
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from fd.agent import act, critic_net, flow_net, policy_net
 from fd.checkpoint import FLOW, load_net, read_tensors
 from fd.critic import aggregated_values
 from fd.errors import FdError
+from fd.files import digest
 from fd.nets import StackedMLP
 from fd.spec import Spec
 
@@ -39,6 +42,7 @@ class Policy:
         flow: behaviour flow.
         net: the policy's own network.
         critic: Q, for the best of several actions.
+        origin: task, method and hashes of the data and of the frozen flow of the run.
     """
 
     spec: Spec
@@ -47,6 +51,7 @@ class Policy:
     flow: StackedMLP
     net: StackedMLP
     critic: StackedMLP
+    origin: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     @staticmethod
     def steps(folder: Path) -> list[int]:
@@ -72,9 +77,12 @@ class Policy:
         path = folder / snapshot_name(step)
         tensors, record = read_tensors(path, device)
         spec = Spec.from_record(record.get("spec"), str(path))
+        if record["step"] != step:
+            raise FdError(f"{path}: is the snapshot of step {record['step']}, allowed: {step}")
         seeds = tuple(record["seeds"])
         none = [torch.Generator() for _ in seeds]
-        policy = cls(spec, seeds, step, flow_net(spec, none), policy_net(spec, none), critic_net(spec, none))
+        nets = flow_net(spec, none), policy_net(spec, none), critic_net(spec, none)
+        policy = cls(spec, seeds, step, *nets, origin=record["origin"])
         if spec.policy != "flow":
             load_net(policy.net, tensors, "policy.", path)
         if spec.critic != "none":
@@ -83,6 +91,8 @@ class Policy:
             load_net(policy.flow, tensors, "flow.", path)
         elif spec.acts_by_flow:
             load_net(policy.flow, read_tensors(folder / FLOW, device)[0], "flow.", folder / FLOW)
+            if digest(folder / FLOW) != policy.origin.get("flow_sha256"):
+                raise FdError(f"{folder / FLOW}: is not the flow of {path}; refine it again")
         for net in (policy.flow, policy.net, policy.critic):
             net.to(device)
         return policy

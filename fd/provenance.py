@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fd.files import write_text
+from fd.files import digests, write_record
 
 PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robotics", "dvc")
 
@@ -39,14 +38,20 @@ def machine() -> dict[str, str | int | float | None]:
         cpu = names[0] if names else cpu
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1), "gpu": gpu}
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "gpu": gpu,
+    }
 
 
-def write(path: Path, record: dict[str, Any], *, start: float) -> None:
+def write(path: Path, record: dict[str, Any], *, output: Path, start: float) -> None:
     """Writes a stage's record as JSON, with versions, machine and the seconds since `start` (of `time.monotonic`).
 
-    It stands beside the output that it speaks of, not in it: the output is the same bytes on every run, the seconds are not.
+    It stands beside the output that it speaks of, not in it: the output is the same bytes on every run, the seconds are not. It has the
+    SHA-256 of each file of the output, a folder or a file, by which whoever reads these knows them.
     """
     seconds = {"seconds": round(time.monotonic() - start, 1)}
-    text = json.dumps(record | {"versions": versions(), "machine": machine()} | seconds, indent=2) + "\n"
-    write_text(path, text)
+    made = {"files": digests(output), "versions": versions(), "machine": machine()}
+    write_record(path, record | made | seconds)

@@ -8,15 +8,18 @@ score, the same number of episodes).
 from __future__ import annotations
 
 import csv
+import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fd.documents import read_text, read_yaml
 from fd.errors import FdError
+
+MOST_BYTES = 2**22  # of a table; the longest has 180,000
 
 # Our method -> its name in the papers. `bc` has none: the papers' BC is a Gaussian policy, ours is the flow.
 METHODS = {
@@ -185,8 +188,8 @@ def load(folder: Path) -> Reference:
             figure = Figure(row["method"], row["name"], mean, spread, row["seeds"], row["source"], secondary)
             figures[row["scope"]].append(figure)
     for place, row in table(folder / "protocols.csv", PROTOCOL_COLUMNS):
-        steps = tuple(int(_number(step, place)) for step in row["final_steps"].split())
-        episodes = int(_number(row["episodes"], place))
+        steps = tuple(_whole(step, place) for step in row["final_steps"].split())
+        episodes = _whole(row["episodes"], place)
         protocols.append(Protocol(row["source"], row["tasks"], steps, episodes, row["success_timing"]))
     tasks, families, aggregates = (tuple(figures[scope]) for scope in ("task", "family", "aggregate"))
     return Reference(tasks, families, aggregates, tuple(protocols), benchmark(folder))
@@ -203,8 +206,8 @@ def benchmark(folder: Path) -> tuple[Task, ...]:
         name = row["task"]
         if name in tasks:
             raise FdError(f"{place}: task {name!r} stands twice, allowed: each once")
-        numbers = {key: int(_number(row[key], place)) for key in ("actions", "horizon")}
-        shape = tuple(int(_number(size, place)) for size in row["observation"].split())
+        numbers = {key: _whole(row[key], place) for key in ("actions", "horizon")}
+        shape = tuple(_whole(size, place) for size in row["observation"].split())
         words: dict[str, Any] = {key: text for key, text in row.items() if key != "task"}
         tasks[name] = Task(
             name=name, **(words | numbers | {"suites": tuple(row["suites"].split()), "observation": shape})
@@ -230,10 +233,7 @@ def hyperparameters(folder: Path, files: Sequence[str] = ("settings.csv",)) -> t
             raise FdError(
                 f"{place}: key {row['key']!r} of {row['method']!r}, allowed: refine.<key>, and of all <section>.<key>"
             )
-        try:
-            value = yaml.safe_load(row["value"])
-        except yaml.YAMLError:
-            raise FdError(f"{place}: {row['value']!r} is not YAML") from None
+        value = read_yaml(row["value"], place)
         found.append(Hyperparameter(row["datasets"], row["method"], section, key, value, row["value"], row["source"]))
     return tuple(found)
 
@@ -305,13 +305,12 @@ def _protocol(setting: Setting) -> str:
 def table(path: Path, columns: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
     """(place, row) for each row of a CSV file with exactly these columns."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != columns:
-                raise FdError(f"{path}: columns {','.join(reader.fieldnames or ())!r}, allowed: {','.join(columns)!r}")
-            rows = [(f"{path}:{reader.line_num}", row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FdError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        reader = csv.DictReader(io.StringIO(read_text(path, MOST_BYTES), newline=""))
+        if tuple(reader.fieldnames or ()) != columns:
+            raise FdError(f"{path}: columns {','.join(reader.fieldnames or ())!r}, allowed: {','.join(columns)!r}")
+        rows = [(f"{path}:{reader.line_num}", row) for row in reader]
+    except csv.Error as error:
+        raise FdError(f"{path}: cannot be read: {error}") from None
     for place, row in rows:
         if None in row or None in row.values():
             raise FdError(f"{place}: {len(columns)} values are needed ({','.join(columns)})")
@@ -320,6 +319,16 @@ def table(path: Path, columns: tuple[str, ...]) -> list[tuple[str, dict[str, str
 
 def _number(text: str, place: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise FdError(f"{place}: {text!r} is not a number") from None
+        raise FdError(f"{place}: {text[:80]!r} is not a number") from None
+    if not math.isfinite(number):
+        raise FdError(f"{place}: {text[:80]!r}, allowed: finite numbers")
+    return number
+
+
+def _whole(text: str, place: str) -> int:
+    number = _number(text, place)
+    if number < 1 or number % 1:
+        raise FdError(f"{place}: {text[:80]!r}, allowed: whole numbers from 1")
+    return int(number)

@@ -61,6 +61,11 @@ class Replay:
         first = (row * begins).cummax(dim=0).values
         return cls(obs, act, reward, mask, going.to(act.dtype), going.nonzero().squeeze(1), first, frame_stack)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
+
     def states(self, rows: Tensor) -> Tensor:
         """Observations of rows [...]: [..., O], or images [..., H, W, C * frame_stack], the oldest first.
 

@@ -7,27 +7,15 @@ number of workers.
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from types import TracebackType
-from typing import Any, Self
 
-from fd.errors import FdError
-from fd.simulators import Batch, Episode, Job, MakeAct, MakeEnv, Place, serve
+from fd.processes import Workers
+from fd.simulators import Batch, Episode, Job, MakeAct, MakeEnv, Simulators
 
 
-class Rollout:
-    """A pool of worker processes, each with m = ceil(environments / S) simulators for each of S seeds.
-
-    Used as a context manager. The processes end when it is left, when `run` raises, and when this process dies, even by
-    a signal that it cannot catch.
-    """
+class Rollout(Workers):
+    """A pool of worker processes, each with m = ceil(environments / S) simulators for each of S seeds."""
 
     def __init__(
         self,
@@ -66,34 +54,7 @@ class Rollout:
         """
         each = -(-environments // len(seeds))
         self._batch = Batch(name, tuple(seeds), each, obs_shape=obs_shape, noise_dim=noise_dim, act_dim=act_dim)
-        self._timeout = timeout
-        self._workers: list[_Worker] = []
-        try:
-            for _ in range(workers):
-                self._start(make_env, make_act)
-            for _ in self._answers():
-                pass
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        """Return the pool, which is ready since its construction."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End the workers."""
-        self.close()
-
-    def close(self) -> None:
-        """End the workers at once, for nothing of theirs is worth saving. Closing twice does no harm."""
-        for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
-            worker.process.close()
-            worker.connection.close()
-        self._workers = []
+        super().__init__(name, Simulators, [(make_env, make_act, self._batch)] * workers, timeout=timeout)
 
     def run(
         self, steps: Sequence[int], *, episodes: int, on_episode: Callable[[Episode], object] | None = None
@@ -112,96 +73,13 @@ class Rollout:
             FdError: an environment or a policy raises or hangs, its process dies, or an action is not finite. The pool
                 is closed then, as it is when the iterator is closed before its end.
         """
-        if not self._workers:
-            raise ValueError("the pool is closed")
         starts = range(0, episodes, self._batch.each)
         numbers = [range(start, min(start + self._batch.each, episodes)) for start in starts]
-        jobs = iter([Job(step, some) for step in steps for some in numbers])
+        jobs = [(Job(step, some), len(self._batch.seeds) * len(some)) for step in steps for some in numbers]
         rows: defaultdict[int, list[Episode]] = defaultdict(list)
-        try:
-            for worker in self._workers:
-                self._hand_over(worker, jobs)
-            for worker, row in self._answers():
-                if not worker.due:
-                    self._hand_over(worker, jobs)
-                rows[row.step].append(row)
-                if on_episode is not None:
-                    on_episode(row)
-                if len(rows[row.step]) == len(self._batch.seeds) * episodes:
-                    yield row.step, sorted(rows[row.step], key=lambda row: (row.seed, row.episode))
-        except BaseException:
-            self.close()
-            raise
-
-    def _start(self, make_env: MakeEnv, make_act: MakeAct) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would copy torch's locks in whatever state they are
-        place = Place(context)
-        here, there = context.Pipe()
-        process = context.Process(target=serve, args=(there, place, make_env, make_act, self._batch), daemon=True)
-        process.start()
-        self._workers.append(_Worker(process, here, place, since=time.monotonic()))
-        there.close()  # the worker's end is its alone, so that its death is the end of the stream
-
-    def _hand_over(self, worker: _Worker, jobs: Iterator[Job]) -> None:
-        """Give the next job, if there is one, to a worker that has none."""
-        job = next(jobs, None)
-        if job is not None:
-            worker.due, worker.since = len(self._batch.seeds) * len(job.episodes), time.monotonic()
-            try:
-                worker.connection.send(job)
-            except OSError:
-                raise self._death(worker) from None
-
-    def _answers(self) -> Iterator[tuple[_Worker, Any]]:
-        """Give the workers' answers until none is due."""
-        while busy := {worker.connection: worker for worker in self._workers if worker.due}:
-            ready = wait(list(busy), min(1.0, self._timeout / 4))
-            for connection, worker in busy.items():
-                if connection in ready:
-                    answer = self._receive(worker)
-                    worker.due -= 1
-                    yield worker, answer
-                else:
-                    self._check(worker)
-
-    def _receive(self, worker: _Worker) -> Any:
-        """Return the answer of a worker that has one."""
-        try:
-            answer = worker.connection.recv()
-        except (EOFError, OSError):
-            raise self._death(worker) from None
-        if isinstance(answer, FdError):
-            raise answer
-        return answer
-
-    def _check(self, worker: _Worker) -> None:
-        """Raise an error if a worker, which has given no answer, hangs."""
-        beats, now = worker.place.beats, time.monotonic()
-        if beats != worker.beats:
-            worker.beats, worker.since = beats, now
-        elif now - worker.since > self._timeout:
-            raise FdError(f"{self._batch.name}: {worker.place}: hangs, no progress in {self._timeout:g} s")
-
-    def _death(self, worker: _Worker) -> FdError:
-        worker.process.join(self._timeout)
-        code = worker.process.exitcode
-        hint = ", perhaps for lack of memory" if code == -signal.SIGKILL else ""
-        return FdError(f"{self._batch.name}: {worker.place}: its process died with exit code {code}{hint}")
-
-
-@dataclass
-class _Worker:
-    """A worker process, the parent's end of its pipe, and what it is doing.
-
-    Attributes:
-        since: time (`time.monotonic`) at which it was last found to have made progress.
-        beats: those of its place then.
-        due: answers that it owes: one when its environments are built, then one for each episode of its job.
-    """
-
-    process: SpawnProcess
-    connection: Connection[Any, Any]
-    place: Place
-    since: float
-    beats: int = 0
-    due: int = 1
+        for row in self.do(jobs):
+            rows[row.step].append(row)
+            if on_episode is not None:
+                on_episode(row)
+            if len(rows[row.step]) == len(self._batch.seeds) * episodes:
+                yield row.step, sorted(rows[row.step], key=lambda row: (row.seed, row.episode))

@@ -8,6 +8,7 @@ skipped.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fd.errors import FdError
+from fd.files import read_output
 
 COLUMNS = ("seed", "step", "episode", "return", "success", "length", "score")
 
@@ -58,10 +60,10 @@ class Evaluations:
 
 
 def read(folder: Path, cell: Cell) -> Evaluations:
-    """Evaluations of a cell, from `folder/<task>/<method>.csv`.
+    """Evaluations of a cell, from `folder/<task>/<method>.csv`, held against the record beside it.
 
     Raises:
-        FdError: the file or one of its columns is missing, a value is not a finite number, or the rows are
+        FdError: the file, its record or one of its columns is missing, it is not as it was written, a value is not a finite number, or the rows are
         not
             exactly the episodes that the cell asks for (the first one missing, surplus or double is named).
     """
@@ -79,19 +81,17 @@ def read(folder: Path, cell: Cell) -> Evaluations:
 
 def _rows(path: Path) -> dict[tuple[int, int, int], float]:
     """Score of each (seed, step, episode) of the file."""
-    if not path.is_file():
-        raise FdError(f"{path}: no such file; every task and method of params.yaml needs one")
+    content = read_output(path, path.with_suffix(".json"))
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise FdError(f"{path}: columns {','.join(reader.fieldnames or ())!r}, allowed: {','.join(COLUMNS)!r}")
-            found: dict[tuple[int, int, int], float] = {}
-            for row in reader:
-                key, score = _parse(row, f"{path}:{reader.line_num}")
-                if key in found:
-                    raise FdError(f"{path}:{reader.line_num}: {_place(key)} appears twice")
-                found[key] = score
+        reader = csv.DictReader(io.StringIO(content.decode(), newline=""))
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise FdError(f"{path}: columns {','.join(reader.fieldnames or ())!r}, allowed: {','.join(COLUMNS)!r}")
+        found: dict[tuple[int, int, int], float] = {}
+        for row in reader:
+            key, score = _parse(row, f"{path}:{reader.line_num}")
+            if key in found:
+                raise FdError(f"{path}:{reader.line_num}: {_place(key)} appears twice")
+            found[key] = score
     except (UnicodeDecodeError, csv.Error) as error:
         raise FdError(f"{path}: not a CSV file: {error}") from None
     return found

@@ -6,15 +6,8 @@ imported here; `make_act` brings what it needs.
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext
 from typing import Any
 
 import gymnasium
@@ -22,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fd.errors import FdError
+from fd.processes import enter
 
 Floats = NDArray[np.float32]
 MakeEnv = Callable[[], "gymnasium.Env[Any, Any]"]
@@ -76,31 +70,6 @@ class Batch:
     act_dim: int
 
 
-class Place:
-    """What a worker is doing, in memory that it shares with its parent, who reads it when the worker dies or hangs.
-
-    The memory's file is unlinked from the start, so that no death of this process leaves it behind.
-    """
-
-    def __init__(self, context: SpawnContext) -> None:
-        self._text, self._beats = context.RawArray("c", 256), context.RawValue("Q")
-        self.enter("an environment being built")
-
-    def enter(self, text: str) -> None:
-        """Tell what comes next."""
-        self._text.value = text.encode()
-        self._beats.value += 1
-
-    @property
-    def beats(self) -> int:
-        """Number of calls of `enter`: a worker in which it stands still makes no progress."""
-        return int(self._beats.value)
-
-    def __str__(self) -> str:
-        """Name the place in errors."""
-        return str(self._text.value.decode())
-
-
 def streams(key: Key) -> tuple[int, np.random.Generator]:
     """Return the environment seed, below 2**32, and the policy's noise stream of one episode.
 
@@ -110,52 +79,50 @@ def streams(key: Key) -> tuple[int, np.random.Generator]:
     return int(environment.generate_state(1)[0]), np.random.Generator(np.random.PCG64(noise))
 
 
-def serve(connection: Connection[Any, Any], place: Place, make_env: MakeEnv, make_act: MakeAct, batch: Batch) -> None:
-    """Build the environments, then run jobs until the process is ended from outside.
+def build(make_env: MakeEnv, name: str, shapes: tuple[tuple[int, ...], ...]) -> gymnasium.Env[Any, Any]:
+    """Make an environment and check that it has the shapes of the data.
 
     Args:
-        connection: gets None when all environments are built, then for each Job each Episode as it ends; and, as the last
-            message, an FdError when something fails.
-        place: where this tells what it is doing.
         make_env: see `fd.rollout.Rollout`.
-        make_act: likewise.
-        batch: the environments to build.
+        name: what errors call it.
+        shapes: of an observation and of an action.
+
+    Raises:
+        FdError: it cannot be made or is of other shapes.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends the workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    enter("an environment being built")
     try:
-        simulators = _Simulators(make_env, make_act, batch, place)
-        connection.send(None)
-        while True:
-            place.enter("a simulator process between two jobs")
-            for episode in simulators.run(connection.recv()):
-                connection.send(episode)
+        env = make_env()
     except FdError as error:
-        fault = error
-    except Exception as error:  # noqa: BLE001 any simulator, any fault: the parent names it and ends the stage
-        fault = FdError(f"{batch.name}: {place}: {type(error).__name__}: {' '.join(str(error).split())}")
-    with contextlib.suppress(OSError):  # the parent may be gone
-        connection.send(fault)
+        raise FdError(f"{name}: {error}") from None
+    found = (env.observation_space.shape, env.action_space.shape)
+    if found != shapes:
+        raise FdError(
+            f"{name}: observations and actions have shapes {found[0]} and {found[1]}, the data have {shapes[0]} and"
+            f" {shapes[1]}"
+        )
+    return env
 
 
-class _Simulators:
+class Simulators:
     """The environments of a worker, and the policy that acts in all of them at once."""
 
-    def __init__(self, make_env: MakeEnv, make_act: MakeAct, batch: Batch, place: Place) -> None:
-        self._make_act, self._batch, self._place = make_act, batch, place
+    def __init__(self, make_env: MakeEnv, make_act: MakeAct, batch: Batch) -> None:
+        """Build the environments; see `fd.rollout.Rollout`."""
+        self._make_act, self._batch = make_act, batch
         self._step: int | None = None  # of the snapshot whose policy is loaded
-        shape = len(batch.seeds), batch.each
+        shape, shapes = (len(batch.seeds), batch.each), (batch.obs_shape, (batch.act_dim,))
         self._observations = np.zeros((*shape, *batch.obs_shape), np.float32 if len(batch.obs_shape) == 1 else np.uint8)
         self._noise = np.zeros((*shape, batch.noise_dim), np.float32)
         self._slots = {
-            index: _Slot(self._build(make_env), self._observations[index], self._noise[index], place)
+            index: _Slot(build(make_env, batch.name, shapes), self._observations[index], self._noise[index])
             for index in np.ndindex(shape)
         }
 
-    def run(self, job: Job) -> Iterator[Episode]:
+    def __call__(self, job: Job) -> Iterator[Episode]:
         """Run the episodes of a job in lock-step; give each when it ends."""
         if job.step != self._step:
-            self._place.enter(f"the policy of snapshot {job.step} being loaded")
+            enter(f"the policy of snapshot {job.step} being loaded")
             self._act, self._step = self._make_act(job.step), job.step
         # So that what stands in a batch depends on the job alone, in rows without an episode, too.
         self._observations.fill(0)
@@ -171,27 +138,9 @@ class _Simulators:
                     del running[index]
                     yield episode
 
-    def _build(self, make_env: MakeEnv) -> gymnasium.Env[Any, Any]:
-        """Make an environment and check that it has the shapes of the data."""
-        self._place.enter("an environment being built")
-        try:
-            env = make_env()
-        except FdError as error:
-            raise FdError(f"{self._batch.name}: {error}") from None
-        shapes, allowed = (
-            (env.observation_space.shape, env.action_space.shape),
-            (self._batch.obs_shape, (self._batch.act_dim,)),
-        )
-        if shapes != allowed:
-            raise FdError(
-                f"{self._batch.name}: observations and actions have shapes {shapes[0]} and {shapes[1]}, the data have"
-                f" {allowed[0]} and {allowed[1]}"
-            )
-        return env
-
     def _actions(self) -> Floats:
         """Act in every row. The actions of rows without an episode go nowhere."""
-        self._place.enter(f"the policy of snapshot {self._step}")
+        enter(f"the policy of snapshot {self._step}")
         actions = self._act(self._observations, self._noise)
         allowed = (*self._noise.shape[:2], self._batch.act_dim)
         if actions.shape != allowed:
@@ -209,13 +158,13 @@ class _Simulators:
 class _Slot:
     """An environment, its rows of the batch, and the episode it is in."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], observation: Floats, noise: Floats, place: Place) -> None:
-        self._env, self._observation, self._noise, self._place = env, observation, noise, place
+    def __init__(self, env: gymnasium.Env[Any, Any], observation: Floats, noise: Floats) -> None:
+        self._env, self._observation, self._noise = env, observation, noise
 
     def start(self, key: Key) -> None:
         """Reset the environment and show its first observation and noise."""
         self._key, self._text = key, f"the environment of {key}, in "
-        self._place.enter(self._text + "reset")
+        enter(self._text + "reset")
         seed, self._generator = streams(key)
         self._return, self._success, self._length = 0.0, False, 0
         observation, _ = self._env.reset(seed=seed)
@@ -224,7 +173,7 @@ class _Slot:
     def step(self, action: Floats) -> Episode | None:
         """Execute the action; return the episode if it ended, and else show the next observation and noise."""
         self._length += 1
-        self._place.enter(f"{self._text}step {self._length}")
+        enter(f"{self._text}step {self._length}")
         observation, reward, terminated, truncated, info = self._env.step(action)
         self._return += float(reward)
         self._success |= bool(info["success"])
@@ -237,11 +186,3 @@ class _Slot:
     def _show(self, observation: Floats) -> None:
         self._observation[:] = observation
         self._generator.standard_normal(out=self._noise, dtype=np.float32)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is gone, whatever the simulator is doing."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fd.documents import read_text, read_yaml
 from fd.errors import FdError
 from fd.reference import Hyperparameter, Task, benchmark, hyperparameters, of_dataset, table
 
@@ -29,7 +28,7 @@ def texts(folder: Path, published: Path) -> dict[str, str]:
     Raises:
         FdError: a file cannot be read, or a composed suite has no task.
     """
-    whole = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.yaml")}
+    whole = {path.stem: read_text(path) for path in folder.glob("*.yaml")}
     return dict(sorted((whole | _composed(folder / "benchmark", published)).items()))
 
 
@@ -60,8 +59,9 @@ def _composed(folder: Path, published: Path) -> dict[str, str]:
     path = folder / "settings.yaml"
     if not path.exists():
         return {}
-    shared = path.read_text(encoding="utf-8")
-    settings, benchmarked = yaml.safe_load(shared), benchmark(published)
+    shared = read_text(path)
+    settings, benchmarked = read_yaml(shared, str(path)), benchmark(published)
+    _check_shared(settings, path)
     suites = {}
     for place, row in table(folder / "suites.csv", COLUMNS):
         tasks = [task for task in benchmarked if row["suite"] in task.suites]
@@ -79,6 +79,16 @@ def _composed(folder: Path, published: Path) -> dict[str, str]:
         entries = "\n\n".join(entry(task, found[task], settings) for task in tasks)
         suites[row["suite"]] = "\n".join([*head, entries, "", *_online(found, row["online"].split()), "", shared])
     return suites
+
+
+def _check_shared(settings: Any, path: Path) -> None:
+    """FdError unless the sections and methods that all suites share have the form that is read here."""
+    sections = settings if isinstance(settings, dict) else {}
+    methods = sections.get("methods")
+    own = list(methods.values()) if isinstance(methods, dict) else [None]
+    refines = [method.get("refine") if isinstance(method, dict) else None for method in own]
+    if not all(isinstance(section, dict) for section in [sections.get("refine"), *refines]):
+        raise FdError(f"{path}: lacks `refine`, `methods` or the `refine` of a method, allowed: mappings")
 
 
 def _online(found: Mapping[Task, Sequence[Hyperparameter]], methods: Sequence[str]) -> list[str]:

@@ -5,23 +5,24 @@ state in which nothing is done: its action and reward are zero.
 """
 
 import hashlib
-import json
-import os
+import math
 import zipfile
-import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
 import numpy as np
+import numpy.lib.format as npy
 from numpy.typing import NDArray
 
 from fd.errors import FdError
-from fd.files import write_text
+from fd.files import AGAIN, digest, one_line, read_record, replacing, write_record
 
 ARRAYS = "transitions.npz"
 MANIFEST = "manifest.json"
+UNFOLDED = 100  # most bytes of arrays for a byte of a compressed file
 # Actions are kept off the bounds, as in arXiv 2502.02538.
 ACTION_BOUND = 1.0 - 1e-5
 
@@ -124,60 +125,62 @@ def assemble(
 
 
 def save(folder: Path, arrays: Transitions, manifest: Manifest) -> None:
-    """Write the arrays and the manifest into an existing folder; each gets its name once it is complete."""
-    temporary = folder / f".{ARRAYS}"
-    with temporary.open("wb") as file:
+    """Write the arrays and the manifest into an existing folder; each gets its name once it is complete.
+
+    The manifest's file has, beside its fields and a seal, SHA-256 of the file of the arrays under the name "arrays".
+    """
+    with replacing(folder / ARRAYS) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **{field.name: getattr(arrays, field.name) for field in fields(arrays)})
-    os.replace(temporary, folder / ARRAYS)
-    write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
+    write_record(folder / MANIFEST, asdict(manifest) | {"arrays": digest(folder / ARRAYS)})
 
 
 def load(folder: Path) -> Transitions:
-    """Read the arrays of a data folder, checked against each other and against the manifest.
+    """Read the arrays of a data folder, checked against the manifest.
 
     Raises:
         FdError: names the file and what is wrong with it.
     """
-    manifest = read_manifest(folder)
+    manifest, needed = _manifest(folder)
     path = folder / ARRAYS
-    found = _read_arrays(path)
-    check(path, found)
-    counts = {"obs_shape": list(found.observations.shape[1:]), "act_dim": found.actions.shape[1]}
-    counts |= {"transitions": int((~found.ends).sum()), "episodes": int(found.ends.sum())}
+    if not path.is_file():
+        raise FdError(f"{path}: no such file; run the stage download for this task")
+    if (found := digest(path)) != needed:
+        raise FdError(
+            f"{path}: is damaged or was changed, its SHA-256 is {found[:12]}…, {MANIFEST} says {needed[:12]}…; {AGAIN}"
+        )
+    arrays = Transitions(**read_npz(path, [field.name for field in fields(Transitions)]))
+    check(path, arrays)
+    counts = {"obs_shape": list(arrays.observations.shape[1:]), "act_dim": arrays.actions.shape[1]}
+    counts |= {"transitions": int((~arrays.ends).sum()), "episodes": int(arrays.ends.sum())}
     for name, count in counts.items():
         if count != getattr(manifest, name):
             raise FdError(f"{path}: {name} is {count}, {MANIFEST} says {getattr(manifest, name)}")
-    for name, digest in manifest.sha256.items():
-        actual = _digest(getattr(found, name))
-        if actual != digest:
-            raise FdError(f"{path}: SHA-256 of '{name}' is {actual[:12]}…, {MANIFEST} says {digest[:12]}…")
-    return found
+    return arrays
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a data folder.
 
     Raises:
-        FdError: it is missing, is not JSON, or lacks a field or holds one of another type.
+        FdError: it is missing, is not as it was written, or lacks a field or holds one of another type.
     """
+    return _manifest(folder)[0]
+
+
+def _manifest(folder: Path) -> tuple[Manifest, str]:
+    """The manifest, and SHA-256 of the file of the arrays."""
     path = folder / MANIFEST
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FdError(f"{path}: no such file; run the stage download for this task") from None
-    except ValueError as error:
-        raise FdError(f"{path}: not a JSON file ({error})") from None
-    if not isinstance(values, dict):
-        raise FdError(f"{path}: a JSON object is needed, found {type(values).__name__}")
-    for field in fields(Manifest):
-        if field.name not in values:
-            raise FdError(f"{path}: lacks the field '{field.name}'")
-        if not isinstance(values[field.name], _classes(field.type)):
-            raise FdError(f"{path}: field '{field.name}' holds {values[field.name]!r}, allowed: {field.type}")
-    unknown = sorted(values.keys() - {field.name for field in fields(Manifest)})
-    if unknown:
+    values = read_record(path, "run the stage download for this task")
+    known = {field.name: field.type for field in fields(Manifest)}
+    for name, kind in (known | {"arrays": str}).items():
+        if name not in values:
+            raise FdError(f"{path}: lacks the field '{name}'; run the stage download again")
+        if not isinstance(values[name], _classes(kind)):
+            raise FdError(f"{path}: field '{name}' holds {one_line(repr(values[name]))}, allowed: {kind}")
+    arrays = values.pop("arrays")
+    if unknown := sorted(values.keys() - known):
         raise FdError(f"{path}: unknown field '{unknown[0]}'")
-    return Manifest(**values)
+    return Manifest(**values), arrays
 
 
 def check(path: Path, arrays: Transitions) -> None:
@@ -219,33 +222,48 @@ _LAYOUT: dict[str, tuple[Any, int]] = {
 }
 
 
-def read_npz(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
-    """Read the named arrays of an npz file.
+def read_npz(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """Read the named arrays of an npz file, or all; no memory is taken for sizes that the file only claims.
 
     Raises:
-        FdError: the file is missing, truncated or no npz file, or lacks a field.
+        FdError: the file is missing, truncated or no npz file, lacks a field, would unfold to more than UNFOLDED times its size, or does
+            not fit into memory.
     """
     try:
-        with path.open("rb") as stream:
-            # A single array would be read, too; what is no zip archive ends in BadZipFile here.
-            zipfile.ZipFile(stream).close()
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file.files]
-            if missing:
-                there = ", ".join(file.files) or "none"
-                raise FdError(f"{path}: lacks the field '{missing[0]}', found: {there}")
-            return {name: file[name] for name in names}
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            names = names or list(members)
+            if missing := [name for name in names if name not in members]:
+                raise FdError(
+                    f"{path}: lacks the field '{missing[0]}', found: {one_line(', '.join(members) or 'none')}"
+                )
+            size, limit = sum(members[name].file_size for name in names), UNFOLDED * path.stat().st_size + 2**26
+            if size > limit:
+                raise FdError(f"{path}: unfolds to {size} bytes, allowed: {UNFOLDED} times its size")
+            return {name: _array(archive, members[name]) for name in names}
     except FileNotFoundError:
         raise FdError(f"{path}: no such file; run the stage download for this task") from None
     except FdError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise FdError(f"{path}: truncated or not an npz file ({error})") from None
+    except MemoryError as error:
+        raise FdError(f"{path}: its arrays do not fit into memory ({one_line(error)})") from None
+    except Exception as error:  # noqa: BLE001  whatever zipfile, its decoders and numpy stumble over
+        raise FdError(f"{path}: truncated or not an npz file ({one_line(error)})") from None
 
 
-def _read_arrays(path: Path) -> Transitions:
-    """The arrays of the file as they are."""
-    return Transitions(**read_npz(path, [field.name for field in fields(Transitions)]))
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """An array of an npz file; its header is held against the size of its data before memory is taken for it."""
+    with archive.open(info) as stream:
+        if (version := npy.read_magic(stream)) != (1, 0):
+            raise ValueError(f"{info.filename}: npy version {version}, allowed: (1, 0)")
+        shape, _, dtype = npy.read_array_header_1_0(stream)
+        if dtype.hasobject:
+            raise ValueError(f"{info.filename}: holds objects, which are never unpickled")
+        if math.prod(shape) * dtype.itemsize != info.file_size - stream.tell():
+            raise ValueError(f"{info.filename}: its shape {shape} is not that of its data")
+    with archive.open(info) as stream:
+        values: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+        return values
 
 
 def _digest(values: NDArray[Any]) -> str:

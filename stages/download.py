@@ -25,10 +25,11 @@ def command(
     data = settings.task(task).data
     work = scratch.folder("download", task, data.model_dump(), versions())
     job = Job(f"download {task}", settings.download, settings.compute.workers, work)
-    try:
-        prepare(data, out / task, job)
-    except FdError as error:
-        raise FdError(f"tasks.{task}.data: {error}") from error
+    with scratch.claimed("download", task):
+        try:
+            prepare(data, out / task, job)
+        except FdError as error:
+            raise FdError(f"tasks.{task}.data: {error}") from error
 
 
 if __name__ == "__main__":

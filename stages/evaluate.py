@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from fd import params
+from fd import params, scratch
 from fd.compute import select
 from fd.evaluation import Subject, evaluate
 from fd.transitions import read_manifest
@@ -28,8 +28,11 @@ def command(
     values = params.load(params_file)
     settings, how = values.settings(task).evaluate, values.method(method).act
     subject = Subject(task, method, runs / task / method, how, read_manifest(data / task))
-    device = select(values.compute.device, threads=1)  # the policies act in the simulators' processes
-    evaluate(subject, out, settings, workers=values.compute.workers, device=device)
+    device = select(
+        values.compute.device, threads=1, deterministic=values.compute.deterministic
+    )  # the policies act in the simulators' processes
+    with scratch.claimed("evaluate", f"{task}/{method}"):
+        evaluate(subject, out, settings, workers=values.compute.workers, device=device)
 
 
 if __name__ == "__main__":

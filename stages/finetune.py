@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from fd import params, provenance, scratch, transitions
+from fd import memory, params, provenance, scratch, transitions
 from fd.agent import Agent
 from fd.checkpoint import FLOW, STATE, Checkpoint, load_state, write_tensors
 from fd.compute import execution, select
@@ -22,7 +22,7 @@ from fd.lockstep import Lockstep
 from fd.loop import Schedule
 from fd.online import Experience, Interaction, finetune
 from fd.optim import optimiser
-from fd.policy import Policy
+from fd.policy import Policy, snapshot_name
 from fd.replay import Replay
 from fd.streams import generator
 from stages.command import DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
@@ -46,63 +46,83 @@ def command(
     """
     values = params.load(params_file)
     settings, acting, start = values.finetuning(task, method), values.method(method).act.model_dump(), time.monotonic()
-    device = select(values.compute.device, values.compute.threads, tf32=values.compute.tf32)
-    how = execution(values.compute.execution, device)
+    compute, offline = values.compute, Policy.load(run := runs / task / method)
+    device = select(
+        compute.device, compute.threads, tf32=compute.tf32, deterministic=compute.deterministic,
+        images=bool(offline.spec.encoder),
+    )  # fmt: skip
+    how = execution(compute.execution, device)
     manifest = transitions.read_manifest(data / task)
-    agent, adam, offline, data_sha256 = resumed(runs / task / method, settings.behaviour, device)
-    if data_sha256 != manifest.sha256:
-        raise FdError(f"{runs / task / method}: is of other data, allowed: {data / task}")
+    memory.check(
+        offline.spec.hidden,
+        seeds=len(offline.seeds),
+        batch_size=settings.batch_size,
+        device=device,
+        place=f"online.tasks.{task}",
+    )
+    agent, adam, record = resumed(run, offline, settings.behaviour, device)
+    if record.get("data_sha256") != manifest.sha256:
+        raise FdError(f"{run}: is of other data, allowed: {data / task}")
+    if record.get("snapshot_sha256") != digest(run / snapshot_name(offline.step)):
+        raise FdError(f"{run / STATE}: is not the state of snapshot {offline.step}; refine it again")
     spec, seeds = agent.spec, offline.seeds
     schedule = Schedule(offline.step + settings.steps, settings.batch_size, settings.log_every, settings.evaluate_every)
     parts = [
         settings.model_dump(),
         acting,
         asdict(manifest),
-        digest(runs / task / method / STATE),
+        digest(run / STATE),
         device.type,
         how,
-        values.compute.tf32,
+        compute.tf32,
+        compute.deterministic,
     ]
-    work = scratch.folder("finetune", f"{task}/{method}", parts)
-    replay = Replay.of(transitions.load(data / task), device, frame_stack=spec.frame_stack)
-    experience = Experience(replay, seeds=len(seeds), steps=settings.steps, balanced=settings.balanced)
+    with scratch.claimed("finetune", f"{task}/{method}"):
+        work = scratch.folder("finetune", f"{task}/{method}", parts)
+        replay = Replay.of(transitions.load(data / task), device, frame_stack=spec.frame_stack)
+        experience = Experience(replay, seeds=len(seeds), steps=settings.steps, balanced=settings.balanced)
 
-    def snapshot(step: int) -> None:
-        experience.save(work, step)
-        write_snapshot(work / "out", agent, step=step, seeds=seeds)
-
-    checkpoint = Checkpoint(work, work / "out", snapshot, start=offline.step)
-    if spec.acts_by_flow and spec.behaviour == "frozen":
-        flow = {f"flow.{name}": tensor for name, tensor in agent.flow.state_dict().items()}
-        write_tensors(work / "out" / FLOW, flow, {"seeds": seeds})
-    with Lockstep(
-        partial(make_env, manifest), name=task, seeds=seeds, shapes=(tuple(manifest.obs_shape), (manifest.act_dim,)),
-        workers=values.compute.workers, timeout=values.settings(task).evaluate.timeout,
-    ) as simulators:  # fmt: skip
-        convention = getattr(values.task(task).data, "reward", "own")
-        finetune(
-            agent, adam, experience, Interaction(simulators, convention, settings.updates, acting), schedule, seeds=seeds,
-            checkpoint=checkpoint, folder=work, label=f"finetune {task} {method}", execution=how,
+        origin = {"task": task, "method": method, "data_sha256": manifest.sha256}
+        checkpoint = Checkpoint(
+            work, work / "out", lambda step: write_snapshot(work / "out", agent, step=step, seeds=seeds, origin=origin),
+            also=lambda step: experience.save(work, step), start=offline.step,
         )  # fmt: skip
-    record = {"task": task, "method": method, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
-    record |= {"episodes": experience.episodes.tolist()}
-    scratch.publish(work / "out", out / task / method, work)
-    provenance.write(out / task / f"{method}.json", record, start=start)
+        if spec.acts_by_flow and spec.behaviour == "frozen":
+            flow = {f"flow.{name}": tensor for name, tensor in agent.flow.state_dict().items()}
+            write_tensors(work / "out" / FLOW, flow, {"seeds": seeds})
+            origin["flow_sha256"] = digest(work / "out" / FLOW)
+        with Lockstep(
+            partial(make_env, manifest), name=task, seeds=seeds, shapes=(tuple(manifest.obs_shape), (manifest.act_dim,)),
+            workers=compute.workers, timeout=values.settings(task).evaluate.timeout,
+        ) as simulators:  # fmt: skip
+            convention = getattr(values.task(task).data, "reward", "own")
+            label = f"finetune {task} {method}"
+            interaction = Interaction(simulators, convention, settings.updates, acting)
+            with memory.told(label, seeds=len(seeds), fixed=experience.replay.nbytes):
+                finetune(
+                    agent, adam, experience, interaction, schedule, seeds=seeds, checkpoint=checkpoint, folder=work,
+                    label=label, execution=how,
+                )  # fmt: skip
+        record = origin | {"seeds": seeds, "steps": schedule.steps, "episodes": experience.episodes.tolist()}
+        provenance.write(out / task / f"{method}.json", record, output=work / "out", start=start)
+        scratch.publish(work / "out", out / task / method, work)
 
 
-def resumed(run: Path, behaviour: str, device: torch.device) -> tuple[Agent, torch.optim.Adam, Policy, Any]:
-    """The agent and its optimiser at the end of a run, its flow fixed or trained from here on; its last policy; hashes of its data.
+def resumed(
+    run: Path, last: Policy, behaviour: str, device: torch.device
+) -> tuple[Agent, torch.optim.Adam, dict[str, Any]]:  # fmt: skip
+    """The agent and its optimiser at the end of a run whose policy is `last`, its flow fixed or trained from here on; record of its state.
 
     Raises:
-        FdError: the run has no snapshot, or was made without `refine.keep_state`.
+        FdError: the run was made without `refine.keep_state`.
     """
-    last, state = Policy.load(run), run / STATE
+    state = run / STATE
     if not state.exists():
         raise FdError(f"{state}: no such file, the run cannot go on; refine it again with refine.keep_state: true")
     agent = Agent(replace(last.spec, behaviour=behaviour), [generator(seed, "weights", 0) for seed in last.seeds])
     agent.to(device)
     adam = optimiser(agent.trained(), agent.spec.learning_rate)
-    return agent, adam, last, load_state(state, agent, adam).get("data_sha256")
+    return agent, adam, load_state(state, agent, adam)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from fd import params, provenance, scratch, transitions
+from fd import memory, params, provenance, scratch, transitions
 from fd.checkpoint import FLOW, Checkpoint, write_tensors
 from fd.compute import execution, select
 from fd.loop import Schedule
@@ -29,30 +29,43 @@ def command(
 ) -> None:
     """Train the behaviour flow of every seed on data/<task> by flow matching; writes behaviour/<task>."""
     settings, seeds = (values := params.load(params_file)).settings(task), values.seeds
-    device = select(values.compute.device, values.compute.threads, tf32=values.compute.tf32)
-    how = execution(values.compute.execution, device)
+    compute, network = values.compute, settings.network
+    device = select(
+        compute.device, compute.threads, tf32=compute.tf32, deterministic=compute.deterministic,
+        images=bool(network.encoder),
+    )  # fmt: skip
+    memory.check(
+        network.hidden, seeds=len(seeds), batch_size=settings.pretrain.batch_size, device=device, place=f"tasks.{task}"
+    )
+    how = execution(compute.execution, device)
     arrays, manifest = transitions.load(data / task), transitions.read_manifest(data / task)
     sections = [settings.network.model_dump(), settings.pretrain.model_dump()]
-    parts = [manifest.sha256, seeds, sections, device.type, how, values.compute.tf32]
-    work = scratch.folder("pretrain", task, parts)
-    network, streams = settings.network, [generator(seed, "weights", 0) for seed in seeds]
-    flow = observing(
-        network.observed(manifest.obs_shape, f"tasks.{task}"), network.encoder, network.hidden,
-        generators=streams, inputs=manifest.act_dim + 1, outputs=manifest.act_dim,
-    ).to(device)  # fmt: skip
-    built, start = work / "out", time.monotonic()
-    schedule = Schedule(
-        settings.pretrain.steps, settings.pretrain.batch_size, settings.pretrain.log_every, settings.pretrain.log_every
-    )
-    pretrain(
-        flow, Replay.of(arrays, device, frame_stack=network.frame_stack), schedule, seeds=seeds, learning_rate=settings.pretrain.learning_rate,
-        checkpoint=Checkpoint(work, built, lambda step: None), label=f"pretrain {task}",
-        execution=how, augmentation=network.augmentation,
-    )  # fmt: skip
-    record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
-    write_tensors(built / FLOW, {f"flow.{name}": value for name, value in flow.state_dict().items()}, record)
-    scratch.publish(built, out / task, work)
-    provenance.write(out / f"{task}.json", record, start=start)
+    parts = [manifest.sha256, seeds, sections, device.type, how, compute.tf32, compute.deterministic]
+    with scratch.claimed("pretrain", task):
+        work = scratch.folder("pretrain", task, parts)
+        streams = [generator(seed, "weights", 0) for seed in seeds]
+        flow = observing(
+            network.observed(manifest.obs_shape, f"tasks.{task}"), network.encoder, network.hidden,
+            generators=streams, inputs=manifest.act_dim + 1, outputs=manifest.act_dim,
+        ).to(device)  # fmt: skip
+        built, start = work / "out", time.monotonic()
+        schedule = Schedule(
+            settings.pretrain.steps,
+            settings.pretrain.batch_size,
+            settings.pretrain.log_every,
+            settings.pretrain.log_every,
+        )
+        replay, label = Replay.of(arrays, device, frame_stack=network.frame_stack), f"pretrain {task}"
+        with memory.told(label, seeds=len(seeds), fixed=replay.nbytes):
+            pretrain(
+                flow, replay, schedule, seeds=seeds, learning_rate=settings.pretrain.learning_rate,
+                checkpoint=Checkpoint(work, built, lambda step: None), label=label, execution=how,
+                augmentation=network.augmentation,
+            )  # fmt: skip
+        record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
+        write_tensors(built / FLOW, {f"flow.{name}": value for name, value in flow.state_dict().items()}, record)
+        provenance.write(out / f"{task}.json", record, output=built, start=start)
+        scratch.publish(built, out / task, work)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from fd import params, provenance, scratch, transitions
+from fd import memory, params, provenance, scratch, transitions
 from fd.agent import Agent
 from fd.bank import build
 from fd.checkpoint import FLOW, STATE, Checkpoint, load_net, read_tensors, write_tensors
 from fd.compute import execution, select
 from fd.errors import FdError
+from fd.files import digest
 from fd.loop import Schedule
 from fd.policy import snapshot_name
 from fd.refinement import refine
@@ -38,14 +39,19 @@ def command(
     """Refine the policy of every seed with one method; writes snapshots and training log to runs/<task>/<method>."""
     values = params.load(params_file)
     settings, seeds, start = values.settings(task, method), values.seeds, time.monotonic()
-    device = select(values.compute.device, values.compute.threads, tf32=values.compute.tf32)
-    how = execution(values.compute.execution, device)
-    manifest = transitions.read_manifest(data / task)
-    obs_shape = settings.network.observed(manifest.obs_shape, f"tasks.{task}")
-    shape = {"obs_shape": obs_shape, "act_dim": manifest.act_dim}
-    spec = Spec.of(
-        settings.network.model_dump(), settings.refine.model_dump(), values.method(method).train.model_dump(), shape
+    compute, network = values.compute, settings.network
+    device = select(
+        compute.device, compute.threads, tf32=compute.tf32, deterministic=compute.deterministic,
+        images=bool(network.encoder),
+    )  # fmt: skip
+    memory.check(
+        network.hidden, seeds=len(seeds), batch_size=settings.refine.batch_size, device=device, place=f"tasks.{task}"
     )
+    how = execution(compute.execution, device)
+    manifest = transitions.read_manifest(data / task)
+    obs_shape = network.observed(manifest.obs_shape, f"tasks.{task}")
+    shape = {"obs_shape": obs_shape, "act_dim": manifest.act_dim}
+    spec = Spec.of(network.model_dump(), settings.refine.model_dump(), values.method(method).train.model_dump(), shape)
     schedule = Schedule(
         settings.refine.steps, settings.refine.batch_size, settings.refine.log_every, settings.refine.evaluate_every
     )
@@ -58,44 +64,51 @@ def command(
         )
     if spec.behaviour == "frozen":
         load_net(agent.flow, tensors, "flow.", flow_file)
-    flow_sha256 = hashlib.sha256(flow_file.read_bytes()).hexdigest()
+    flow_sha256 = digest(flow_file)
     sizes = {"bank": settings.refine.bank, "memory": settings.refine.bank_memory}
-    parts = [asdict(spec), asdict(schedule), sizes, seeds, flow_sha256, device.type, how, values.compute.tf32]
-    work = scratch.folder("refine", f"{task}/{method}", parts)
-    built = work / "out"
-    checkpoint = Checkpoint(work, built, lambda step: write_snapshot(built, agent, step=step, seeds=seeds))
-    if spec.acts_by_flow and spec.behaviour == "frozen":
-        built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
-    bank = None
-    if agent.trained():
-        replay = Replay.of(transitions.load(data / task), device, frame_stack=spec.frame_stack)
-        label = f"refine {task} {method}"
-        if spec.based and settings.refine.bank:
-            bank = build(
-                spec, agent.flow, replay, seeds=seeds, samples=settings.refine.bank,
-                budget=settings.refine.bank_memory, label=label, path=scratch.ROOT / "banks" / f"{task}.safetensors",
-                key=scratch.folder("bank", task, flow_sha256, values.compute.tf32).name,
-            )  # fmt: skip
-        refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=label, execution=how)
-        if settings.refine.keep_state:
-            tensors, record = read_tensors(work / STATE)
-            write_tensors(built / STATE, tensors, record | {"data_sha256": manifest.sha256})
-    else:
-        for step in range(schedule.save_every, schedule.steps + 1, schedule.save_every):
-            write_snapshot(built, agent, step=step, seeds=seeds)
-    record = {"task": task, "method": method, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
-    record["bank"] = 0 if bank is None else settings.refine.bank
-    scratch.publish(built, out / task / method, work)
-    provenance.write(out / task / f"{method}.json", record, start=start)
+    numerics = [compute.tf32, compute.deterministic]
+    parts = [asdict(spec), asdict(schedule), sizes, seeds, flow_sha256, device.type, how, *numerics]
+    with scratch.claimed("refine", f"{task}/{method}"):
+        work = scratch.folder("refine", f"{task}/{method}", parts)
+        built, origin = work / "out", {"task": task, "method": method, "data_sha256": manifest.sha256}
+        origin |= {"flow_sha256": flow_sha256}
+        checkpoint = Checkpoint(
+            work, built, lambda step: write_snapshot(built, agent, step=step, seeds=seeds, origin=origin)
+        )
+        if spec.acts_by_flow and spec.behaviour == "frozen":
+            built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
+        bank = None
+        if agent.trained():
+            replay = Replay.of(transitions.load(data / task), device, frame_stack=spec.frame_stack)
+            label = f"refine {task} {method}"
+            with memory.told(label, seeds=len(seeds), fixed=replay.nbytes):
+                if spec.based and settings.refine.bank:
+                    bank = build(
+                        spec, agent.flow, replay, seeds=seeds, samples=settings.refine.bank,
+                        budget=settings.refine.bank_memory, label=label, path=scratch.ROOT / "banks" / f"{task}.safetensors",
+                        key=scratch.folder("bank", task, flow_sha256, *numerics).name,
+                    )  # fmt: skip
+                refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=label, execution=how)
+            if settings.refine.keep_state:
+                last = {"step": schedule.steps, "snapshot_sha256": digest(built / snapshot_name(schedule.steps))}
+                write_tensors(built / STATE, read_tensors(work / STATE)[0], last | {"data_sha256": manifest.sha256})
+        else:
+            for step in range(schedule.save_every, schedule.steps + 1, schedule.save_every):
+                write_snapshot(built, agent, step=step, seeds=seeds, origin=origin)
+        record = origin | {"seeds": seeds, "steps": schedule.steps}
+        record["bank"] = 0 if bank is None else settings.refine.bank
+        provenance.write(out / task / f"{method}.json", record, output=built, start=start)
+        scratch.publish(built, out / task / method, work)
 
 
-def write_snapshot(folder: Path, agent: Agent, *, step: int, seeds: tuple[int, ...]) -> None:
-    """What acting needs of an agent at a step; the flow only where this run trains it."""
+def write_snapshot(folder: Path, agent: Agent, *, step: int, seeds: tuple[int, ...], origin: dict[str, Any]) -> None:
+    """What acting needs of an agent at a step; the flow only where this run trains it. `origin`: its task, method and data."""
     spec = agent.spec
     parts = {"policy": spec.policy != "flow", "critic": spec.critic != "none", "flow": spec.behaviour == "joint"}
     names = [name for name, needed in parts.items() if needed]
     tensors = {name: value for name, value in agent.state_dict().items() if name.split(".")[0] in names}
-    write_tensors(folder / snapshot_name(step), tensors, {"spec": asdict(agent.spec), "seeds": seeds, "step": step})
+    record = {"spec": asdict(agent.spec), "seeds": seeds, "step": step, "origin": origin}
+    write_tensors(folder / snapshot_name(step), tensors, record)
 
 
 if __name__ == "__main__":

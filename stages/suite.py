@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fd import params
+from fd.documents import read_text
 from fd.errors import FdError
 from fd.files import write_text
 from fd.suites import texts
@@ -28,7 +29,7 @@ def command(
     known = texts(suites, published)
     if name not in known:
         raise FdError(f"{suites}: {name!r} does not exist, allowed: {', '.join(known)}")
-    if params_file.exists() and not force and params_file.read_text(encoding="utf-8") not in known.values():
+    if params_file.exists() and not force and read_text(params_file) not in known.values():
         raise FdError(
             f"{params_file}: holds edits, it is none of {', '.join(known)}; keep it elsewhere, or add --force"
         )

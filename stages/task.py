@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from fd import params
+from fd.documents import read_text, read_yaml
 from fd.errors import FdError
 from fd.reference import benchmark, find, hyperparameters, of_dataset
 from fd.suites import entry
@@ -33,7 +33,7 @@ def command(
             f"--dataset: {dataset!r}, allowed: the dataset or published name of a row of {published / 'tasks.csv'}"
         )
     params.load(params_file)
-    settings = yaml.safe_load(params_file.read_text(encoding="utf-8"))
+    settings = read_yaml(read_text(params_file), str(params_file))
     print(entry(task, of_dataset(hyperparameters(published), task.dataset), settings))
 
 

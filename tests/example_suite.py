@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +12,9 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from fd.checkpoint import COLUMNS
+from fd.checkpoint import COLUMNS, FLOW, LOG
 from fd.errors import FdError
+from fd.files import digest, digests, read_record, write_record
 from fd.transitions import Manifest
 
 ROOT = Path(__file__).parent.parent
@@ -43,16 +43,17 @@ def write_csv(path: Path, header: str, rows: Sequence[Sequence[object]]) -> None
     path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """A JSON file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values))
-
-
 def edit(path: Path, *removed: str, **changes: Any) -> None:
-    """Remove and change fields of a JSON file."""
-    values = json.loads(path.read_text()) | changes
-    write_json(path, {name: value for name, value in values.items() if name not in removed})
+    """Remove and change fields of a record."""
+    values = read_record(path) | changes
+    write_record(path, {name: value for name, value in values.items() if name not in removed})
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Write a table of episodes or a log as its stage would, which tells the record beside it."""
+    path.write_text(text)
+    record = path.with_suffix(".json") if path.name != LOG else Path(f"{path.parent}.json")
+    edit(record, files=read_record(record)["files"] | {path.name: digest(path)})
 
 
 def manifest(dataset: str, source: str = "generate") -> Manifest:
@@ -116,16 +117,20 @@ def write_suite(root: Path, params: dict[str, Any], *, score: Score, constraint:
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     for task, entry in params["tasks"].items():
         data = entry["data"]
-        write_json(root / "data" / task / "manifest.json", asdict(manifest(data["dataset"], data["source"])))
+        told = asdict(manifest(data["dataset"], data["source"])) | {"arrays": "00"}
+        write_record(root / "data" / task / "manifest.json", told)
         shared = {"task": task, "seeds": params["seeds"], "steps": params["refine"]["steps"], "machine": MACHINE}
         shared |= {"data_sha256": {"actions": "00"}, "versions": {"torch": "2.13.0", "numpy": "2.4.0"}}
-        write_json(root / "behaviour" / f"{task}.json", shared | {"seconds": 61.2})
+        write_record(root / "behaviour" / f"{task}.json", shared | {"seconds": 61.2, "files": {FLOW: "00"}})
         evaluated = {"seconds": 20.0, "steps_per_second": 1234.0, "machine": MACHINE, "versions": {"mujoco": "4.0.0"}}
         for method in params["methods"]:
             write_cell(root, params, (task, method), score, constraint)
-            write_json(root / "runs" / task / f"{method}.json", shared | {"method": method, "seconds": 125.0})
+            run, table = root / "runs" / task / method, root / "evals" / task / f"{method}.csv"
+            of_run = {"method": method, "seconds": 125.0, "flow_sha256": "00"}
+            files = digests(run) if run.exists() else {}
+            write_record(root / "runs" / task / f"{method}.json", shared | of_run | {"files": files})
             of_cell = {"task": task, "method": method, "data_sha256": {"actions": "00"}, "weights": {}}
-            write_json(root / "evals" / task / f"{method}.json", of_cell | evaluated)
+            write_record(table.with_suffix(".json"), of_cell | evaluated | {"files": digests(table)})
 
 
 def suite_params(tasks: dict[str, str], methods: Sequence[str]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from example_suite import SEEDS, STEPS, change_params, edit, outcome, suite_params, write_csv, write_json, write_suite
+from example_suite import STEPS, change_params, edit, outcome, rewrite, suite_params, write_suite
 
+from fd.files import write_record
 from fd.params import load
 from fd.report.ablation import axis_of
 from fd.report.ablation_figure import Layout
@@ -177,11 +178,11 @@ def test_only_the_methods_of_the_axis_are_read(suite: Path) -> None:
         (lambda root: (root / "runs/far/late/train.csv").unlink(), "runs/far/late/train.csv: no such file"),
         (lambda root: (root / "runs/far/fql/train.csv").unlink(), "runs/far/fql/train.csv: no such file"),
         (
-            lambda root: write_csv(root / "runs/far/fql/train.csv", "step,seed,penalty", [(1, s, "") for s in SEEDS]),
+            lambda root: rewrite(root / "runs/far/fql/train.csv", "step,seed,penalty\n1,0,\n1,4,\n"),
             "train.csv:2: penalty is '', allowed: a number",
         ),
         (lambda root: edit(root / "runs/far/bc.json", seeds=[0]), "bc.json: seeds is [0], but [0, 4] is needed"),
-        (lambda root: write_json(root / "runs/far/bc.json", {}), "bc.json: field 'task' is missing"),
+        (lambda root: write_record(root / "runs/far/bc.json", {}), "bc.json: field 'task' is missing"),
         (lambda root: change_params(root, lambda p: p["seeds"].append(7)), "evals/near/bc.csv: seed 7 is missing"),
         (
             lambda root: change_params(root, lambda p: p["ablations"].pop("kind")),

@@ -6,6 +6,7 @@ import csv
 import json
 import multiprocessing
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from fd import evaluation, params, scores, transitions
 from fd.agent import Agent
 from fd.errors import FdError
 from fd.evaluation import score
+from fd.files import write_record
 from fd.policy import Policy, snapshot_name
 from fd.rollout import Rollout
 from fd.simulators import Episode
@@ -65,7 +67,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_manifest(manifest: Manifest) -> None:
     Path("data/reacher").mkdir(parents=True, exist_ok=True)
     values = {field: getattr(manifest, field) for field in manifest.__dataclass_fields__}
-    Path("data/reacher", transitions.MANIFEST).write_text(json.dumps(values))
+    write_record(Path("data/reacher", transitions.MANIFEST), values | {"arrays": "00"})
 
 
 def write_run(seeds: tuple[int, ...], *, obs_dim: int = 10, broken: bool = False) -> None:
@@ -79,7 +81,8 @@ def write_run(seeds: tuple[int, ...], *, obs_dim: int = 10, broken: bool = False
         agent = Agent(spec, [torch.Generator().manual_seed(seed + step) for seed in seeds])
         if broken:
             agent.policy.biases[2].data[1] = torch.nan
-        write_snapshot(folder, agent, step=step, seeds=seeds)
+        origin = {"task": "reacher", "method": "fidec", "data_sha256": MANIFEST.sha256}
+        write_snapshot(folder, agent, step=step, seeds=seeds, origin=origin)
 
 
 def change(**sections: dict[str, Any]) -> None:
@@ -152,7 +155,7 @@ def test_the_table_has_a_row_an_episode_whatever_the_workers(project: Path, caps
     assert record["steps_per_second"] > 0 and record["seconds"] > 0 and record["machine"]["cores"] > 0
     assert {"mujoco", "gymnasium", "torch"} <= set(record["versions"])
     assert sorted(path.name for path in Path("evals/reacher").iterdir()) == ["fidec.csv", "fidec.json"]
-    assert list(Path(".scratch").iterdir()) == []
+    assert list(Path(".scratch").glob("evaluate-*")) == []
 
 
 def test_an_evaluation_that_fails_goes_on_from_its_finished_snapshots(
@@ -232,6 +235,23 @@ def test_a_truncated_snapshot_is_named(project: Path, capsys: Any, monkeypatch: 
     path = Path("runs/reacher/fidec", snapshot_name(20))
     path.write_bytes(path.read_bytes()[:200])
     fails(capsys, monkeypatch, re.escape(str(path)))
+
+
+def test_a_snapshot_of_another_cell_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:
+    write_manifest(replace(MANIFEST, sha256={"actions": "00"}))
+    fails(capsys, monkeypatch, r"runs/reacher/fidec: snapshot 10 is of other data")
+    write_manifest(MANIFEST)
+    shutil.copytree("runs/reacher/fidec", "runs/reacher/bc")
+    fails(capsys, monkeypatch, r"runs/reacher/bc: snapshot 10 is of method 'fidec', allowed: 'bc'", method="bc")
+
+
+def test_kept_rows_that_were_changed_are_named(project: Path, capsys: Any, monkeypatch: Any, watched: Watched) -> None:
+    watched.fault = True
+    assert run(capsys, monkeypatch)[0] == 2
+    (kept,) = Path(".scratch").glob("evaluate-*/10.json")
+    kept.write_text(kept.read_text().replace("10", "11", 1))
+    watched.fault = False
+    fails(capsys, monkeypatch, r".*/10.json: is damaged or was changed")
 
 
 def test_a_policy_that_gives_nan_is_named_by_its_seed_and_step(project: Path, capsys: Any, monkeypatch: Any) -> None:

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Lowest layer first; a module imports from its own layer or those before it.
 LAYERS = [
-    ["errors"],
-    ["files"],
+    ["errors", "interrupt"],
+    ["documents", "files", "memory", "processes"],
     [
         "params",
         "spec",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from fd.checkpoint import FLOW, STATE, Checkpoint, load_state, read_tensors
 from fd.environments import make, make_env
 from fd.errors import FdError
+from fd.files import digest, digests, write_record
 from fd.lockstep import Lockstep, Order, Outcome
 from fd.online import Experience, Label, labelled, reset_seed
 from fd.optim import optimiser, step
@@ -263,10 +264,10 @@ def test_a_simulator_that_fails_is_one_line(tiny_project: Path) -> None:
         with pytest.raises(FdError, match=r"^umaze: the simulator of seed 1: \w+: [^\n]+$"):
             pool.receive()
     with simulators(1) as pool:
-        process, _ = pool._workers[0]
+        (process,) = multiprocessing.active_children()
         process.kill()
         process.join()
-        with pytest.raises(FdError, match=r"^umaze: the simulator process of seeds 0, 1, 4 died with exit code -9"):
+        with pytest.raises(FdError, match=r"^umaze: a process between two jobs: its process died with exit code -9"):
             pool.send({0: Order(0, np.zeros((0, 2), np.float32))})
             pool.receive()
 
@@ -400,10 +401,12 @@ def only_the_second() -> None:
 
     source, folder = Path("runs", TASK, "fql"), Path("single", TASK, "fql")
     folder.mkdir(parents=True)
-    for name in (STATE, "step_000000040.safetensors"):
+    snapshot = "step_000000040.safetensors"
+    for name in (snapshot, STATE):
         tensors, record = read_tensors(source / name)
         cut = {key: value if value.dim() == 0 else value.chunk(2)[1] for key, value in tensors.items()}
-        write_tensors(folder / name, cut, record | ({"seeds": [1]} if "seeds" in record else {}))
+        changed = {"seeds": [1]} if name == snapshot else {"snapshot_sha256": digest(folder / snapshot)}
+        write_tensors(folder / name, cut, record | changed)
 
 
 def test_the_optimiser_goes_on_where_it_was(tiny_project: Path) -> None:
@@ -505,7 +508,7 @@ def write_evaluations(folder: str, method: str, rows: list[str], *, data: str = 
     path.write_text("\n".join(["seed,step,episode,return,success,length,score", *rows]) + "\n")
     record = {"task": TASK, "method": method, "data_sha256": {"actions": data}, "weights": {}, "seconds": 1.0}
     record |= {"machine": MACHINE, "versions": {"mujoco": mujoco}}
-    path.with_suffix(".json").write_text(json.dumps(record))
+    write_record(path.with_suffix(".json"), record | {"files": digests(path)})
 
 
 def rows_of(folder: str, method: str) -> list[str]:
@@ -572,3 +575,15 @@ def test_published_pairs_stand_beside_ours_by_the_name_of_the_data(tiny_project:
     page = render(found)["all.md"]
     assert "| umaze | ReBRAC | 6 ± 5 | 28 ± 28 | FQL paper, arXiv 2502.02538, Table 4 |" in page
     assert f"- umaze: not comparable with ours; {REGENERATED}." in page
+
+
+def test_a_state_of_other_settings_is_one_line(tiny_project: Path) -> None:
+    """Of the same data, seeds, method and step, so that nothing but the hash of its snapshot tells."""
+    edit(going("fql"))
+    offline("fql")
+    kept = Path("runs", TASK, "fql", STATE).read_bytes()
+    edit(lambda values: values["refine"].update(discount=0.5))
+    offline("fql")
+    Path("runs", TASK, "fql", STATE).write_bytes(kept)
+    with pytest.raises(FdError, match=r"state\.safetensors: is not the state of snapshot 40; refine it again$"):
+        run("fql")

@@ -198,12 +198,21 @@ def test_a_damaged_run_is_told(project: Path, tmp_path: Path) -> None:
     with pytest.raises(FdError, match=r"header does not describe an agent"):
         Policy.load(folder)
     save_file(tensors, snapshot)
-    with pytest.raises(FdError, match=r"is not a file of weights written by this project"):
+    with pytest.raises(FdError, match=r"is damaged or not a file that this project wrote"):
         Policy.load(folder)
     snapshot.write_bytes(content[:-50])
-    with pytest.raises(FdError, match=r"is not a file of weights written by this project"):
+    with pytest.raises(FdError, match=r"is damaged or was changed"):
+        Policy.load(folder)
+    snapshot.write_bytes((folder / snapshot_name(20)).read_bytes())
+    with pytest.raises(FdError, match=r"000000040\.safetensors: is the snapshot of step 20, allowed: 40"):
         Policy.load(folder)
     snapshot.write_bytes(content)
+    flow, record = read_tensors(folder / FLOW)
+    write_tensors(folder / FLOW, {name: tensor + 1 for name, tensor in flow.items()}, record)
+    with pytest.raises(
+        FdError, match=r"flow\.safetensors: is not the flow of .*000000040\.safetensors; refine it again"
+    ):
+        Policy.load(folder)
     (folder / FLOW).unlink()
     with pytest.raises(FdError, match=r"flow\.safetensors: no such file"):
         Policy.load(folder)

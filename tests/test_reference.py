@@ -151,7 +151,7 @@ SETTING = "*,all,refine.tau,0.1,paper"
         (f"{TASK}\n{TASK}", SETTING, "tasks.csv:3: task 'a' stands twice, allowed: each once"),
         (TASK, SETTING.replace("refine.", ""), "settings.csv:2: key 'tau' of 'all', allowed: "),
         (TASK, SETTING.replace("all,refine", "fql,evaluate"), "settings.csv:2: key 'evaluate.tau' of 'fql', allowed: "),
-        (TASK, SETTING.replace("0.1", "[0.1"), "settings.csv:2: '[0.1' is not YAML"),
+        (TASK, SETTING.replace("0.1", "[0.1"), "settings.csv:2: not YAML: "),
     ],
 )
 def test_broken_tasks_and_settings_are_named(tmp_path: Path, tasks: str, settings: str, message: str) -> None:

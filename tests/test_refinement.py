@@ -45,7 +45,7 @@ def test_the_next_action_of_the_data_is_known_within_an_episode_alone() -> None:
 def train(folder: Path, data: Replay, agent: Agent) -> Agent:
     folder.mkdir(exist_ok=True)
     out = folder / "out"
-    checkpoint = Checkpoint(folder, out, lambda step: write_snapshot(out, agent, step=step, seeds=SEEDS))
+    checkpoint = Checkpoint(folder, out, lambda step: write_snapshot(out, agent, step=step, seeds=SEEDS, origin={}))
     refine(agent, data, None, SCHEDULE, seeds=SEEDS, checkpoint=checkpoint, label="refine cube x", execution="eager")
     return agent
 

@@ -24,6 +24,7 @@ from example_suite import (
 )
 
 from fd.errors import FdError
+from fd.files import digests, write_record, write_text
 from fd.params import load
 from fd.report import figures, training
 from fd.report.folder import save
@@ -337,11 +338,7 @@ def test_two_machines_are_both_named(suite: Path) -> None:
         (lambda root: (root / "runs/far/fidec/train.csv").unlink(), "runs/far/fidec/train.csv: no such file"),
         (lambda root: (root / "behaviour/far.json").unlink(), "behaviour/far.json: no such file"),
         (lambda root: (root / "data/far/manifest.json").unlink(), "data/far/manifest.json: no such file"),
-        (lambda root: (root / "runs/far/bc.json").write_text("{"), "bc.json: not a JSON file"),
-        (
-            lambda root: (root / "runs/far/bc.json").write_text("[]"),
-            "bc.json: holds list, allowed: an object",
-        ),
+        (lambda root: (root / "runs/far/bc.json").write_text("{"), "bc.json: is damaged or not a file"),
         (
             lambda root: edit(root / "runs/far/bc.json", seeds=[0]),
             "bc.json: seeds is [0], but [0, 4] is needed",
@@ -354,10 +351,18 @@ def test_two_machines_are_both_named(suite: Path) -> None:
             lambda root: edit(root / "runs/far/bc.json", data_sha256="x"),
             "bc.json: data_sha256 is of other data; run this",
         ),
+        (
+            lambda root: edit(root / "runs/far/bc.json", flow_sha256="11"),
+            "bc.json: flow_sha256 is '11', but '00' is needed",
+        ),
+        (
+            lambda root: edit(root / "evals/far/bc.json", weights={"step_000000500.safetensors": "00"}),
+            "evals/far/bc.json: weights are others than those of the run",
+        ),
         (lambda root: edit(root / "runs/far/bc.json", "seconds"), "bc.json: field 'seconds' is missing"),
         (
             lambda root: edit(root / "evals/far/bc.json", machine={}),
-            "bc.json: machine, versions or seconds are malformed",
+            "bc.json: machine, versions, files or seconds are malformed",
         ),
         (
             lambda root: edit(root / "data/far/manifest.json", dataset="x-v0"),
@@ -408,8 +413,9 @@ def test_broken_inputs_are_named_and_nothing_is_written(
     ],
 )
 def test_broken_training_log(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "train.csv"
-    path.write_text(text)
+    path = tmp_path / "fidec" / "train.csv"
+    write_text(path, text)
+    write_record(tmp_path / "fidec.json", {"files": digests(path)})
     with pytest.raises(FdError) as error:
         training.read(path, SEEDS)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -417,8 +423,10 @@ def test_broken_training_log(tmp_path: Path, text: str, message: str) -> None:
 
 def test_long_training_logs_are_drawn_as_means_of_neighbours(tmp_path: Path) -> None:
     rows = [(step, seed, 1, step + 10 * seed, 1) for step in range(1, 401) for seed in (0, 1)]
-    write_csv(tmp_path / "train.csv", "step,seed,dual,penalty,delta2", rows)
-    band = training.read(tmp_path / "train.csv", (0, 1)).band("penalty")
+    path = tmp_path / "fidec" / "train.csv"
+    write_csv(path, "step,seed,dual,penalty,delta2", rows)
+    write_record(tmp_path / "fidec.json", {"files": digests(path)})
+    band = training.read(path, (0, 1)).band("penalty")
     assert len(band) == 200
     assert band.iloc[0].to_dict() == {"step": 1.5, "mean": 6.5, "low": 1.5, "high": 11.5}
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fd.errors import FdError
+from fd.files import digests, write_record
 from fd.scores import COLUMNS, Cell, read
 
 CELL = Cell("cube", "fql", seeds=(0, 7), steps=(100, 200, 300), episodes=2)
@@ -23,10 +24,11 @@ def lines() -> list[str]:
 
 
 def write(folder: Path, rows: list[str], header: str = ",".join(COLUMNS)) -> Path:
-    """The rows as the table of the cell; returns the folder of all tables."""
+    """The rows as the table of the cell, and its record; returns the folder of all tables."""
     path = folder / "cube" / "fql.csv"
     path.parent.mkdir(parents=True)
     path.write_text("\n".join([header, *rows]) + "\n")
+    write_record(path.with_suffix(".json"), {"files": digests(path)})
     return folder
 
 
@@ -99,6 +101,8 @@ def test_missing_column(tmp_path: Path) -> None:
 
 def test_not_text(tmp_path: Path) -> None:
     folder = write(tmp_path, [])
-    (folder / "cube" / "fql.csv").write_bytes(np.arange(200, 256, dtype=np.uint8).tobytes())
+    path = folder / "cube" / "fql.csv"
+    path.write_bytes(np.arange(200, 256, dtype=np.uint8).tobytes())
+    write_record(path.with_suffix(".json"), {"files": digests(path)})
     with pytest.raises(FdError, match=r"fql\.csv: not a CSV file"):
         read(folder, CELL)

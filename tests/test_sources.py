@@ -2,13 +2,8 @@
 
 import http.server
 import multiprocessing
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,7 +14,6 @@ import gymnasium
 import numpy as np
 import pytest
 from counting import run
-from processes import alive
 
 from fd.environments import make, quiet
 from fd.errors import FdError
@@ -99,32 +93,9 @@ def test_a_stopped_collection_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_dead_process_is_one_line_and_no_other_is_left(tmp_path: Path) -> None:
-    with pytest.raises(FdError, match="a collecting process died with exit code 3"):
+    with pytest.raises(FdError, match=r"^test: episode 0 of seed \[0, 77\]: its process died with exit code 3$"):
         run(tmp_path, [77, 88])
     assert multiprocessing.active_children() == []
-
-
-def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "parent.py"
-    script.write_text(
-        "import sys; from pathlib import Path; from counting import run\n"
-        "if __name__ == '__main__': run(Path(sys.argv[1]), list(range(1000, 9000)))\n"
-    )
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    parent = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)], env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.DEVNULL
-    )
-    pids: set[int] = set()
-    deadline = time.monotonic() + 30
-    while len(pids) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-        pids = {int(pid) for path in tmp_path.glob("traces/*") for pid in path.read_text().split()}
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    assert len(pids) == 2
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(alive(pid) for pid in pids)
 
 
 @pytest.mark.parametrize("data", [NAVIGATE, WAYPOINT], ids=["navigate", "waypoint"])
@@ -529,7 +500,7 @@ def test_a_broken_minari_file_is_one_line(walked: Path, tmp_path: Path, monkeypa
     for source in (walked / "minari" / WAYPOINT.dataset / "data").iterdir():
         (path / source.name).write_bytes(source.read_bytes()[: 3000 if source.suffix == ".hdf5" else None])
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
-    with pytest.raises(FdError, match=r"umaze-waypoint-v0/data: cannot be read \(.*truncated file"):
+    with pytest.raises(FdError, match=r"umaze-waypoint-v0/data/main_data.hdf5: truncated or not an HDF5 file"):
         made(LOCAL, tmp_path)
 
 

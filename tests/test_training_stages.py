@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from typer import Typer
 
 from fd.checkpoint import COLUMNS, FLOW, read_tensors, write_tensors
+from fd.files import digest, read_record, write_record
 from fd.progress import Progress
 from stages import pretrain, refine
 from stages.command import main
@@ -287,9 +288,9 @@ def test_diverging_flow_names_the_seed_and_the_step(
 def other_data() -> None:
     """The flow belongs to data that have been made anew since."""
     manifest = Path("data", TASK, "manifest.json")
-    values = json.loads(manifest.read_text())
+    values = read_record(manifest)
     values["sha256"]["rewards"] = "0" * 64
-    manifest.write_text(json.dumps(values))
+    write_record(manifest, values)
 
 
 def other_seeds() -> None:
@@ -344,6 +345,8 @@ def nan_in_data() -> None:
         arrays = {name: file[name].copy() for name in file.files}
     arrays["rewards"][7] = np.nan
     np.savez(path, **arrays)
+    manifest = path.with_name("manifest.json")
+    write_record(manifest, read_record(manifest) | {"arrays": digest(path)})
 
 
 def bad_settings() -> None:
@@ -356,13 +359,13 @@ BROKEN: list[tuple[Callable[[], None], tuple[str, ...]]] = [
     (other_seeds, (FLOW_PATH, "seeds [0, 1], allowed", "[0, 2]")),
     (wider, (FLOW_PATH, "flow.weights.1 is [2, 16, 16], allowed: [2, 16, 24]")),
     (deeper, (FLOW_PATH, "flow.weights.2 is [2, 16, 2], allowed: [2, 16, 16]")),
-    (truncated, (FLOW_PATH, "is not a file of weights written by this project")),
-    (foreign, (FLOW_PATH, "is not a file of weights written by this project")),
+    (truncated, (FLOW_PATH, "is damaged or was changed")),
+    (foreign, (FLOW_PATH, "is damaged or not a file that this project wrote")),
     (nan_in_flow, ("scores of the behaviour flow of seed 1 are NaN or infinite, allowed: finite",)),
-    (no_weights, (FLOW_PATH, "is not a file of weights written by this project")),
+    (no_weights, (FLOW_PATH, "is damaged or not a file that this project wrote")),
     (no_flow, (FLOW_PATH, "no such file")),
     (no_data, (f"{DATA_PATH}/manifest.json: no such file; run the stage download",)),
-    (cut_data, (f"{DATA_PATH}/transitions.npz", "truncated or not an npz file")),
+    (cut_data, (f"{DATA_PATH}/transitions.npz", "is damaged or was changed")),
     (nan_in_data, (f"{DATA_PATH}/transitions.npz", "'rewards' holds NaN or infinity, first in row 7")),
     (bad_settings, ("params.yaml: refine.tau: '0.005', allowed: a number",)),
 ]

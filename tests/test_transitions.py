@@ -1,6 +1,7 @@
 """The arrays and their manifest: what is written is read, and every damage is one clear line."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from two_episodes import manifest_of, two_episodes
 
 from fd.errors import FdError
-from fd.transitions import ACTION_BOUND, ARRAYS, MANIFEST, assemble, load, read_manifest, save
+from fd.files import read_record, write_record
+from fd.transitions import ACTION_BOUND, ARRAYS, MANIFEST, assemble, load, read_manifest, read_npz, save
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -127,6 +129,24 @@ def pickled(folder: Path) -> None:
     np.savez(folder / ARRAYS, **kept | {"rewards": np.array([None] * 7)})
 
 
+def bomb(folder: Path) -> None:
+    """Half a gigabyte of zeros in half a megabyte."""
+    none = np.zeros(0)
+    np.savez_compressed(folder / ARRAYS, observations=np.zeros((500_000, 1000), np.uint8), rewards=none, masks=none)
+
+
+def claimed(folder: Path) -> None:
+    """An array whose header says that it is a thousand million numbers."""
+    damaged()(folder)
+    with zipfile.ZipFile(folder / ARRAYS) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(folder / ARRAYS, "w") as file:
+        for name, content in members.items():
+            file.writestr(
+                name, content.replace(b"(7,), }        ", b"(1000000000,), }") if "masks" in name else content
+            )
+
+
 def missing(folder: Path) -> None:
     """No arrays at all."""
     damaged()(folder)
@@ -136,13 +156,10 @@ def missing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, "truncated or not an npz file"),
-        (flipped, "truncated or not an npz file"),
-        (squeezed, "truncated or not an npz file"),
-        (text, "truncated or not an npz file"),
-        (single, "not an npz file"),
-        (lacking, "lacks the field 'masks', found: observations, actions, rewards, ends"),
-        (pickled, "truncated or not an npz file"),
+        (cut, "is damaged or was changed"),
+        (flipped, "is damaged or was changed"),
+        (text, "is damaged or was changed"),
+        (lacking, "is damaged or was changed"),
         (missing, "no such file; run the stage download"),
         (damaged(observations=with_row(2, np.nan)), "'observations' holds NaN or infinity, first in row 2"),
         (damaged(rewards=with_row(1, np.inf)), "'rewards' holds NaN or infinity, first in row 1"),
@@ -156,7 +173,6 @@ def missing(folder: Path) -> None:
         (damaged(actions=with_row(0, 1.5)), "'actions' reach 1.5, allowed: -1 to 1"),
         (damaged(masks=with_row(0, 0.5)), "'masks' holds values other than 0 and 1"),
         (damaged(ends=with_row(1, True)), "transitions is 4, manifest.json says 5"),
-        (damaged(rewards=with_row(0, -2)), "SHA-256 of 'rewards' is"),
     ],
 )
 def test_damaged_arrays_are_one_line(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
@@ -168,25 +184,51 @@ def test_damaged_arrays_are_one_line(damage: Callable[[Path], None], message: st
     assert "\n" not in str(error.value)
 
 
-def rewritten(change: Callable[[dict[str, Any]], Any]) -> Callable[[str], str]:
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut, "truncated or not an npz file"),
+        (flipped, "truncated or not an npz file"),
+        (squeezed, "truncated or not an npz file"),
+        (text, "truncated or not an npz file"),
+        (single, "not an npz file"),
+        (lacking, "lacks the field 'masks', found: observations, actions, rewards, ends"),
+        (pickled, "truncated or not an npz file (rewards.npy: holds objects, which are never unpickled"),
+        (bomb, "unfolds to 500000384 bytes, allowed: 100 times its size"),
+        (claimed, "masks.npy: its shape (1000000000,) is not that of its data"),
+    ],
+)
+def test_a_damaged_published_file_is_one_line(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+    damage(tmp_path)
+    with pytest.raises(FdError) as error:
+        read_npz(tmp_path / ARRAYS, ["observations", "rewards", "masks"])
+    assert str(error.value).startswith(f"{tmp_path / ARRAYS}: ") and message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def rewritten(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
     """Change the values of a manifest."""
-    return lambda content: json.dumps(change(json.loads(content)))
+    return lambda path: write_record(path, change(read_record(path)))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content[:40], "not a JSON file"),
-        (rewritten(lambda values: [values]), "a JSON object is needed, found list"),
+        (lambda path: path.write_bytes(path.read_bytes()[:400]), "is damaged or was changed"),
+        (lambda path: path.write_text(path.read_text().replace("  ", " ")), "is damaged or was changed"),
+        (
+            lambda path: path.write_text(json.dumps(read_record(path))),
+            "is damaged or not a file that this project wrote",
+        ),
         (rewritten(lambda values: values | {"horizons": 3}), "unknown field 'horizons'"),
         (rewritten(lambda values: values | {"horizon": "long"}), "field 'horizon' holds 'long', allowed:"),
         (rewritten(lambda values: {k: v for k, v in values.items() if k != "score"}), "lacks the field 'score'"),
     ],
 )
-def test_damaged_manifest_is_one_line(change: Callable[[str], str], message: str, tmp_path: Path) -> None:
+def test_damaged_manifest_is_one_line(change: Callable[[Path], object], message: str, tmp_path: Path) -> None:
     damaged()(tmp_path)
     path = tmp_path / MANIFEST
-    path.write_text(change(path.read_text()))
+    change(path)
     with pytest.raises(FdError) as error:
         load(tmp_path)
     assert str(path) in str(error.value)

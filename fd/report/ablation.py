@@ -106,7 +106,8 @@ def gather(axis: Axis, plan: Plan, *, evals: Path, runs: Path) -> Findings:
             found.ends[key] = log
             refined = record(folder / f"{method}.json", wanted | {"method": method})
             of_data = {"data_sha256": refined.data_sha256}
-            evaluated = record(evals / task.name / f"{method}.json", {"task": task.name, "method": method} | of_data)
+            of_cell = {"task": task.name, "method": method, "weights": refined.weights()} | of_data
+            evaluated = record(evals / task.name / f"{method}.json", of_cell)
             wanted |= of_data  # all methods of a task
             found.seconds[key] = refined.seconds
             found.versions.extend([refined.versions, evaluated.versions])

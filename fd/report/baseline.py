@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from fd.documents import read_text
 from fd.errors import FdError
 from fd.files import digest, write_text
 from fd.params import Count, Params, Strict
@@ -20,6 +21,8 @@ from fd.report.results import Results
 from fd.scores import Evaluations
 from fd.stats import Floats
 from fd.transitions import Manifest
+
+MOST = 2**24  # bytes of a baseline; that of three tasks, four methods and three seeds has 10,000
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -159,12 +162,10 @@ def load(path: Path) -> Baseline:
     Raises:
         FdError: the file is missing or is no baseline.
     """
+    if not path.exists():
+        raise FdError(f"{path}: no such file; `python -m stages.regress --update` makes it from evaluations")
     try:
-        return Baseline.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise FdError(f"{path}: no such file; `python -m stages.regress --update` makes it from evaluations") from None
-    except OSError as error:
-        raise FdError(f"{path}: cannot be read: {error.strerror}") from None
+        return Baseline.model_validate_json(read_text(path, MOST))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fd.errors import FdError
+from fd.files import one_line, read_record
 from fd.report.plan import Plan
 from fd.transitions import Manifest, read_manifest
 
@@ -32,6 +32,11 @@ class Record:
     versions: dict[str, str]
     steps_per_second: float | None
     data_sha256: Any  # of every array of the data, by name; None where a stage does not write it down
+    files: dict[str, str]  # SHA-256 of what the stage made, by name
+
+    def weights(self) -> dict[str, str]:
+        """Those of `files` that hold tensors."""
+        return {name: sha256 for name, sha256 in self.files.items() if name.endswith(".safetensors")}
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,8 @@ def gather(plan: Plan, *, data: Path, behaviour: Path, runs: Path, evals: Path) 
     """Provenance of the grid of the plan, from the four folders of the pipeline.
 
     Raises:
-        FdError: a record is missing or lacks a field, or names another dataset, task, method, seeds or data
-            than the plan and the manifest.
+        FdError: a record is missing, is not as it was written or lacks a field, or names another dataset, task, method, seeds or data
+            than the plan and the manifest, another flow than the pretrained one, or other weights than those of the run.
     """
     found = Provenance({}, {}, {}, {})
     for task in plan.tasks:
@@ -90,22 +95,13 @@ def gather(plan: Plan, *, data: Path, behaviour: Path, runs: Path, evals: Path) 
         found.pretrain[task.name] = record(behaviour / f"{task.name}.json", wanted)
         for method in plan.methods:
             key = task.name, method
-            found.refine[key] = record(runs / task.name / f"{method}.json", wanted | {"method": method})
+            flow = next(iter(found.pretrain[task.name].weights().values()), None)
+            of_run = {"method": method, "flow_sha256": flow}
+            found.refine[key] = record(runs / task.name / f"{method}.json", wanted | of_run)
             of_cell = {"task": task.name, "method": method, "data_sha256": manifest.sha256}
+            of_cell |= {"weights": found.refine[key].weights()}
             found.evaluate[key] = record(evals / task.name / f"{method}.json", of_cell)
     return found
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FdError(f"{path}: no such file; every task and method of params.yaml needs one") from None
-    except ValueError as error:
-        raise FdError(f"{path}: not a JSON file: {error}") from None
-    if not isinstance(values, dict):
-        raise FdError(f"{path}: holds {type(values).__name__}, allowed: an object")
-    return values
 
 
 def _field(values: Mapping[str, Any], name: str, path: Path) -> Any:
@@ -120,17 +116,20 @@ def record(path: Path, wanted: Mapping[str, Any]) -> Record:
     Raises:
         FdError: the file or a field is missing, or a field is not what is wanted.
     """
-    values = _load(path)
+    values = read_record(path, "every task and method of params.yaml needs one")
     for name, value in wanted.items():
         if (given := _field(values, name, path)) != value:
-            told = "of other data" if isinstance(value, dict) else f"{given!r}, but {value!r} is needed"
-            raise FdError(f"{path}: {name} is {told}; run this stage again")
-    machine, versions, seconds = (_field(values, name, path) for name in ("machine", "versions", "seconds"))
+            told = f"is {one_line(repr(given))}, but {value!r} is needed"
+            told = {"data_sha256": "is of other data", "weights": "are others than those of the run"}.get(name, told)
+            raise FdError(f"{path}: {name} {told}; run this stage again")
+    made = (_field(values, name, path) for name in ("machine", "versions", "files", "seconds"))
+    machine, versions, files, seconds = made
     rate = values.get("steps_per_second")
     try:
         cpu, cores, memory = str(machine["cpu"]), int(machine["cores"]), float(machine["memory_gib"])
         named = {str(package): str(version) for package, version in versions.items()}
         place = Machine(cpu, cores, memory, machine["gpu"])
-        return Record(float(seconds), place, named, None if rate is None else float(rate), values.get("data_sha256"))
+        speed = None if rate is None else float(rate)
+        return Record(float(seconds), place, named, speed, values.get("data_sha256"), dict(files))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FdError(f"{path}: machine, versions or seconds are malformed: {error!r}") from None
+        raise FdError(f"{path}: machine, versions, files or seconds are malformed: {error!r}") from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from fd.checkpoint import FLOW, read_tensors
 from fd.errors import FdError
-from fd.files import digest
+from fd.files import digest, read_record
 from fd.params import Params
 from fd.policy import snapshot_name
 from fd.report.provenance import Provenance
@@ -119,7 +119,7 @@ def _snapshots(
     """File and SHA-256 of the weights that acted, by step, checked against the record of the evaluation."""
     task, method = cell
     run, record = folders.runs / task / method, folders.evals / task / f"{method}.json"
-    evaluated = json.loads(record.read_text(encoding="utf-8")).get("weights")
+    evaluated = read_record(record).get("weights")
     if not isinstance(evaluated, dict):
         raise FdError(f"{record}: field 'weights' is missing or malformed; run the stage evaluate again")
     found: dict[str, Any] = {str(step): _file(run / snapshot_name(step)) for step in steps}

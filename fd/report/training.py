@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from fd.errors import FdError
+from fd.files import one_line, read_output
 
 COLUMNS = ("dual", "penalty", "delta2")  # of a method with a constraint
 POINTS = 200  # of a drawn line
@@ -45,18 +47,19 @@ class Training:
 
 
 def read(path: Path, seeds: tuple[int, ...], columns: Sequence[str] = COLUMNS) -> Training:
-    """Training of a run whose log has these columns; what else the log has is left.
+    """Training of a run whose log has these columns, held against the record of the run; what else the log has is left.
 
     Raises:
-        FdError: the file or a column is missing, a value is not a number, or a seed is missing, surplus or
-            has a step twice.
+        FdError: the file, the record or a column is missing, the file is not as it was written, a value is not a number, or a seed
+            is missing, surplus or has a step twice.
     """
+    content = read_output(path, Path(f"{path.parent}.json"))
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise FdError(f"{path}: no such file; every task and method of params.yaml needs one") from None
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
-        raise FdError(f"{path}: not a CSV file: {' '.join(str(error).split())}") from None
+        frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas' parser errors are ValueErrors
+        raise FdError(f"{path}: not a CSV file: {one_line(error)}") from None
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is left over for labels of the rows
+        raise FdError(f"{path}: not a CSV file: its rows are longer than its header")
     needed = ["step", "seed", *columns]
     if absent := [column for column in needed if column not in frame]:
         raise FdError(f"{path}: column {absent[0]!r} is missing, needed: {', '.join(needed)}")

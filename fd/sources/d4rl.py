@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from fd.errors import FdError
 from fd.params import D4rlData
 from fd.robotics import as_d4rl
+from fd.sources.hdf5 import check
 from fd.sources.mazes import between, registered
-from fd.sources.minari import Rows
+from fd.sources.minari import Rows, check_numbers
 from fd.transitions import Transitions
 
 FIELDS = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1, "timeouts": 1}  # dimensions
@@ -112,21 +113,25 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     """The fields of the file, the flags as booleans."""
     import h5py
 
+    check(path)
     try:
         with h5py.File(path) as file:
             missing = [name for name in FIELDS if not isinstance(file.get(name), h5py.Dataset)]
             if missing:
-                raise FdError(f"{path}: lacks the field '{missing[0]}', found: {', '.join(file) or 'none'}")
+                raise FdError(f"{path}: lacks the field '{missing[0]}', found: {', '.join([*file][:20]) or 'none'}")
             columns = {name: np.asarray(file[name]) for name in FIELDS}
-    except OSError as error:
-        raise FdError(f"{path}: truncated or not an HDF5 file ({' '.join(str(error).split())})") from None
-    rows = len(columns["observations"])
+    except FdError:
+        raise
+    except Exception as error:  # of many kinds, for what a damaged file holds
+        raise FdError(f"{path}: truncated or not an HDF5 file ({' '.join(str(error).split())})") from error
+    rows = len(columns["observations"]) if columns["observations"].size and columns["observations"].ndim else 0
     for name, dimensions in FIELDS.items():
         shape = columns[name].shape
         if len(shape) != dimensions or shape[0] != rows or not rows:
             raise FdError(
                 f"{path}: '{name}' has shape {shape}, allowed: {dimensions} dimensions of {rows or 'some'} rows"
             )
+        check_numbers(str(path), name, columns[name])
     for name in ("terminals", "timeouts"):
         columns[name] = columns[name].astype(bool)
     return columns

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from fd.documents import read_json
 from fd.errors import FdError
 from fd.files import write_text
 from fd.params import Download
@@ -97,10 +99,11 @@ def _record(path: Path) -> Path:
 
 def _read(record: Path) -> str:
     """SHA-256 of a record."""
-    try:
-        return str(json.loads(record.read_text(encoding="utf-8"))["sha256"])
-    except (ValueError, KeyError, TypeError):
-        raise FdError(f"{record}: not a record with a SHA-256; remove it to use the file beside it as it is") from None
+    values = read_json(record)
+    found = values.get("sha256") if isinstance(values, dict) else None
+    if not isinstance(found, str) or not re.fullmatch("[0-9a-f]{64}", found):
+        raise FdError(f"{record}: not a record with a SHA-256; remove it to use the file beside it as it is")
+    return found
 
 
 def _persist(url: str, path: Path, *, timeout: float, label: str) -> None:

@@ -3,6 +3,9 @@
 Same parameters and package versions give the same bytes on one machine.
 """
 
+import errno
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +20,7 @@ from fd.sources.shards import Collector, collect, read
 from fd.transitions import Transitions
 
 ENVIRONMENTS = {"play": tuple(play.ENVIRONMENTS), "navigate": navigate.ENVIRONMENTS}
+GROUP = 2**15  # bytes that an episode takes in a file of Minari beside its arrays
 _COLLECTORS: dict[str, Callable[[str, int], Collector]] = {
     "play": play.PlayCollector,
     "navigate": navigate.NavigateCollector,
@@ -90,6 +94,8 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
     episodes = [read(path) for path in work.collect(collector, [[data.seed, index] for index in range(data.episodes)])]
     root = work.folder / "minari"
     collected = waypoint.maze_spec(data.environment, data.horizon)
+    arrays = sum(values.nbytes for episode in episodes for values in episode.values())
+    _make_room(work.folder, 2 * arrays + len(episodes) * GROUP)  # positions stand there twice, goals beside
     waypoint.write(root, data.dataset, episodes, collect=collected, evaluate=evaluate)
     written = MinariData(
         source="minari", dataset=data.dataset, environment=data.environment, observation=data.observation,
@@ -99,3 +105,9 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
     with minari.root_at(root):
         dataset = minari.find(written)
     return minari.convert(dataset, written), minari.evaluation_spec(dataset, written)
+
+
+def _make_room(folder: Path, size: int) -> None:
+    """Raise an OSError where the disk has no room for so many bytes: writing HDF5 to a full one ends in a dozen tracebacks."""
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))

@@ -18,6 +18,8 @@ What is known of the published sets of D4RL's tasks, and what is done about it:
   the error is 0.2 a step and metre between palm and object, beside bonuses of 10 to 100 a step. Evaluation has D4RL's.
 """
 
+import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -31,15 +33,19 @@ import numpy as np
 from filelock import FileLock
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
+from fd.documents import read_json
 from fd.environments import FlatEnv, make, register, unit_box
 from fd.errors import FdError
 from fd.params import MinariData, RobotData
 from fd.robotics import as_d4rl
+from fd.sources.hdf5 import check as check_hdf5
 from fd.sources.mazes import SUCCESS_RADIUS, between, goal_of, registered
 from fd.transitions import Transitions, assemble, check
 
+OPTIONS = ("maze_map", "reward_type", "continuing_task", "reset_target")  # of an environment, that a set may choose
+WIDEST = 64  # cells of a maze
 GOAL_MARKS = ("g", "c")  # of cells of a maze that can be goals; without any, all free cells can
 
 
@@ -58,6 +64,7 @@ def find(data: MinariData) -> Any:
     path = get_dataset_path(name)
     if not (path / "data").exists():
         _download(name, get_dataset_path())
+    _check_files(path / "data")
     try:
         dataset = minari.load_dataset(name, download=False)
     except Exception as error:  # whatever its files hold
@@ -91,6 +98,30 @@ def _download(name: str, root: Path) -> None:
         shutil.rmtree(part)
 
 
+def _check_files(folder: Path) -> None:
+    """Raise an FdError unless Minari can be trusted with the files of a set: it makes any object that they name.
+
+    Raises:
+        FdError: the files refer to others, declare more than they hold, or would make an environment of other code.
+    """
+    path = folder / "metadata.json"
+    metadata = read_json(path)
+    if not isinstance(metadata, dict) or metadata.get("data_format") != "hdf5":
+        raise FdError(f"{path}: data_format is not 'hdf5', the one that is read")
+    if not {"observation_space", "action_space"} <= metadata.keys():  # Minari asks the environment for them
+        try:
+            spec = json.loads(metadata["env_spec"])
+            code = [spec["entry_point"], *(wrapper["entry_point"] for wrapper in spec["additional_wrappers"])]
+            trusted = all(str(name).startswith("gymnasium_robotics.envs.") for name in code)
+        except (KeyError, TypeError, ValueError, RecursionError):
+            trusted = False
+        if not trusted:
+            raise FdError(f"{path}: lacks a space, and env_spec is none of gymnasium-robotics, which would tell it")
+    episodes, groups = metadata.get("total_episodes"), check_hdf5(folder / "main_data.hdf5")
+    if not isinstance(episodes, int) or not 0 <= episodes <= groups:
+        raise FdError(f"{path}: total_episodes is {episodes!r}, allowed: up to the {groups} that main_data.hdf5 has")
+
+
 def _reason(error: Exception) -> str:
     """Class and message of an exception in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
@@ -103,12 +134,29 @@ def _check_environment(dataset: Any, environment: str) -> None:
         raise FdError(f"{dataset.id}: names no environment, so nothing can be evaluated on it")
     if spec.id != environment:
         raise FdError(f"environment: {environment!r}, but {dataset.id} was made with '{spec.id}'")
+    own = registered(environment).kwargs
+    strange = [name for name, value in spec.kwargs.items() if name not in OPTIONS and own.get(name) != value]
+    if strange:
+        raise FdError(f"{dataset.id}: its environment has the option {strange[0]!r}, allowed: {', '.join(OPTIONS)}")
+    if not _is_map(spec.kwargs.get("maze_map", [])):
+        raise FdError(f"{dataset.id}: maze_map is no map of up to {WIDEST} x {WIDEST} cells")
     # The package of the environment alone: with another mujoco a set can be used, its scores are just not the same.
     owners = packages_distributions().get(str(spec.entry_point).split(".")[0], [])
-    for requirement in map(Requirement, dataset.storage.metadata.get("requirements") or []):
+    wanted = dataset.storage.metadata.get("requirements") or []
+    try:
+        requirements = [Requirement(one) for one in wanted]
+    except (InvalidRequirement, TypeError) as error:
+        raise FdError(f"{dataset.id}: its requirements cannot be read ({_reason(error)})") from None
+    for requirement in requirements:
         if requirement.name in owners and not requirement.specifier.contains(_installed(requirement.name)):
             there = f"{requirement.name} {_installed(requirement.name)}"
             raise FdError(f"{dataset.id}: was made with {requirement}, installed is {there}")
+
+
+def _is_map(rows: Any) -> bool:
+    """Whether a value is a map of a maze, of bounded size, or no map at all."""
+    lists = isinstance(rows, list) and len(rows) <= WIDEST and all(isinstance(row, list) for row in rows)
+    return lists and all(len(row) <= WIDEST and len(row) == len(rows[0]) for row in rows)
 
 
 def _installed(package: str) -> str:
@@ -147,10 +195,10 @@ def return_range(dataset: Any) -> list[float]:
     Raises:
         FdError: the set has none.
     """
-    metadata = dataset.storage.metadata
-    if "ref_min_score" not in metadata or "ref_max_score" not in metadata:
+    low, high = (dataset.storage.metadata.get(name) for name in ("ref_min_score", "ref_max_score"))
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in (low, high)) or low >= high:
         raise FdError(f"{dataset.spec.dataset_id}: has no reference returns, so `return_range` is needed")
-    return [float(metadata["ref_min_score"]), float(metadata["ref_max_score"])]
+    return [float(low), float(high)]
 
 
 @contextmanager
@@ -184,6 +232,7 @@ def convert(dataset: Any, data: MinariData) -> Transitions:
     rows = Rows(data, place)
     for episode in _episodes(dataset):
         states = flat(place, episode.observations, data.observation)
+        check_numbers(place, "observations", states)
         rewards = episode.rewards
         if goal is not None:
             rewards = (
@@ -208,8 +257,19 @@ class Rows:
         """Add an episode of T + 1 states and T steps.
 
         Raises:
-            FdError: a sparse reward is neither 0 nor 1.
+            FdError: they are others in number or width, no numbers, or a sparse reward is neither 0 nor 1.
         """
+        arrays = {"observations": states, "actions": actions, "rewards": rewards, "terminals": terminals}
+        for name, values in arrays.items():
+            check_numbers(self._place, name, values)
+            rows = len(actions) + (name == "observations")
+            like = self._episodes[0][name].shape[1:] if self._episodes and name in self._episodes[0] else None
+            dimensions = 2 if name in ("observations", "actions") else 1
+            if values.ndim != dimensions or len(values) != rows or like not in (None, values.shape[1:]) or rows == 0:
+                raise FdError(
+                    f"{self._place}: '{name}' has shape {values.shape} in an episode of {len(actions)} steps"
+                    + (f" beside rows of shape {like}" if like else "")
+                )
         if self._data.reward == "sparse":
             wrong = rewards[(rewards != 0) & (rewards != 1)]
             if wrong.size:
@@ -258,8 +318,8 @@ def _episodes(dataset: Any) -> Iterator[Any]:
     """The episodes; a file that cannot be read is an FdError."""
     try:
         yield from dataset.iterate_episodes()
-    except (OSError, KeyError, ValueError) as error:
-        raise FdError(f"{dataset.storage.data_path}: cannot be read ({' '.join(str(error).split())})") from None
+    except Exception as error:  # whatever its files hold
+        raise FdError(f"{dataset.storage.data_path}: cannot be read ({_reason(error)})") from error
 
 
 def flat(place: str, observations: Any, keys: tuple[str, ...]) -> NDArray[Any]:
@@ -276,7 +336,19 @@ def flat(place: str, observations: Any, keys: tuple[str, ...]) -> NDArray[Any]:
     if missing or not keys:
         wrong = f"'{missing[0]}' does not exist" if missing else "[] given for a dict observation"
         raise FdError(f"{place}: observation: {wrong}, allowed: {', '.join(observations)}")
-    return np.concatenate([np.asarray(observations[key]) for key in keys], axis=-1)
+    parts = [np.asarray(observations[key]) for key in keys]
+    if len({part.shape[:-1] for part in parts}) > 1 or parts[0].ndim == 0:
+        raise FdError(f"{place}: observation: {list(keys)} are of shapes {[part.shape for part in parts]}")
+    return np.concatenate(parts, axis=-1)
+
+
+def check_numbers(place: str, name: str, values: NDArray[Any]) -> None:
+    """Raise an FdError unless all values are numbers that a float32 can hold."""
+    if values.dtype.kind not in "fiub":
+        raise FdError(f"{place}: '{name}' is {values.dtype}, allowed: numbers")
+    wrong = ~(np.abs(values) <= np.finfo(np.float32).max) if values.dtype.kind == "f" else np.zeros(1, bool)
+    if wrong.any():
+        raise FdError(f"{place}: '{name}' holds NaN or infinity, first in row {int(np.argwhere(wrong)[0][0])}")
 
 
 def _with_end(values: NDArray[Any]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fd.environments import make
+from fd.processes import beat
 from fd.sources.shards import Episode, compact
 
 ACTION_NOISE = 0.5
@@ -44,6 +45,7 @@ class NavigateCollector:
         done = False
         while not done:
             action = self._act()
+            beat()
             following, _, terminated, truncated, info = self._env.step(action)
             done = terminated or truncated
             if info["success"]:

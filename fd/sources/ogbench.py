@@ -15,6 +15,7 @@ from fd.environments import make, quiet, register, renders
 from fd.errors import FdError
 from fd.params import Download
 from fd.sources.fetch import fetch
+from fd.sources.minari import check_numbers
 from fd.sources.shards import read
 from fd.transitions import Transitions, assemble, check, read_npz
 
@@ -163,9 +164,7 @@ def _read_file(path: Path, env: gymnasium.Env[Any, Any], images: tuple[int, ...]
             raise FdError(f"{path}: '{key}' has {len(values)} rows, 'observations' has {rows}")
         if values.shape[1:] != widths[key]:
             raise FdError(f"{path}: '{key}' has rows of shape {values.shape[1:]}, allowed: {widths[key]}")
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            row = np.argwhere(~np.isfinite(values))[0][0]
-            raise FdError(f"{path}: '{key}' holds NaN or infinity, first in row {row}")
+        check_numbers(str(path), key, values)
     kind = arrays["observations"].dtype
     if (kind == np.uint8) != (images is not None):
         raise FdError(f"{path}: 'observations' is {kind}, allowed: {'uint8' if images else 'floats'}")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fd.environments import make
+from fd.processes import beat
 from fd.sources.shards import Episode, compact
 
 BUTTONS = ("qpos", "qvel", "button_states")
@@ -94,6 +95,7 @@ class PlayCollector:
         done = False
         while not done:
             action = np.clip(oracle.select_action(observation, info), -1, 1)
+            beat()
             following, _, terminated, truncated, info = self._env.step(action)
             done = terminated or truncated
             if oracle.done:

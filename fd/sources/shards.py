@@ -5,15 +5,8 @@ workers, and a collection that was stopped goes on from the files that are compl
 """
 
 import os
-import signal
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,13 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fd.errors import FdError
+from fd.processes import Workers, enter
 from fd.progress import Progress
+from fd.transitions import read_npz
+
+# Seconds without a step of its simulator after which a collector hangs: a step takes 1 to 300 ms, making one 10 s.
+TIMEOUT = 120.0
 
 Episode = dict[str, NDArray[Any]]
 
 
 class Collector(Protocol):
-    """Collects one episode from a seed of its own; made once in each worker."""
+    """Collects one episode from a seed of its own, with an `fd.processes.beat` at each step; made once in a worker."""
 
     def __call__(self, seed: np.random.SeedSequence) -> Episode:
         """Return the arrays of the episode, by name."""
@@ -41,6 +39,7 @@ def collect(
     folder: Path,
     workers: int,
     label: str,
+    timeout: float = TIMEOUT,
 ) -> list[Path]:
     """Return the files of one episode for each seed, in order; `read` gives the arrays of one.
 
@@ -51,17 +50,23 @@ def collect(
         seeds: entropy of each episode.
         folder: where the episodes are kept; complete ones found there are not collected again.
         workers: number of processes.
-        label: what the progress is called.
+        label: what the progress and errors are called.
+        timeout: seconds within which a collector must beat.
 
     Raises:
-        FdError: a worker died.
-        Exception: whatever a worker raised.
+        FdError: a collector fails or hangs, or its process dies; names the episode and its seed.
+        OSError: of a collector, or of its file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{index:06d}.npz" for index in range(len(seeds))]
     missing = [(path, seed) for path, seed in zip(paths, seeds, strict=True) if not path.exists()]
     with Progress(len(paths), label, unit="episodes", done=len(paths) - len(missing)) as progress:
-        _run(make, missing, workers=min(workers, len(missing)), advance=progress.advance)
+        shares = [(make,)] * min(workers, len(missing))
+        with Workers(label, _collecting, shares, timeout=timeout) as pool:
+            for fault in pool.do([(job, 1) for job in missing]):
+                if fault is not None:
+                    raise fault
+                progress.advance(1)
     return paths
 
 
@@ -72,100 +77,34 @@ def read(path: Path, *names: str) -> Episode:
         FdError: the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names or file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
-        raise FdError(f"{path}: damaged ({error}); remove it to collect the episode again") from None
+        return read_npz(path, names)
+    except FdError as error:
+        raise FdError(f"{error}; remove it to collect the episode again") from None
 
 
-def _run(
-    make: Callable[[], Collector],
-    work: list[tuple[Path, list[int]]],
-    *,
-    workers: int,
-    advance: Callable[[int], None],
-) -> None:
-    """Share the work among processes and wait for all of them; none is left behind."""
-    processes: dict[Connection, SpawnProcess] = {}
+def _collecting(make: Callable[[], Collector]) -> Callable[[tuple[Path, list[int]]], Iterator[OSError | None]]:
+    """Make a worker's collector; return what collects an episode and writes its file."""
+    enter("a collector being made")
+    return partial(_collect, make())
+
+
+def _collect(collector: Collector, job: tuple[Path, list[int]]) -> Iterator[OSError | None]:
+    """Collect an episode and write its file; give what the system says against it, such as a full disk, or None."""
+    path, entropy = job
+    enter(f"episode {int(path.stem)} of seed {entropy}")
     try:
-        with _single_threaded():
-            for index in range(workers):
-                connection, process = _start(partial(_work, make, work[index::workers]))
-                processes[connection] = process
-        open_connections = set(processes)
-        while open_connections:
-            for ready in wait(list(open_connections)):
-                assert isinstance(ready, Connection)
-                if _receive(ready, processes[ready]):
-                    advance(1)
-                else:
-                    open_connections.remove(ready)
-    finally:
-        for connection, process in processes.items():
-            connection.close()
-            process.terminate()
-            process.join()
-
-
-def _start(target: Callable[[Connection], None]) -> tuple[Connection, SpawnProcess]:
-    """Start a process that holds the only sending end of the returned connection."""
-    context = get_context("spawn")
-    receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=target, args=(sending,), daemon=True)
-    process.start()
-    sending.close()
-    return receiving, process
-
-
-def _receive(connection: Connection, process: SpawnProcess) -> bool:
-    """Whether one more episode came in; False when the worker has ended its share."""
-    try:
-        message = connection.recv()
-    except EOFError:
-        process.join()
-        raise FdError(f"a collecting process died with exit code {process.exitcode}") from None
-    if isinstance(message, Exception):
-        raise message
-    assert isinstance(message, bool)
-    return message
-
-
-def _work(make: Callable[[], Collector], work: list[tuple[Path, list[int]]], results: Connection) -> None:
-    """Body of a worker. Sending fails once the parent is gone, and that ends the worker, too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it, too, and ends this process
-    try:
-        collector = make()
-        for path, entropy in work:
-            episode = collector(np.random.SeedSequence(entropy))
-            temporary = path.with_name(f".{path.name}")
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **episode)
-            os.replace(temporary, path)
-            results.send(True)
-        results.send(False)
-    except BrokenPipeError:
-        return
-    except Exception as error:  # noqa: BLE001  (the parent raises it)
-        results.send(error)
+        episode = collector(np.random.SeedSequence(entropy))
+        temporary = path.with_name(f".{path.name}")
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **episode)
+        os.replace(temporary, path)
+    except OSError as error:
+        yield error
+    else:
+        yield None
 
 
 def compact(rows: list[Any]) -> NDArray[Any]:
     """Return rows as one array in the types of OGBench's files: floats as float32, others as they are."""
     values = np.array(rows)
     return values.astype(np.float32) if values.dtype.kind == "f" else values
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Processes started inside use one thread each: they share the cores among themselves."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 
 from fd.environments import make, temporary_files_removed
+from fd.processes import beat
 from fd.sources.mazes import SUCCESS_RADIUS, Cell, between, distances, goal_of, neighbours, registered
 from fd.sources.minari import root_at
 from fd.sources.shards import Episode
@@ -62,6 +63,7 @@ class WaypointCollector:
             way = self._waypoint(position, cells[goal]) - position
             action = position_gain * way - velocity_gain * velocity + self._action_noise * random.standard_normal(2)
             actions.append(np.clip(action, -1, 1).astype(np.float32))
+            beat()
             row, _, _, truncated, _ = self._env.step(actions[-1])
             observations.append(row["observation"])
         return {"observation": np.array(observations), "actions": np.array(actions)}
