@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from fd.errors import FdError
+from fd.files import one_line
 
 MOST_BYTES = 2**18  # of settings; those of the whole benchmark have 80,000
 MOST_VALUES = 10**4  # of settings, keys as well; a few nested aliases can stand for any number of values
@@ -71,7 +72,7 @@ def read_yaml(text: str, place: str) -> Any:
         told = " ".join(filter(None, (error.context, error.problem)))
         raise FdError(f"{place}: not YAML: {told}" + (f" in line {mark.line + 1}" if mark else "")) from None
     except yaml.YAMLError as error:
-        raise FdError(f"{place}: not YAML: {' '.join(str(error).split())}") from None
+        raise FdError(f"{place}: not YAML: {one_line(error)}") from None
     except RecursionError:
         raise FdError(f"{place}: nested too deeply, allowed: a mapping of sections") from None
     if size > MOST_VALUES:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fd import robotics  # noqa: F401  (the specs of manifests name its wrappers)
 from fd.errors import FdError
+from fd.files import one_line
 from fd.transitions import Manifest
 
 Floats = NDArray[np.float32]
@@ -173,7 +174,7 @@ def _trusted(values: Any) -> EnvSpec:
         spec = EnvSpec.from_json(json.dumps(values))
         wrappers = [str(wrapper.entry_point) for wrapper in spec.additional_wrappers]
     except (AttributeError, KeyError, TypeError, ValueError, gymnasium.error.Error) as error:
-        raise FdError(f"environment.spec: cannot be read ({' '.join(str(error).split())[:200]})") from None
+        raise FdError(f"environment.spec: cannot be read ({one_line(error)})") from None
     register()
     known = gymnasium.registry.get(spec.id)
     if known is not None and spec.entry_point != known.entry_point:
@@ -195,7 +196,7 @@ def make(spec: str | EnvSpec, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         with temporary_files_removed(), quiet():
             env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
     except (gymnasium.error.UnregisteredEnv, ImportError) as error:  # dm_control needs what MUJOCO_GL names
-        raise FdError(f"environment: {' '.join(str(error).split())}") from None
+        raise FdError(f"environment: {one_line(error)}") from None
     if env.spec is not None and renders(env.spec):
         _provide_renderer(env.spec.id)
     return env
@@ -221,7 +222,7 @@ def _provide_renderer(name: str) -> None:
             gl_context.GLContext = GLContext
         gl_context.GLContext(1, 1).free()
     except Exception as error:  # noqa: BLE001  (a library that is missing is an AttributeError, say)
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise FdError(
             f"{name}: its images cannot be rendered without a display ({reason}); EGL is needed, on Debian the packages"
             " libegl1 and libgl1-mesa-dri, or the GPU's own driver; MUJOCO_GL names another renderer"

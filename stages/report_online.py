@@ -1,4 +1,4 @@
-"""Stage `report-online`: evals/, evals-online/ -> reports/<suite>/online/<page>.md, .csv, .svg: a page of params.yaml."""
+"""Stage `report-online`: runs/, evals/, online/, evals-online/ -> reports/<suite>/online/<page>.md, .csv, .svg: a page of params.yaml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from fd import params
 from fd.report import online
 from fd.report.folder import save
-from stages.command import EvalsOption, ParamsOption, main
+from stages.command import EvalsOption, ParamsOption, RunsOption, main
 
 app = typer.Typer(add_completion=False)
 
@@ -19,7 +19,9 @@ app = typer.Typer(add_completion=False)
 def command(
     page: Annotated[str, typer.Option(help="Name of a page under `online` in the file of settings.")],
     params_file: ParamsOption = Path("params.yaml"),
+    runs: RunsOption = Path("runs"),
     evals: EvalsOption = Path("evals"),
+    went_on: Annotated[Path, typer.Option("--online", help="Folder of the runs that went on.")] = Path("online"),
     after: Annotated[Path, typer.Option(help="Folder of the evaluations of the runs that went on.")] = Path(
         "evals-online"
     ),
@@ -31,7 +33,9 @@ def command(
     A task, method, seed, evaluation or episode that is missing is an error, and nothing is written.
     """
     values = params.load(params_file)
-    found = online.gather(values, page, evals=evals, online=after, reference=published)
+    found = online.gather(
+        values, page, start=online.Evaluated(runs, evals), end=online.Evaluated(went_on, after), reference=published
+    )
     save(out / values.suite / "online", online.render(found))
 
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from fd.checkpoint import FLOW, STATE, Checkpoint, load_state, read_tensors
 from fd.environments import make, make_env
 from fd.errors import FdError
-from fd.files import digest, digests, write_record
+from fd.files import digest, digests, read_record, write_record
 from fd.lockstep import Lockstep, Order, Outcome
 from fd.online import Experience, Label, labelled, reset_seed
 from fd.optim import optimiser, step
@@ -372,6 +372,11 @@ def test_what_went_on_is_evaluated_like_a_run_and_compared(tiny_project: Path) -
         call(evaluate.app, "--task", TASK, "--method", "fidec", "--runs", runs, "--out", out)
     call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
     assert "| umaze | fidec | 40 to 60 | " in Path("reports", "tiny", "online", "all.md").read_text()
+    record = Path("online", TASK, "fidec.json")
+    values = read_record(record)
+    write_record(record, values | {"files": values["files"] | {"step_000000060.safetensors": "0" * 64}})
+    with pytest.raises(FdError, match=r"^evals-online/umaze/fidec.json: weights are others than those of the run"):
+        call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
 
 
 def test_the_number_of_workers_does_not_matter(tiny_project: Path) -> None:
@@ -509,6 +514,8 @@ def write_evaluations(folder: str, method: str, rows: list[str], *, data: str = 
     record = {"task": TASK, "method": method, "data_sha256": {"actions": data}, "weights": {}, "seconds": 1.0}
     record |= {"machine": MACHINE, "versions": {"mujoco": mujoco}}
     write_record(path.with_suffix(".json"), record | {"files": digests(path)})
+    runs = {"evals": "runs", "evals-online": "online"}[folder]
+    write_record(Path(runs, TASK, f"{method}.json"), record | {"files": {}})
 
 
 def rows_of(folder: str, method: str) -> list[str]:
@@ -551,7 +558,7 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
     first = Path("reports", "tiny", "online", "all.md").read_text().splitlines()[0]
     assert first.startswith("**Mixed versions: mujoco 4.0.0 and 3.1.6.")
     write_evaluations("evals-online", "fidec", rows_of("evals-online", "fidec"), data="11")
-    with pytest.raises(FdError, match=r"^evals-online/umaze/fidec.json: data_sha256 is of other data"):
+    with pytest.raises(FdError, match=r"^online/umaze/fidec.json: data_sha256 is of other data"):
         call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
     Path("evals-online", TASK, "fql.csv").unlink()
     with pytest.raises(FdError, match=r"^evals-online/umaze/fql.csv: no such file"):
@@ -560,7 +567,7 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
 
 def test_published_pairs_stand_beside_ours_by_the_name_of_the_data(tiny_project: Path) -> None:
     """Figures of cube-double's default task, as the table prints them; those of a regenerated set are marked."""
-    from fd.report.online import gather, render
+    from fd.report.online import Evaluated, gather, render
 
     edit(going("fql", steps=20))
     values = load(Path("params.yaml"))
@@ -571,7 +578,10 @@ def test_published_pairs_stand_beside_ours_by_the_name_of_the_data(tiny_project:
     for folder, steps in (("evals", (20, 40)), ("evals-online", (60,))):
         rows = [f"{seed},{at},{episode},-1.0,0,9,50.0" for seed in (0, 1) for at in steps for episode in (0, 1)]
         write_evaluations(folder, "fql", rows)
-    found = gather(values, "all", evals=Path("evals"), online=Path("evals-online"), reference=ROOT / "reference")
+    found = gather(
+        values, "all", start=Evaluated(Path("runs"), Path("evals")), end=Evaluated(Path("online"), Path("evals-online")),
+        reference=ROOT / "reference",
+    )  # fmt: skip
     page = render(found)["all.md"]
     assert "| umaze | ReBRAC | 6 ± 5 | 28 ± 28 | FQL paper, arXiv 2502.02538, Table 4 |" in page
     assert f"- umaze: not comparable with ours; {REGENERATED}." in page

@@ -84,12 +84,26 @@ class Findings:
         return np.asarray(np.mean(starts, axis=0)), np.asarray(np.mean(ends, axis=0))
 
 
-def gather(values: Params, name: str, *, evals: Path, online: Path, reference: Path) -> Findings:
+@dataclass(frozen=True)
+class Evaluated:
+    """Folders of runs and of their evaluations."""
+
+    runs: Path
+    evals: Path
+
+
+def gather(values: Params, name: str, *, start: Evaluated, end: Evaluated, reference: Path) -> Findings:
     """Findings of a page of params.yaml.
 
+    Args:
+        values: the settings.
+        name: of the page.
+        start, end: the runs as `refine` left them, and those that went on.
+        reference: folder of published figures.
+
     Raises:
-        FdError: there is no such page, a file, seed, evaluation or episode of it is missing, or start and end are
-            of different data.
+        FdError: there is no such page, a file, seed, evaluation or episode of it is missing, start and end are of
+            different data, or an evaluation is of other weights than those of its run.
     """
     if name not in values.online.pages:
         raise FdError(f"online.pages: {name!r} does not exist, allowed: {', '.join(values.online.pages) or 'none yet'}")
@@ -101,11 +115,13 @@ def gather(values: Params, name: str, *, evals: Path, online: Path, reference: P
         task = going.task
         for method in methods:
             file, wanted = Path(task.name, f"{method}.json"), {"task": task.name, "method": method}
-            first = record(evals / file, wanted)
-            records += [first, record(online / file, wanted | {"data_sha256": first.data_sha256})]
+            for part in (start, end):
+                trained = record(part.runs / file, wanted)
+                wanted["data_sha256"] = trained.data_sha256
+                records.append(record(part.evals / file, wanted | {"weights": trained.weights()}))
             parts = [
                 read(folder, Cell(task.name, method, plan.seeds, steps, task.episodes)).curve()
-                for folder, steps in ((evals, task.steps), (online, going.steps))
+                for folder, steps in ((start.evals, task.steps), (end.evals, going.steps))
             ]
             curves[task.name, method] = np.concatenate(parts, axis=1)
     printed, known = _printed(reference), benchmark(reference)

@@ -19,6 +19,7 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 
 from fd.errors import FdError
+from fd.files import one_line
 from fd.params import D4rlData
 from fd.robotics import as_d4rl
 from fd.sources.hdf5 import check
@@ -123,7 +124,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     except FdError:
         raise
     except Exception as error:  # of many kinds, for what a damaged file holds
-        raise FdError(f"{path}: truncated or not an HDF5 file ({' '.join(str(error).split())})") from error
+        raise FdError(f"{path}: truncated or not an HDF5 file ({one_line(error)})") from error
     rows = len(columns["observations"]) if columns["observations"].size and columns["observations"].ndim else 0
     for name, dimensions in FIELDS.items():
         shape = columns[name].shape

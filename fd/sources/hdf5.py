@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fd.errors import FdError
+from fd.files import one_line
 
 # Numbers that a file may stand for; flags shrink a thousandfold, but floats of an experiment hardly.
 RATIO, SMALL = 20, 2**26  # bytes for every byte of the file, and those that any file may
@@ -41,4 +42,4 @@ def check(path: Path) -> int:
     except FdError:
         raise
     except Exception as error:  # of many kinds, for what a damaged file holds
-        raise FdError(f"{path}: truncated or not an HDF5 file ({' '.join(str(error).split())})") from error
+        raise FdError(f"{path}: truncated or not an HDF5 file ({one_line(error)})") from error

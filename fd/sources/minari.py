@@ -38,6 +38,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from fd.documents import read_json
 from fd.environments import FlatEnv, make, register, unit_box
 from fd.errors import FdError
+from fd.files import one_line
 from fd.params import MinariData, RobotData
 from fd.robotics import as_d4rl
 from fd.sources.hdf5 import check as check_hdf5
@@ -124,7 +125,7 @@ def _check_files(folder: Path) -> None:
 
 def _reason(error: Exception) -> str:
     """Class and message of an exception in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _check_environment(dataset: Any, environment: str) -> None:
