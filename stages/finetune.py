@@ -14,7 +14,6 @@ import typer
 from fd import memory, params, provenance, scratch, transitions
 from fd.agent import Agent
 from fd.checkpoint import FLOW, STATE, Checkpoint, load_state, write_tensors
-from fd.compute import execution, select
 from fd.environments import make_env
 from fd.errors import FdError
 from fd.files import digest
@@ -27,6 +26,7 @@ from fd.replay import Replay
 from fd.streams import generator
 from stages.command import DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
 from stages.refine import write_snapshot
+from stages.training import machine
 
 app = typer.Typer(add_completion=False)
 
@@ -46,21 +46,13 @@ def command(
     """
     values = params.load(params_file)
     settings, acting, start = values.finetuning(task, method), values.method(method).act.model_dump(), time.monotonic()
-    compute, offline = values.compute, Policy.load(run := runs / task / method)
-    device = select(
-        compute.device, compute.threads, tf32=compute.tf32, deterministic=compute.deterministic,
-        images=bool(offline.spec.encoder),
-    )  # fmt: skip
-    how = execution(compute.execution, device)
-    manifest = transitions.read_manifest(data / task)
-    memory.check(
-        offline.spec.hidden,
-        seeds=len(offline.seeds),
-        batch_size=settings.batch_size,
-        device=device,
+    offline = Policy.load(run := runs / task / method)
+    on = machine(
+        values.compute, offline.spec, seeds=len(offline.seeds), batch_size=settings.batch_size,
         place=f"online.tasks.{task}",
-    )
-    agent, adam, record = resumed(run, offline, settings.behaviour, device)
+    )  # fmt: skip
+    manifest = transitions.read_manifest(data / task)
+    agent, adam, record = resumed(run, offline, settings.behaviour, on.device)
     if record.get("data_sha256") != manifest.sha256:
         raise FdError(f"{run}: is of other data, allowed: {data / task}")
     if record.get("snapshot_sha256") != digest(run / snapshot_name(offline.step)):
@@ -72,14 +64,11 @@ def command(
         acting,
         asdict(manifest),
         digest(run / STATE),
-        device.type,
-        how,
-        compute.tf32,
-        compute.deterministic,
+        *on.numerics,
     ]
     with scratch.claimed("finetune", f"{task}/{method}"):
         work = scratch.folder("finetune", f"{task}/{method}", parts)
-        replay = Replay.of(transitions.load(data / task), device, frame_stack=spec.frame_stack)
+        replay = Replay.of(transitions.load(data / task), on.device, frame_stack=spec.frame_stack)
         experience = Experience(replay, seeds=len(seeds), steps=settings.steps, balanced=settings.balanced)
 
         origin = {"task": task, "method": method, "data_sha256": manifest.sha256}
@@ -93,7 +82,7 @@ def command(
             origin["flow_sha256"] = digest(work / "out" / FLOW)
         with Lockstep(
             partial(make_env, manifest), name=task, seeds=seeds, shapes=(tuple(manifest.obs_shape), (manifest.act_dim,)),
-            workers=compute.workers, timeout=values.settings(task).evaluate.timeout,
+            workers=values.compute.workers, timeout=values.settings(task).evaluate.timeout,
         ) as simulators:  # fmt: skip
             convention = getattr(values.task(task).data, "reward", "own")
             label = f"finetune {task} {method}"
@@ -101,7 +90,7 @@ def command(
             with memory.told(label, seeds=len(seeds), fixed=experience.replay.nbytes):
                 finetune(
                     agent, adam, experience, interaction, schedule, seeds=seeds, checkpoint=checkpoint, folder=work,
-                    label=label, execution=how,
+                    label=label, execution=on.execution,
                 )  # fmt: skip
         record = origin | {"seeds": seeds, "steps": schedule.steps, "episodes": experience.episodes.tolist()}
         provenance.write(out / task / f"{method}.json", record, output=work / "out", start=start)

@@ -9,13 +9,13 @@ import typer
 
 from fd import memory, params, provenance, scratch, transitions
 from fd.checkpoint import FLOW, Checkpoint, write_tensors
-from fd.compute import execution, select
 from fd.loop import Schedule
 from fd.nets import observing
 from fd.pretraining import pretrain
 from fd.replay import Replay
 from fd.streams import generator
 from stages.command import BehaviourOption, DataOption, ParamsOption, TaskOption, main
+from stages.training import machine
 
 app = typer.Typer(add_completion=False)
 
@@ -29,25 +29,18 @@ def command(
 ) -> None:
     """Train the behaviour flow of every seed on data/<task> by flow matching; writes behaviour/<task>."""
     settings, seeds = (values := params.load(params_file)).settings(task), values.seeds
-    compute, network = values.compute, settings.network
-    device = select(
-        compute.device, compute.threads, tf32=compute.tf32, deterministic=compute.deterministic,
-        images=bool(network.encoder),
-    )  # fmt: skip
-    memory.check(
-        network.hidden, seeds=len(seeds), batch_size=settings.pretrain.batch_size, device=device, place=f"tasks.{task}"
-    )
-    how = execution(compute.execution, device)
+    network, place = settings.network, f"tasks.{task}"
+    on = machine(values.compute, network, seeds=len(seeds), batch_size=settings.pretrain.batch_size, place=place)
     arrays, manifest = transitions.load(data / task), transitions.read_manifest(data / task)
     sections = [settings.network.model_dump(), settings.pretrain.model_dump()]
-    parts = [manifest.sha256, seeds, sections, device.type, how, compute.tf32, compute.deterministic]
+    parts = [manifest.sha256, seeds, sections, *on.numerics]
     with scratch.claimed("pretrain", task):
         work = scratch.folder("pretrain", task, parts)
         streams = [generator(seed, "weights", 0) for seed in seeds]
         flow = observing(
-            network.observed(manifest.obs_shape, f"tasks.{task}"), network.encoder, network.hidden,
+            network.observed(manifest.obs_shape, place), network.encoder, network.hidden,
             generators=streams, inputs=manifest.act_dim + 1, outputs=manifest.act_dim,
-        ).to(device)  # fmt: skip
+        ).to(on.device)  # fmt: skip
         built, start = work / "out", time.monotonic()
         schedule = Schedule(
             settings.pretrain.steps,
@@ -55,11 +48,11 @@ def command(
             settings.pretrain.log_every,
             settings.pretrain.log_every,
         )
-        replay, label = Replay.of(arrays, device, frame_stack=network.frame_stack), f"pretrain {task}"
+        replay, label = Replay.of(arrays, on.device, frame_stack=network.frame_stack), f"pretrain {task}"
         with memory.told(label, seeds=len(seeds), fixed=replay.nbytes):
             pretrain(
                 flow, replay, schedule, seeds=seeds, learning_rate=settings.pretrain.learning_rate,
-                checkpoint=Checkpoint(work, built, lambda step: None), label=label, execution=how,
+                checkpoint=Checkpoint(work, built, lambda step: None), label=label, execution=on.execution,
                 augmentation=network.augmentation,
             )  # fmt: skip
         record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}

@@ -13,7 +13,6 @@ from fd import memory, params, provenance, scratch, transitions
 from fd.agent import Agent
 from fd.bank import build
 from fd.checkpoint import FLOW, STATE, Checkpoint, load_net, read_tensors, write_tensors
-from fd.compute import execution, select
 from fd.errors import FdError
 from fd.files import digest
 from fd.loop import Schedule
@@ -23,6 +22,7 @@ from fd.replay import Replay
 from fd.spec import Spec
 from fd.streams import generator
 from stages.command import BehaviourOption, DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
+from stages.training import machine
 
 app = typer.Typer(add_completion=False)
 
@@ -39,25 +39,18 @@ def command(
     """Refine the policy of every seed with one method; writes snapshots and training log to runs/<task>/<method>."""
     values = params.load(params_file)
     settings, seeds, start = values.settings(task, method), values.seeds, time.monotonic()
-    compute, network = values.compute, settings.network
-    device = select(
-        compute.device, compute.threads, tf32=compute.tf32, deterministic=compute.deterministic,
-        images=bool(network.encoder),
-    )  # fmt: skip
-    memory.check(
-        network.hidden, seeds=len(seeds), batch_size=settings.refine.batch_size, device=device, place=f"tasks.{task}"
-    )
-    how = execution(compute.execution, device)
+    network, place = settings.network, f"tasks.{task}"
+    on = machine(values.compute, network, seeds=len(seeds), batch_size=settings.refine.batch_size, place=place)
     manifest = transitions.read_manifest(data / task)
-    obs_shape = network.observed(manifest.obs_shape, f"tasks.{task}")
+    obs_shape = network.observed(manifest.obs_shape, place)
     shape = {"obs_shape": obs_shape, "act_dim": manifest.act_dim}
     spec = Spec.of(network.model_dump(), settings.refine.model_dump(), values.method(method).train.model_dump(), shape)
     schedule = Schedule(
         settings.refine.steps, settings.refine.batch_size, settings.refine.log_every, settings.refine.evaluate_every
     )
-    agent = Agent(spec, [generator(seed, "weights", 0) for seed in seeds]).to(device)
+    agent = Agent(spec, [generator(seed, "weights", 0) for seed in seeds]).to(on.device)
     flow_file = behaviour / task / FLOW
-    tensors, origin = read_tensors(flow_file, device)
+    tensors, origin = read_tensors(flow_file, on.device)
     if origin.get("data_sha256") != manifest.sha256 or tuple(origin.get("seeds", ())) != seeds:
         raise FdError(
             f"{flow_file}: is of other data or seeds {origin.get('seeds')}, allowed: {data / task}, {list(seeds)}"
@@ -66,8 +59,7 @@ def command(
         load_net(agent.flow, tensors, "flow.", flow_file)
     flow_sha256 = digest(flow_file)
     sizes = {"bank": settings.refine.bank, "memory": settings.refine.bank_memory}
-    numerics = [compute.tf32, compute.deterministic]
-    parts = [asdict(spec), asdict(schedule), sizes, seeds, flow_sha256, device.type, how, *numerics]
+    parts = [asdict(spec), asdict(schedule), sizes, seeds, flow_sha256, *on.numerics]
     with scratch.claimed("refine", f"{task}/{method}"):
         work = scratch.folder("refine", f"{task}/{method}", parts)
         built, origin = work / "out", {"task": task, "method": method, "data_sha256": manifest.sha256}
@@ -79,16 +71,19 @@ def command(
             built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
         bank = None
         if agent.trained():
-            replay = Replay.of(transitions.load(data / task), device, frame_stack=spec.frame_stack)
+            replay = Replay.of(transitions.load(data / task), on.device, frame_stack=spec.frame_stack)
             label = f"refine {task} {method}"
             with memory.told(label, seeds=len(seeds), fixed=replay.nbytes):
                 if spec.based and settings.refine.bank:
                     bank = build(
                         spec, agent.flow, replay, seeds=seeds, samples=settings.refine.bank,
                         budget=settings.refine.bank_memory, label=label, path=scratch.ROOT / "banks" / f"{task}.safetensors",
-                        key=scratch.folder("bank", task, flow_sha256, *numerics).name,
+                        key=scratch.folder("bank", task, flow_sha256, on.numerics).name,
                     )  # fmt: skip
-                refine(agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=label, execution=how)
+                refine(
+                    agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=label,
+                    execution=on.execution,
+                )  # fmt: skip
             if settings.refine.keep_state:
                 last = {"step": schedule.steps, "snapshot_sha256": digest(built / snapshot_name(schedule.steps))}
                 write_tensors(built / STATE, read_tensors(work / STATE)[0], last | {"data_sha256": manifest.sha256})

@@ -19,7 +19,7 @@ import yaml
 from conftest import TASK, settings
 from filelock import FileLock
 from test_fetch import CONTENT, NAME
-from test_pipeline import PARTS, ROOT, Pipeline
+from test_pipeline import ROOT, Pipeline, copied
 from typer.testing import CliRunner
 
 from stages import refine, unlock
@@ -32,13 +32,7 @@ PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  
 @pytest.fixture(scope="module")
 def workspace(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """A pipeline with the data and the behaviour of a task, whose refinements take long enough to be met at work."""
-    folder = tmp_path_factory.mktemp("workspace") / "clone"
-    for part in PARTS:
-        (folder / part).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / part, folder / part)
+    folder = copied(tmp_path_factory.mktemp("workspace") / "clone")
     for part in ("data", "behaviour"):
         shutil.copytree(made / part, folder / part)
     values = settings()

@@ -19,7 +19,7 @@ import typer
 import yaml
 from conftest import TASK, settings
 from example_suite import outcome
-from test_pipeline import PARTS, ROOT, Pipeline
+from test_pipeline import ROOT, Pipeline, copied
 
 from fd import files
 from fd.checkpoint import STATE, Checkpoint, read_tensors, write_tensors
@@ -155,13 +155,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_a_changed_bit_in_the_cache_of_dvc_is_named(tmp_path: Path) -> None:
     """DVC does not read what it has linked or copied before; the stage that reads the file does."""
-    folder = tmp_path / "clone"
-    for part in PARTS:
-        (folder / part).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / part, folder / part)
+    folder = copied(tmp_path / "clone")
     pipeline = Pipeline(folder, settings())
     pipeline.write(pipeline.values)
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):

@@ -72,16 +72,21 @@ class Pipeline:
         return set(re.findall(r"Running stage '([^']+)'", self.dvc("repro")))
 
 
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """The pipeline of one task, three methods and one ablation, before it has run."""
-    folder = tmp_path_factory.mktemp("pipeline") / "clone"
+def copied(folder: Path) -> Path:
+    """The folder, with a copy of what the pipeline is made of."""
     for part in PARTS:
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / part, folder / part)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """The pipeline of one task, three methods and one ablation, before it has run."""
+    folder = copied(tmp_path_factory.mktemp("pipeline") / "clone")
     values = settings()
     values["methods"] = {name: values["methods"][name] for name in METHODS}
     values["ablations"]["metric"]["values"] = {"identity": "deflow", "state": "fidec"}
