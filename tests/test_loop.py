@@ -133,7 +133,7 @@ def test_a_damaged_state_is_told_with_its_place(tmp_path: Path) -> None:
     fit(tmp_path, 10)
     path = tmp_path / "work" / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(FdError, match=r"state\.safetensors: is not a file of weights"):
+    with pytest.raises(FdError, match=r"state\.safetensors: is damaged or was changed"):
         fit(tmp_path, 20)
 
 
