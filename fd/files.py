@@ -63,9 +63,7 @@ def check_seal(path: Path) -> None:
     """
     _, found, needed = _sealed(path)
     if found != needed:
-        raise FdError(
-            f"{path}: is damaged or was changed, its SHA-256 is {needed[:12]}…, its seal says {found[:12]}…; {AGAIN}"
-        )
+        raise damaged(path, needed, says=("its seal", found))
 
 
 def write_record(path: Path, values: Mapping[str, Any]) -> None:
@@ -125,10 +123,16 @@ def read_output(path: Path, record: Path) -> bytes:
         raise FdError(f"{record}: field 'files' does not name {path.name}; run this stage again")
     content = path.read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != needed:
-        raise FdError(
-            f"{path}: is damaged or was changed, its SHA-256 is {found[:12]}…, {record} says {str(needed)[:12]}…; {AGAIN}"
-        )
+        raise damaged(path, found, says=(record, str(needed)))
     return content
+
+
+def damaged(path: Path, found: str, *, says: tuple[object, str]) -> FdError:
+    """The error of a file whose SHA-256 is another than something says: what says it, and the digits there."""
+    place, needed = says
+    return FdError(
+        f"{path}: is damaged or was changed, its SHA-256 is {found[:12]}…, {place} says {needed[:12]}…; {AGAIN}"
+    )
 
 
 def one_line(told: object) -> str:

@@ -73,6 +73,12 @@ def _each_once(section: S, key: str, items: Collection[Any]) -> S:
     return section
 
 
+def _bounded_log(steps: int, log_every: int) -> None:
+    """ValueError when a training log has too many rows, or one of its rows stands for too many steps."""
+    if steps // log_every > MOST_ROWS or log_every > MOST_ROWS:
+        raise ValueError(f"log_every: {log_every}, allowed: up to {MOST_ROWS}, and as many rows in {steps} steps")
+
+
 def _no_schedule(place: str, overrides: Collection[str]) -> None:
     """ValueError when a method's overrides of the section `refine` change its schedule."""
     schedule = [key for key in ("steps", "evaluate_every", "log_every") if key in overrides]
@@ -221,10 +227,7 @@ class Pretrain(Strict):
     def _whole_chunks(self) -> Pretrain:
         if self.steps % self.log_every:
             raise ValueError(f"steps: {self.steps} is not a multiple of log_every: {self.log_every}")
-        if self.steps // self.log_every > MOST_ROWS or self.log_every > MOST_ROWS:
-            raise ValueError(
-                f"log_every: {self.log_every}, allowed: up to {MOST_ROWS}, and as many rows in {self.steps} steps"
-            )
+        _bounded_log(self.steps, self.log_every)
         return self
 
 
@@ -242,10 +245,7 @@ class Evaluated(Strict):
             raise ValueError(f"evaluate_every: {self.evaluate_every} is not a multiple of log_every: {self.log_every}")
         if self.steps % self.evaluate_every:
             raise ValueError(f"steps: {self.steps} is not a multiple of evaluate_every: {self.evaluate_every}")
-        if self.steps // self.log_every > MOST_ROWS or self.log_every > MOST_ROWS:
-            raise ValueError(
-                f"log_every: {self.log_every}, allowed: up to {MOST_ROWS}, and as many rows in {self.steps} steps"
-            )
+        _bounded_log(self.steps, self.log_every)
         return self
 
 

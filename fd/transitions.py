@@ -18,7 +18,7 @@ import numpy.lib.format as npy
 from numpy.typing import NDArray
 
 from fd.errors import FdError
-from fd.files import AGAIN, digest, one_line, read_record, replacing, write_record
+from fd.files import damaged, digest, one_line, read_record, replacing, write_record
 
 ARRAYS = "transitions.npz"
 MANIFEST = "manifest.json"
@@ -145,9 +145,7 @@ def load(folder: Path) -> Transitions:
     if not path.is_file():
         raise FdError(f"{path}: no such file; run the stage download for this task")
     if (found := digest(path)) != needed:
-        raise FdError(
-            f"{path}: is damaged or was changed, its SHA-256 is {found[:12]}…, {MANIFEST} says {needed[:12]}…; {AGAIN}"
-        )
+        raise damaged(path, found, says=(MANIFEST, needed))
     arrays = Transitions(**read_npz(path, [field.name for field in fields(Transitions)]))
     check(path, arrays)
     counts = {"obs_shape": list(arrays.observations.shape[1:]), "act_dim": arrays.actions.shape[1]}
