@@ -121,7 +121,7 @@ class Checkpoint:
         """Writes the state from which the run can go on."""
         self._also(step)
         tensors = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
-        trained = _trained(module)
+        trained = _trained(module, adam)
         for index, state in adam.state_dict()["state"].items():
             tensors |= {f"adam.{trained[index]}.{key}": value for key, value in state.items()}
         record = {"key": self._folder.name, "step": step, "rows": self._rows, "unlogged": unlogged}
@@ -136,7 +136,7 @@ def load_state(path: Path, module: nn.Module, adam: torch.optim.Adam) -> dict[st
     tensors, record = read_tensors(path, next(module.parameters()).device)
     load_net(module, tensors, "net.", path)
     state: dict[int, dict[str, Tensor]] = {}
-    for index, parameter in enumerate(_trained(module)):
+    for index, parameter in enumerate(_trained(module, adam)):
         prefix = f"adam.{parameter}."
         found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         if found:
@@ -145,9 +145,10 @@ def load_state(path: Path, module: nn.Module, adam: torch.optim.Adam) -> dict[st
     return record
 
 
-def _trained(module: nn.Module) -> list[str]:
-    """Names of the parameters that its optimiser steps, in the optimiser's order."""
-    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+def _trained(module: nn.Module, adam: torch.optim.Adam) -> list[str]:
+    """Names of the parameters that the optimiser steps, in its order."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return [names[parameter] for group in adam.param_groups for parameter in group["params"]]
 
 
 def load_net(net: nn.Module, tensors: dict[str, Tensor], prefix: str, place: Path) -> None:

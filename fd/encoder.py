@@ -1,4 +1,4 @@
-"""Encoders of image observations: IMPALA networks of all seeds, as grouped convolutions."""
+"""Encoders of image observations: IMPALA networks of all seeds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, max_pool2d, pad
+
+from fd.linear import affine
 
 WIDTH = 512  # of an encoded observation
 CONVOLUTIONS = 3  # of a stack: one before the pooling, two in the residual block
@@ -53,9 +55,11 @@ class ImpalaEncoder(nn.Module):
 
         def convolved(x: Tensor, layer: int) -> Tensor:
             kernel, shift = convolutions[layer].flatten(0, 1), convolutions[layers + layer].flatten()
-            if layer == 0:  # with this few channels, a grouped convolution is four times slower than one a seed
+            # One a seed: on a CPU so that a seed gets the same bits alone; in the first layer, with its few channels, a grouped
+            # one is four times slower.
+            if layer == 0 or not x.is_cuda:
                 each = zip(x.chunk(seeds, dim=1), kernel.chunk(seeds), shift.chunk(seeds), strict=True)
-                return torch.cat([conv2d(own, k, b, padding=1) for own, k, b in each], dim=1)
+                return torch.cat([conv2d(own.contiguous(), k, b, padding=1) for own, k, b in each], dim=1)
             return conv2d(x, kernel, shift, padding=1, groups=seeds)
 
         # In float32 and times 1 / 255, for that is how the references' compiler divides by 255.
@@ -64,7 +68,7 @@ class ImpalaEncoder(nn.Module):
             x = _pooled(convolved(x, layer))
             x = x + convolved(convolved(x.relu(), layer + 1).relu(), layer + 2)
         x = x.relu().view(len(x), seeds, -1, *x.shape[2:]).permute(1, 0, 3, 4, 2).flatten(2)  # [S, B, H * W * C]
-        return gelu(torch.baddbmm(bias, x, weight), approximate="tanh")
+        return gelu(affine(bias, x, weight), approximate="tanh")
 
 
 def _pooled(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
+from fd.linear import affine
 from fd.nets import StackedMLP
 
 
@@ -54,15 +55,15 @@ def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, so
     (first, *hidden), (bias, *shifts) = flow.weights, flow.biases
     last, drift = hidden.pop(), shifts.pop()
     from_x, from_t = first[:, width:-1], first[:, -1:]
-    start = torch.baddbmm(bias, obs, first[:, :width])
-    slope = torch.baddbmm(from_t, drift, from_x) / steps  # of the first layer's input in k
+    start = affine(bias, obs, first[:, :width])
+    slope = affine(from_t, drift, from_x) / steps  # of the first layer's input in k
 
     def moved(y: Tensor, point: Tensor, start: Tensor, duration: float) -> Tensor:
         """y moved on for a duration with the velocity at a point."""
-        h = gelu(torch.baddbmm(start, point, from_x), approximate="tanh")
+        h = gelu(affine(start, point, from_x), approximate="tanh")
         for weight, shift in zip(hidden, shifts, strict=True):
-            h = gelu(torch.baddbmm(shift, h, weight), approximate="tanh")
-        return torch.baddbmm(y, h, last, alpha=duration)
+            h = gelu(affine(shift, h, weight), approximate="tanh")
+        return affine(y, h, last, scale=duration)
 
     y = noise
     for _ in range(steps):

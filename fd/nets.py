@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
 from fd.encoder import WIDTH, ImpalaEncoder
+from fd.linear import affine
 
 
 class StackedMLP(nn.Module):
@@ -69,7 +70,7 @@ class StackedMLP(nn.Module):
         x = x.reshape(-1, *x.shape[-2:])
         last = len(self.weights) - 1
         for layer in range(last + 1):
-            x = torch.baddbmm(_use(self.biases[layer], constant), x, _use(self.weights[layer], constant))
+            x = affine(_use(self.biases[layer], constant), x, _use(self.weights[layer], constant))
             if layer < last:
                 x = gelu(x, approximate="tanh")
                 if self.scales:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
+LANES = 16  # numbers in the widest vector of a processor
+
 
 def optimiser(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
-    """Adam (betas .9, .999, eps 1e-8) as one fused kernel over the stacked parameters."""
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=True, capturable=parameters[0].is_cuda)
+    """Adam (betas .9, .999, eps 1e-8), fused over the stacked parameters [S or more, ...].
+
+    On a CPU the fused kernel rounds numbers at the end of a tensor, which fill no vector, in another way than those before. So that a
+    seed gets the same bits among any others, parameters of which a member fills no whole vectors (biases of outputs, the
+    dual) are stepped by other kernels.
+    """
+    whole, odd = list[nn.Parameter](), list[nn.Parameter]()
+    for parameter in parameters:
+        (whole if parameter.is_cuda or parameter[0].numel() % LANES == 0 else odd).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": whole, "fused": True}, {"params": odd, "foreach": True}]
+    return torch.optim.Adam(
+        [group for group in groups if group["params"]], lr=learning_rate, capturable=parameters[0].is_cuda
+    )
 
 
 def step(optimiser: torch.optim.Adam, loss: Tensor, parameters: list[nn.Parameter], *, clip: float) -> Tensor:
@@ -20,7 +35,9 @@ def step(optimiser: torch.optim.Adam, loss: Tensor, parameters: list[nn.Paramete
     # Those of convolutions come in whatever order of memory their kernel wrote.
     grads = [g.contiguous() for g in torch.autograd.grad(loss.sum(), parameters, materialize_grads=True)]
     seeds = loss.shape[0]
-    norm: Tensor = vector_norm(torch.stack([vector_norm(g.view(seeds, -1), dim=1) for g in grads]), dim=0)
+    norms = torch.stack([vector_norm(g.view(seeds, -1), dim=1) for g in grads])
+    # A column alone is summed in another order than one of several: see `fd.linear.affine`.
+    norm: Tensor = vector_norm(norms.repeat(1, 2) if seeds == 1 else norms, dim=0)[:seeds]
     if clip:
         scale = (clip / (norm + 1e-6)).clamp_max(1)
         grads = [(g.view(seeds, -1) * scale.unsqueeze(1)).view_as(g) for g in grads]

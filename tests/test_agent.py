@@ -23,13 +23,15 @@ def train(agent: Agent, steps: int, *seeds: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("method", TRAINED)
 def test_a_seed_alone_is_the_seed_among_others(method: str) -> None:
-    both, alone = agent_of(method, 0, 1), agent_of(method, 1)
-    among, own = train(both, 20, 0, 1), train(alone, 20, 1)
+    """To the bit, wherever in a vector of the processor the numbers of its odd shapes come to lie."""
+    seeds = (7, 6, 5, 4, 3, 2, 0, 1)
+    all_, alone = agent_of(method, *seeds), agent_of(method, 1)
+    among, own = train(all_, 20, *seeds), train(alone, 20, 1)
     assert among.keys() == own.keys()
     for name, value in own.items():
-        torch.testing.assert_close(among[name][1:], value, rtol=1e-4, atol=1e-5)
+        assert torch.equal(among[name][-1:], value), name
     for name, parameter in alone.state_dict().items():
-        torch.testing.assert_close(both.state_dict()[name][parameter.shape[0] :], parameter, rtol=1e-3, atol=1e-5)
+        assert torch.equal(all_.state_dict()[name][-parameter.shape[0] :], parameter), name
 
 
 MOVED = {

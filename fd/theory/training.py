@@ -66,7 +66,8 @@ def descend(
     """
     adam = optimiser(parameters, schedule.learning_rate)
     for index in range(schedule.steps):
-        adam.param_groups[0]["lr"] = schedule.learning_rate * (1 + math.cos(math.pi * index / schedule.steps)) / 2
+        for group in adam.param_groups:
+            group["lr"] = schedule.learning_rate * (1 + math.cos(math.pi * index / schedule.steps)) / 2
         step(adam, loss(index), parameters, clip=clip)
     finite = torch.stack([part.detach().reshape(len(members), -1).isfinite().all(dim=-1) for part in parameters])
     lost = [name for name, sound in zip(members, finite.all(dim=0).tolist(), strict=True) if not sound]
