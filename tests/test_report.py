@@ -220,11 +220,18 @@ def test_one_seed_has_no_spread(suite: Path) -> None:
 def test_published_figures_stand_beside_ours_under_the_same_protocol(suite: Path) -> None:
     params = yaml.safe_load((suite / "params.yaml").read_text())
     data = {"source": "ogbench", "dataset": "cube-single-play-singletask-task1-v0"}
-    params["tasks"] = {"cube": params["tasks"]["near"] | {"data": data}}
+    near = params["tasks"]["near"]
+    regenerated = {"again": near | {"data": near["data"] | {"dataset": data["dataset"]}}}  # stands for the same task
+    params["tasks"] = {"cube": near | {"data": data}} | regenerated
     params["refine"] |= {"steps": 1000000, "evaluate_every": 100000, "log_every": 50000}
     params["evaluate"]["episodes"] = 50
     params["evaluate"]["final_evaluations"] = 3
-    write_suite(suite, params, score=lambda *_: 90.0, constraint=lambda *_: (1.0, 0.1, 0.1))
+    write_suite(
+        suite,
+        params,
+        score=lambda task, *_: 90.0 if task == "cube" else 10.0,
+        constraint=lambda *_: (1.0, 0.1, 0.1),
+    )
     assert run(suite) == (0, "")
     text = (suite / "reports" / "example" / "report.md").read_text()
     assert "| cube | fql | 90.0 ± 0.0 | 97 ± 2 | FQL paper, arXiv 2502.02538, Table 3 (8 (4 pixel) seeds) |" in text

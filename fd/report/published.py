@@ -60,8 +60,12 @@ def rows(results: Results, reference: Reference, settings: Mapping[str, Setting]
         reference: tasks of the benchmark and published figures.
         settings: how every task of our suite is run, by name.
     """
-    ours = {task: name for name, setting in settings.items() if (task := find(reference.tasks, setting.dataset))}
-    reasons = {task: obstacle(reference, settings[name]) for task, name in ours.items()}
+    ours, reasons = dict[Task, str](), dict[Task, str]()
+    for name, setting in settings.items():
+        task, reason = find(reference.tasks, setting.dataset), obstacle(reference, setting)
+        # Of several that stand for one task, a comparable one.
+        if task is not None and (task not in ours or reasons[task]):
+            ours[task], reasons[task] = name, reason
 
     def row(scope: str, name: str, tasks: Sequence[Task], figures: Sequence[Figure]) -> Row:
         run = all(task in ours for task in tasks)
