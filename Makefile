@@ -6,6 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 repro: setup
 	$(if $(SUITE),python -m stages.suite $(SUITE))
+	python -m stages.check
 	python -m stages.unlock
 	dvc --wait-for-lock repro
 

@@ -1,10 +1,12 @@
 """How much of the simulators' raw stepping rate an evaluation keeps: `python -m benchmarks.rollout`.
 
-Raw: as many processes as there are workers, each replaying episodes in one environment, and nothing else. Kept: the rate
+Raw: as many processes as there are workers, each replaying episodes in one environment, and nothing else; and one such process
+by itself, whose rate times the number of workers is what cores that do not slow each other down would reach. Kept: the rate
 through `fd.rollout` with the untrained policies of three seeds, of the size that params.yaml gives, every worker running
 as many jobs as the others. Both run the same episodes (a step's cost depends on the actions: resting in contact costs
 more than flailing), and they take turns, slice by slice, since a machine that others use, too, changes its speed from one
-second to the next: each slice of the pool is held against the raw slices right before and after it. Told are medians
+second to the next: each slice of the pool is held against the raw slices right before and after it. A share is of the
+processes together, `share_of_alone` of the one by itself times the workers. Told are medians
 and, for the shares, quartiles, by the clock and by the processors' time; the second is the fairer where others take the
 cores themselves.
 """
@@ -68,13 +70,14 @@ def command(
         building = time.perf_counter() - start
         simulators = [child.pid for child in multiprocessing.active_children() if child.pid]
         with Raw(case, record(case, load(case, params_file, method, 0), episodes), workers) as raw:
-            raws, kept = [raw.rate()], list[Rate]()
+            raws, alone, kept = [raw.rate()], [raw.rate(1)], list[Rate]()
             for number in range(slices + 1):
                 kept.append(kept_rate(pool, episodes, simulators))
                 raws.append(raw.rate())
+                alone.append(raw.rate(1))
                 if number == 0:  # a warm-up of both, in which the workers load the policy
-                    raws, kept = raws[1:], []
-    found = [compare(one, raws[i : i + 2]) for i, one in enumerate(kept)]
+                    raws, alone, kept = raws[1:], alone[1:], []
+    found = [compare(one, raws[i : i + 2], alone[i : i + 2], workers) for i, one in enumerate(kept)]
     result: dict[str, Any] = {
         "case": case,
         "environments": environments,
@@ -84,7 +87,7 @@ def command(
     for name in found[0]:
         quartiles = statistics.quantiles((values[name] for values in found), n=4, method="inclusive")
         result[name] = quartiles[1]
-        if name.endswith("share"):
+        if "share" in name:
             result[f"{name}_quartiles"] = [round(quartiles[0], 3), round(quartiles[2], 3)]
     result = {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in result.items()}
     print(json.dumps(result) if as_json else "\n".join(f"{name:24}{value}" for name, value in result.items()))
@@ -98,13 +101,16 @@ class Rate:
     cpu: float
 
 
-def compare(kept: Rate, raws: Sequence[Rate]) -> dict[str, float]:
+def compare(kept: Rate, raws: Sequence[Rate], alone: Sequence[Rate], workers: int) -> dict[str, float]:
     """Return rates in steps per second, processor time in µs a step, and the shares kept."""
+    alone_steps = statistics.mean(raw.steps for raw in alone)
     raw_steps, raw_cpu = statistics.mean(raw.steps for raw in raws), statistics.mean(raw.cpu for raw in raws)
     return {
         "raw_steps_per_second": raw_steps,
         "steps_per_second": kept.steps,
         "share": kept.steps / raw_steps,
+        "alone_steps_per_second": alone_steps,
+        "share_of_alone": kept.steps / (workers * alone_steps),
         "raw_cpu_us": 1e6 * raw_cpu,
         "cpu_us": 1e6 * kept.cpu,
         "cpu_share": raw_cpu / kept.cpu,
@@ -143,11 +149,15 @@ class Raw:
         for connection in self._connections:
             connection.close()
 
-    def rate(self) -> Rate:
-        """Replay the episodes; the processes' rates are added, for they end at slightly different times."""
-        for connection in self._connections:
+    def rate(self, processes: int | None = None) -> Rate:
+        """Replay the episodes of all processes, or of the first ones.
+
+        The processes' rates are added, for they end at slightly different times.
+        """
+        connections = self._connections[:processes]
+        for connection in connections:
             connection.send(None)
-        found = [connection.recv() for connection in self._connections]
+        found = [connection.recv() for connection in connections]
         cpu = sum(cpu for _, _, cpu in found) / sum(steps for steps, _, _ in found)
         return Rate(sum(steps / seconds for steps, seconds, _ in found), cpu)
 

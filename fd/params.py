@@ -680,7 +680,13 @@ def _validate(model: type[M], raw: dict[str, Any], place: str) -> M:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise FdError(place + _told(error.errors(include_url=False)[0])) from None
+        first, *others = error.errors(include_url=False)
+        absent = [
+            str(e["loc"][-1])
+            for e in others
+            if e["type"] == "missing" == first["type"] and e["loc"][:-1] == first["loc"][:-1]
+        ]
+        raise FdError(place + _told(first) + "".join(f", {key} too" for key in absent)) from None
 
 
 def _told(error: ErrorDetails) -> str:

@@ -67,12 +67,13 @@ class Policy:
         return steps
 
     @classmethod
-    def load(cls, folder: Path, step: int | None = None, *, device: torch.device | str = "cpu") -> Policy:
+    def load(cls, folder: Path | str, step: int | None = None, *, device: torch.device | str = "cpu") -> Policy:
         """The policy of a run folder at a step (default: the last).
 
         Raises:
             FdError: there is no such snapshot, or a file is not what it claims to be.
         """
+        folder = Path(folder)
         step = cls.steps(folder)[-1] if step is None else step
         path = folder / snapshot_name(step)
         tensors, record = read_tensors(path, device)
@@ -118,6 +119,8 @@ class Policy:
             FdError: a shape is another, or `best_of` or `refinements` is more than this policy can.
         """
         seeds, shape, act_dim = len(self.seeds), self.spec.obs_shape, self.spec.act_dim
+        if best_of < 1:
+            raise FdError(f"best_of: {best_of}, allowed: 1 or more")
         if best_of > 1 and (self.spec.critic == "none" or self.spec.policy in ("gaussian", "deterministic")):
             reason = "has no critic" if self.spec.critic == "none" else "draws no actions"
             raise FdError(f"best_of: {best_of}, but this run {reason} (allowed: 1)")

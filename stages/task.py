@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,10 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def command(
     dataset: Annotated[
-        str, typer.Option(help="Name of an OGBench single-task set, id of a Minari set, or name in scores.csv.")
+        str,
+        typer.Option(
+            help="Name of an OGBench single-task set, id of a Minari set, or any name in reference/tasks.csv."
+        ),
     ],
     params_file: ParamsOption = Path("params.yaml"),
     published: Annotated[Path, typer.Option("--reference", help="Folder of published figures.")] = Path("reference"),
@@ -29,9 +33,9 @@ def command(
     tasks = benchmark(published)
     task = find(tasks, dataset)
     if task is None:
-        raise FdError(
-            f"--dataset: {dataset!r}, allowed: the dataset or published name of a row of {published / 'tasks.csv'}"
-        )
+        near = get_close_matches(dataset, [name for task in tasks for name in (task.dataset, task.published)], n=1)
+        allowed = f"a dataset or published name of {published / 'tasks.csv'}"
+        raise FdError(f"--dataset: {dataset!r}, allowed: {allowed}" + "".join(f", as {name}" for name in near))
     params.load(params_file)
     settings = read_yaml(read_text(params_file), str(params_file))
     print(entry(task, of_dataset(hyperparameters(published), task.dataset), settings))

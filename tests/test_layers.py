@@ -28,6 +28,7 @@ LAYERS = [
         "compute",
         "graph",
         "augmentation",
+        "linear",
         "encoder",
         "nets",
         "optim",

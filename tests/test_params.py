@@ -82,6 +82,7 @@ BAD_VALUES: list[tuple[str, str]] = [
     (edited("refine", "q_agg", to="max"), "refine.q_agg: 'max', allowed: 'mean' or 'min'"),
     (edited("refine", drop=True), "refine: is missing"),
     (edited("refine", "tau", drop=True), "refine.tau: is missing"),
+    (edited("evaluate", to={"timeout": 1.0}), "evaluate.episodes: is missing, environments too, final_evaluations too"),
     (edited("refine", to=None), "refine: None, allowed: a mapping"),
     (edited("refine", "evaluate_every", to=30), "refine: steps: 40 is not a multiple of evaluate_every: 30"),
     (edited("refine", "log_every", to=15), "refine: evaluate_every: 20 is not a multiple of log_every: 15"),

@@ -128,6 +128,11 @@ def test_the_best_of_one_is_the_action_itself(method: str, project: Path) -> Non
     assert torch.equal(policy.act(obs, noise, best_of=1, refinements=1), policy.act(obs, noise))
 
 
+def test_the_best_of_none_is_nothing(project: Path) -> None:
+    with pytest.raises(FdError, match=r"^best_of: 0, allowed: 1 or more$"):
+        Policy.load(f"runs/{TASK}/fidec").act(torch.zeros(4), best_of=0)
+
+
 def test_the_best_of_several_needs_a_critic(project: Path) -> None:
     with pytest.raises(FdError, match=r"^best_of: 2, but this run has no critic \(allowed: 1\)$"):
         Policy.load(Path("runs", TASK, "bc")).act(torch.zeros(4), best_of=2)

@@ -56,10 +56,17 @@ def test_printed_entry_is_a_task(dataset: str, tmp_path: Path) -> None:
     assert refine.discount in (0.99, 0.995) and refine.steps in (500_000, 1_000_000) and refine.learning_rate == 3e-4
 
 
-@pytest.mark.parametrize("dataset", ["cube-single", "../cube-single-play-singletask-task1-v0", "D4RL/pen/human-v1"])
-def test_a_dataset_of_no_task_is_told(dataset: str) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "near"),
+    [
+        ("cube-single", ""),
+        ("../cube-single-play-singletask-task1-v0", ", as cube-single-play-singletask-task1-v0"),
+        ("D4RL/pen/human-v1", ", as D4RL/pen/human-v2"),
+    ],
+)
+def test_a_dataset_of_no_task_is_told(dataset: str, near: str) -> None:
     with pytest.raises(
-        FdError, match=rf"^--dataset: '{dataset}', allowed: the dataset or published name of a row of .*tasks\.csv$"
+        FdError, match=rf"^--dataset: '{dataset}', allowed: a dataset or published name of .*tasks\.csv{near}$"
     ):
         printed(dataset)
 

@@ -12,7 +12,7 @@ from fd import params, suites
 from fd.errors import FdError
 from fd.params import Params
 from fd.reference import benchmark, hyperparameters, of_dataset
-from stages import suite
+from stages import check, suite
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "reference"
@@ -156,3 +156,11 @@ def test_a_suite_without_tasks_and_a_bad_value_are_told(tmp_path: Path) -> None:
 def test_no_number_is_text_to_a_reader_of_yaml() -> None:
     for name, text in TEXTS.items():
         assert not re.search(r"[:,\[] *[0-9]+e", text), name  # 3e-4, which PyYAML takes as text and DVC as a number
+
+
+def test_checking_settings(tmp_path: Path) -> None:
+    result = CliRunner().invoke(check.app, ["--params", str(ROOT / "params.yaml")], catch_exceptions=False)
+    assert "suite quick, 3 tasks, 4 methods, 3 seeds: 12 cells" in result.output
+    (tmp_path / "params.yaml").write_text(TEXTS["quick"].replace("&residual", ""), encoding="utf-8")
+    with pytest.raises(FdError, match=r"params\.yaml: not YAML: found undefined alias 'residual' in line \d+$"):
+        CliRunner().invoke(check.app, ["--params", str(tmp_path / "params.yaml")], catch_exceptions=False)

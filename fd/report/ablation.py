@@ -18,11 +18,10 @@ from fd.report.provenance import merged, mixed, record
 from fd.report.results import Results, leaders
 from fd.report.wording import clock, estimates, interval, plus_minus, protocol
 
-END = 0.25  # share of training that counts as its end
 LOGGED = {"residual": training.COLUMNS, "onestep": ("penalty",)}  # what a policy's log has of the constraint
 COLUMNS = ("delta2", "penalty", "dual")
 NOTE = (
-    "Mean δ² (over the dimensions of an action), penalty and multiplier: mean over seeds and the last quarter of"
+    "Mean δ² (over the dimensions of an action), penalty and multiplier: mean over seeds and the last tenth of"
     " training, empty where a method has none. Mean δ² is that of one application of the residual, the same quantity in"
     " all rows; a penalty is in its method's own metric, and is held to the budget where the multiplier is learned."
     " Refine: wall-clock time of all seeds together, minutes:seconds."
@@ -102,7 +101,7 @@ def gather(axis: Axis, plan: Plan, *, evals: Path, runs: Path) -> Findings:
         wanted: dict[str, Any] = {"task": task.name, "seeds": list(plan.seeds)}
         for method, columns in logged.items():
             key, folder = (task.name, method), runs / task.name
-            log = training.read(folder / method / "train.csv", plan.seeds, columns).end(END) if columns else {}
+            log = training.read(folder / method / "train.csv", plan.seeds, columns).end() if columns else {}
             found.ends[key] = log
             refined = record(folder / f"{method}.json", wanted | {"method": method})
             of_data = {"data_sha256": refined.data_sha256}

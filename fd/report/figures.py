@@ -58,9 +58,10 @@ def learning_curves(results: Results) -> Figure:
 
 
 def scores(results: Results) -> Figure:
-    """Final score of every method, a panel a task: mean, interval, seeds; the last panel: the aggregate."""
+    """Final score of every method, a panel a task: mean, interval, seeds; after several tasks one more: the aggregate."""
     plan = results.plan
-    figure, panels = _grid(len(plan.tasks) + 1, height=1.9)
+    several = len(plan.tasks) > 1
+    figure, panels = _grid(len(plan.tasks) + several, height=1.9)
     for panel, task in zip(panels, plan.tasks, strict=False):
         low, high = score_range(results, task.name)
         for place, method in enumerate(plan.methods):
@@ -76,11 +77,12 @@ def scores(results: Results) -> Figure:
             panel.plot(spots, seeds, "o", color=DARK, markersize=2, markeredgewidth=0, alpha=0.55, clip_on=False)
         panel.set(ylim=(low, high))
         _title(panel, task)
-    for place, method in enumerate(plan.methods):
-        total = results.aggregates[method]
-        point(panels[-1], place, (total.iqm, total.low, total.high), appearance(plan, method))
-    tops = [score_range(results, task.name) for task in plan.tasks]
-    panels[-1].set(title="all tasks, IQM", ylim=(min(low for low, _ in tops), max(high for _, high in tops)))
+    if several:
+        for place, method in enumerate(plan.methods):
+            total = results.aggregates[method]
+            point(panels[-1], place, (total.iqm, total.low, total.high), appearance(plan, method))
+        tops = [score_range(results, task.name) for task in plan.tasks]
+        panels[-1].set(title="all tasks, IQM", ylim=(min(low for low, _ in tops), max(high for _, high in tops)))
     for panel in panels:
         panel.set_xlim(-0.5, len(plan.methods) - 0.4)
         panel.set_xticks([])

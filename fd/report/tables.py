@@ -14,8 +14,6 @@ from fd.report.results import AGGREGATE, Results, leaders
 from fd.report.training import Training
 from fd.report.wording import estimates, interval, plus_minus
 
-END = 0.1  # share of training that counts as its end
-
 
 @dataclass(frozen=True)
 class Row:
@@ -170,7 +168,7 @@ def constraint_markdown(results: Results, training: Mapping[tuple[str, str], Tra
     ]
     for task in results.plan.tasks:
         for method in results.plan.constrained:
-            end, budget = training[task.name, method].end(END), results.plan.budgets.get((task.name, method), math.nan)
+            end, budget = training[task.name, method].end(), results.plan.budgets.get((task.name, method), math.nan)
             numbers = (budget, end["penalty"], end["penalty"] / budget, end["delta2"], end["dual"])
             cells = ("" if math.isnan(number) else f"{number:.3g}" for number in numbers)
             lines.append(f"| {task.name} | {method} | {' | '.join(cells)} |")

@@ -13,6 +13,7 @@ from fd.errors import FdError
 from fd.files import one_line, read_output
 
 COLUMNS = ("dual", "penalty", "delta2")  # of a method with a constraint
+END = 0.1  # share of training that counts as its end, in every table
 POINTS = 200  # of a drawn line
 
 
@@ -22,9 +23,9 @@ class Training:
 
     rows: pd.DataFrame
 
-    def end(self, share: float) -> dict[str, float]:
-        """Mean of each column over seeds and the last steps, this share of them."""
-        last = self.rows[self.rows["step"] > (1 - share) * self.rows["step"].max()]
+    def end(self) -> dict[str, float]:
+        """Mean of each column over seeds and the end of training."""
+        last = self.rows[self.rows["step"] > (1 - END) * self.rows["step"].max()]
         return {column: float(mean) for column, mean in last.drop(columns=["step", "seed"]).mean().items()}
 
     def band(self, column: str) -> pd.DataFrame:

@@ -1,0 +1,27 @@
+"""Reads the settings and says what they ask for: `python -m stages.check`. `make repro` calls it before DVC, whose own errors are longer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from fd import params
+from stages.command import ParamsOption, main
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def command(params_file: ParamsOption = Path("params.yaml")) -> None:
+    """Check the file of settings."""
+    values = params.load(params_file)
+    cells = len(values.tasks) * len(values.methods)
+    print(
+        f"{params_file}: suite {values.suite}, {len(values.tasks)} tasks, {len(values.methods)} methods,"
+        f" {len(values.seeds)} seeds: {cells} cells to refine and evaluate"
+    )
+
+
+if __name__ == "__main__":
+    main(app)
