@@ -55,8 +55,8 @@ class ImpalaEncoder(nn.Module):
 
         def convolved(x: Tensor, layer: int) -> Tensor:
             kernel, shift = convolutions[layer].flatten(0, 1), convolutions[layers + layer].flatten()
-            # One a seed: on a CPU so that a seed gets the same bits alone; in the first layer, with its few channels, a grouped
-            # one is four times slower.
+            # On a CPU one convolution a seed, so that a seed gets the same bits alone. In the first layer everywhere: with so few
+            # channels a grouped one is four times slower.
             if layer == 0 or not x.is_cuda:
                 each = zip(x.chunk(seeds, dim=1), kernel.chunk(seeds), shift.chunk(seeds), strict=True)
                 return torch.cat([conv2d(own.contiguous(), k, b, padding=1) for own, k, b in each], dim=1)

@@ -97,7 +97,10 @@ class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
 
     @contextmanager
     def _own_numbers(self) -> Iterator[None]:
-        """Numpy's global functions draw from this environment's own generator inside, if it uses them."""
+        """Numpy's global functions draw from this environment's own generator inside, if it uses them.
+
+        The second of a pair of normal numbers, which numpy keeps for the next call, is lost on the way in and out.
+        """
         if self._numbers is None:
             yield
             return

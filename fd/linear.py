@@ -3,14 +3,16 @@
 import torch
 from torch import Tensor
 
-NARROW = 16  # rows or columns of a matrix below which a product of it alone was seen to differ from one in a stack
+# Rows or columns of a matrix below which a product of it alone was seen to differ from one in a stack (AMD EPYC, torch 2.13).
+NARROW = 16
 
 
 def affine(shift: Tensor, x: Tensor, weight: Tensor, *, scale: float = 1.0) -> Tensor:
-    """shift + scale x W of every member: [M, B, O] for shift [M, 1 or B, O], x [M, B, I] and W [M, I, O].
+    """shift + scale * (x @ weight) of every member: [M, B, O] for shift [M, 1 or B, O], x [M, B, I] and weight [M, I, O].
 
     On a CPU, a single matrix that is narrow is multiplied by another routine than one of a stack, and in parts that depend on
-    the number of threads. It is computed as one of two, then, so that a seed alone gets the bits that it gets among others.
+    the number of threads. It is computed as one of two, then, so that a seed alone gets the bits that it gets among others;
+    with a batch below 16 that is every layer, at twice its time.
     """
     if len(x) == 1 and x.device.type == "cpu" and min(*x.shape[1:], weight.shape[2]) < NARROW:
         shift, x, weight = (tensor.expand(2, -1, -1) for tensor in (shift, x, weight))

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-LANES = 16  # numbers in the widest vector of a processor
+LANES = 16  # float32 numbers in the widest vector of a processor, 512 bits
 
 
 def optimiser(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
-    """Adam (betas .9, .999, eps 1e-8), fused over the stacked parameters [S or more, ...].
+    """Adam (betas .9, .999, eps 1e-8) of parameters [members, ...], as a fused kernel wherever that keeps the members apart.
 
     On a CPU the fused kernel rounds numbers at the end of a tensor, which fill no vector, in another way than those before. So that a
     seed gets the same bits among any others, parameters of which a member fills no whole vectors (biases of outputs, the

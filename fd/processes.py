@@ -31,6 +31,7 @@ START = 60.0  # seconds more than at other times that a worker may take for its 
 _IDLE = "a process between two jobs"
 _ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Memory in large pages, where the kernel gives them on request: several simulators that take turns then step 6 % faster.
+# A user's own value stands.
 _ENVIRONMENT["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 
@@ -256,7 +257,7 @@ class _Worker:
 
 
 def _start(workers: list[_Worker]) -> None:
-    """Start the processes, with one thread each: they share the cores among themselves."""
+    """Start the processes, with one thread each, for they share the cores among themselves, and large pages of memory."""
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     for worker in workers:

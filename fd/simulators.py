@@ -124,9 +124,10 @@ class Simulators:
         """Run the episodes of a job in lock-step; give each when it ends."""
         if job.step != self._step:
             enter(f"the policy of snapshot {job.step} being loaded")
-            first, self._act, self._step = self._step is None, self._make_act(job.step), job.step
+            first = self._step is None
+            self._act, self._step = self._make_act(job.step), job.step
             if first:
-                gc.freeze()  # what stands by now stays: looking through it for garbage takes 2 % of the time
+                gc.freeze()  # environments and libraries stay: looking through them for garbage takes 2 % of the time
         # So that what stands in a batch depends on the job alone, in rows without an episode, too.
         self._observations.fill(0)
         self._noise.fill(0)

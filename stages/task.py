@@ -35,7 +35,7 @@ def command(
     if task is None:
         near = get_close_matches(dataset, [name for task in tasks for name in (task.dataset, task.published)], n=1)
         allowed = f"a dataset or published name of {published / 'tasks.csv'}"
-        raise FdError(f"--dataset: {dataset!r}, allowed: {allowed}" + "".join(f", as {name}" for name in near))
+        raise FdError(f"--dataset: {dataset!r}, allowed: {allowed}" + "".join(f"; nearest: {name}" for name in near))
     params.load(params_file)
     settings = read_yaml(read_text(params_file), str(params_file))
     print(entry(task, of_dataset(hyperparameters(published), task.dataset), settings))

@@ -96,7 +96,7 @@ def test_an_exception_at_any_time_leaves_no_process(capfd: pytest.CaptureFixture
 
     before = signal.signal(signal.SIGALRM, stop)
     try:
-        for delay in [*np.linspace(0.0005, 0.05, 25), 2.0]:  # most while the workers are started
+        for delay in [*np.linspace(0.0005, 0.05, 25), 0.1, 0.2, 0.4, 2.0]:  # most while the workers are started
             with pytest.raises(Stop):
                 signal.setitimer(signal.ITIMER_REAL, delay)
                 with Workers("squares", squares, [()] * 4, timeout=60) as pool:
@@ -119,14 +119,14 @@ def test_a_worker_that_cannot_be_started_is_told() -> None:
 def threads() -> Callable[[object], list[object]]:
     import torch
 
-    return lambda _: [torch.get_num_threads(), len(os.listdir("/proc/self/task"))]
+    return lambda _: [torch.get_num_threads(), len(os.listdir("/proc/self/task")), os.environ["GLIBC_TUNABLES"]]
 
 
-def test_a_worker_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_has_one_thread_and_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     with Workers("threads", threads, [()], timeout=60) as pool:
-        assert list(pool.do([(None, 2)])) == [1, 1]
+        assert list(pool.do([(None, 3)])) == [1, 1, os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")]
     assert os.environ["OMP_NUM_THREADS"] == "2" and "MKL_NUM_THREADS" not in os.environ
 
 

@@ -60,8 +60,8 @@ def test_printed_entry_is_a_task(dataset: str, tmp_path: Path) -> None:
     ("dataset", "near"),
     [
         ("cube-single", ""),
-        ("../cube-single-play-singletask-task1-v0", ", as cube-single-play-singletask-task1-v0"),
-        ("D4RL/pen/human-v1", ", as D4RL/pen/human-v2"),
+        ("../cube-single-play-singletask-task1-v0", "; nearest: cube-single-play-singletask-task1-v0"),
+        ("D4RL/pen/human-v1", "; nearest: D4RL/pen/human-v2"),
     ],
 )
 def test_a_dataset_of_no_task_is_told(dataset: str, near: str) -> None:

@@ -160,7 +160,7 @@ def test_no_number_is_text_to_a_reader_of_yaml() -> None:
 
 def test_checking_settings(tmp_path: Path) -> None:
     result = CliRunner().invoke(check.app, ["--params", str(ROOT / "params.yaml")], catch_exceptions=False)
-    assert "suite quick, 3 tasks, 4 methods, 3 seeds: 12 cells" in result.output
+    assert "suite quick; tasks: 3, methods: 4, seeds: 3, cells to refine and evaluate: 12" in result.output
     (tmp_path / "params.yaml").write_text(TEXTS["quick"].replace("&residual", ""), encoding="utf-8")
     with pytest.raises(FdError, match=r"params\.yaml: not YAML: found undefined alias 'residual' in line \d+$"):
         CliRunner().invoke(check.app, ["--params", str(tmp_path / "params.yaml")], catch_exceptions=False)

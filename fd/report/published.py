@@ -63,7 +63,7 @@ def rows(results: Results, reference: Reference, settings: Mapping[str, Setting]
     ours, reasons = dict[Task, str](), dict[Task, str]()
     for name, setting in settings.items():
         task, reason = find(reference.tasks, setting.dataset), obstacle(reference, setting)
-        # Of several that stand for one task, a comparable one.
+        # Of several that stand for one task, a comparable one, else the last.
         if task is not None and (task not in ours or reasons[task]):
             ours[task], reasons[task] = name, reason
 

@@ -13,7 +13,7 @@ from fd.errors import FdError
 from fd.files import one_line, read_output
 
 COLUMNS = ("dual", "penalty", "delta2")  # of a method with a constraint
-END = 0.1  # share of training that counts as its end, in every table
+END = 0.1  # share of training that counts as its end; the pages say "the last tenth"
 POINTS = 200  # of a drawn line
 
 
