@@ -20,6 +20,7 @@ from fd.report.training import Training
 MARKERS = ("o", "s", "^", "D", "v", "<", "X")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 PER_ROW = 4
+FEW = 6  # methods that a panel of half the width has room for
 LEGEND_ROW = 0.17  # inches
 TITLE = 20  # characters above a panel in the full size
 
@@ -38,7 +39,7 @@ def appearance(plan: Plan, method: str) -> dict[str, Any]:
 def learning_curves(results: Results) -> Figure:
     """Score against training step, a panel a task: mean over seeds and the interval of that mean."""
     plan = results.plan
-    figure, panels = _grid(len(plan.tasks), height=1.75)
+    figure, panels = _grid(plan, len(plan.tasks), height=1.75)
     for panel, task in zip(panels, plan.tasks, strict=True):
         low, high = score_range(results, task.name)
         for method in plan.methods:
@@ -61,7 +62,7 @@ def scores(results: Results) -> Figure:
     """Final score of every method, a panel a task: mean, interval, seeds; after several tasks one more: the aggregate."""
     plan = results.plan
     several = len(plan.tasks) > 1
-    figure, panels = _grid(len(plan.tasks) + several, height=1.9)
+    figure, panels = _grid(plan, len(plan.tasks) + several, height=1.9)
     for panel, task in zip(panels, plan.tasks, strict=False):
         low, high = score_range(results, task.name)
         for place, method in enumerate(plan.methods):
@@ -149,11 +150,12 @@ def _constraint(plan: Plan, task: Task, training: Mapping[tuple[str, str], Train
         pair[1].axhline(budget, color=colour, linewidth=0.9, linestyle="--")
 
 
-def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels of that height in inches, at most four a row."""
+def _grid(plan: Plan, count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels of that height in inches, at most four a row; one with few methods has half the width."""
     columns = min(count, PER_ROW)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(WIDTH, rows * height + 0.35), layout="constrained")
+    width = WIDTH / 2 if count == 1 and len(plan.methods) <= FEW else WIDTH
+    figure = Figure(figsize=(width, rows * height + 0.35), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[count:]:
         axis.remove()
@@ -216,7 +218,8 @@ def _legend(
     lines = [Line2D([], [], **appearance(plan, method), markeredgewidth=0, label=method) for method in methods]
     for line in lines:
         line.set_markersize(4 if marked else 0)
-    columns = max(1, 90 // (max(map(len, methods)) + 8))  # as many as fit into the width
+    letters = 90 * figure.get_figwidth() / WIDTH
+    columns = max(1, int(letters // (max(map(len, methods)) + 8)))  # as many as fit into the width
     rows = math.ceil((len(lines) + len(extra)) / columns)
     figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, rows - 2))  # figures have room for two
     figure.legend(handles=[*lines, *extra], loc="outside upper center", ncols=columns)
