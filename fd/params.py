@@ -39,6 +39,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Rows = Annotated[int, Field(ge=1, le=10**6)]  # of episodes, or steps of one: what a table or an episode can hold
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
+Rate = Annotated[float, Field(gt=0, le=1e30)]  # ten times which, Adam's first step, is a number in float32
 NotNegative = Annotated[float, Field(ge=0, lt=float("inf"))]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Cell = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
@@ -220,7 +221,7 @@ class Pretrain(Strict):
 
     steps: Count
     batch_size: Count
-    learning_rate: Positive
+    learning_rate: Rate
     log_every: Count
 
     @model_validator(mode="after")
@@ -252,7 +253,7 @@ class Evaluated(Strict):
 class Refine(Evaluated):
     """Critic and policy refinement."""
 
-    learning_rate: Positive
+    learning_rate: Rate
     discount: Annotated[float, Field(ge=0, lt=1)]
     tau: Annotated[float, Field(gt=0, le=1)]  # Polyak rate of the target critic
     q_agg: Literal["mean", "min"]  # over the two critics, in the target
@@ -480,7 +481,7 @@ class TheoryTraining(Strict):
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(min_length=1, max_length=8)]
     steps: Count
     batch_size: Annotated[int, Field(ge=1, le=4096)]
-    learning_rate: Positive
+    learning_rate: Rate
 
 
 class Theory(Strict):

@@ -72,6 +72,7 @@ FLOW = TINY["methods"]["bc"]
 BAD_VALUES: list[tuple[str, str]] = [
     (edited("seed", to=3), "unknown key 'seed', allowed: suite, seeds, tasks,"),
     (edited("refine", "leraning_rate", to=1.0), "refine: unknown key 'leraning_rate', allowed: steps,"),
+    (edited("refine", "learning_rate", to=1e31), "refine.learning_rate: 1e+31, allowed: less than or equal to 1000"),
     (edited("refine", "learning_rate", to="3e-4"), "refine.learning_rate: '3e-4', allowed: a number (with a dot"),
     (edited("refine", "steps", to=40.5), "refine.steps: 40.5, allowed: a whole number"),
     (edited("refine", "steps", to=True), "refine.steps: True, allowed: a whole number"),
