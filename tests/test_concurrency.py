@@ -93,9 +93,11 @@ def at_work(folder: Path, *methods: str) -> bool:
 def test_other_cells_run_beside_a_cell_and_the_same_cell_does_not(workspace: Pipeline, alone: dict[str, bytes]) -> None:
     folder, cells = workspace.folder, [f"refine@{TASK}-{method}" for method in METHODS]
     with started(folder, *DVC, "repro", "-s", cells[0]) as first:
-        until(lambda: at_work(folder, METHODS[0]), first)
+        bank = folder / ".scratch" / "banks" / f"{TASK}.safetensors"
+        until(lambda: at_work(folder, METHODS[0]) and bank.exists(), first)
         *_, stage = psutil.Process(first.pid).children(recursive=True)
-        stage.suspend()
+        with FileLock(f"{bank}.lock"):  # so that the stage does not hold it while it sleeps
+            stage.suspend()
         assert "Updating lock file" in workspace.run(*DVC, "repro", "-s", cells[1])
         again = subprocess.run([*DVC, "repro", "-s", cells[0]], cwd=folder, capture_output=True, text=True, check=False)
         assert again.returncode != 0 and "is busy, it is being blocked by" in again.stderr
