@@ -87,6 +87,8 @@ class Stop(BaseException):
     """What a signal raises."""
 
 
+# What an exception finds half made in multiprocessing (a pipe's socket, a block of shared memory) is left to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_exception_at_any_time_leaves_no_process(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
