@@ -6,13 +6,10 @@ projections plus damping |delta|^2, and tr F a mean of squared norms.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 
 from fd.flow import velocity
 from fd.nets import StackedMLP
@@ -96,25 +93,20 @@ def desmoothed(scores: Tensor, t: float) -> Tensor:
     return factor.mT.contiguous()
 
 
-def divergence(field: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor | None) -> Tensor:
-    """div field at x, [S, B, P], for a field [S, B, A] -> [S, B, A] that treats every row by itself.
+def basis(x: Tensor) -> Tensor:
+    """The A directions along which the slopes of a field at x [..., A] give its exact divergence, [1, A, 1, A]."""
+    return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)[None, :, None]
 
-    Without probes it is exact, by A Jacobian-vector products, P = 1. With Rademacher probes [S, P, B, A] it is P independent unbiased
-    estimates v . (J v) (Hutchinson).
+
+def divergence(slopes: Tensor, probes: Tensor | None) -> Tensor:
+    """Divergence [S, B, P] of a field [S, B, A] that treats every row by itself, from its slopes J v, [S, P, B, A].
+
+    Without probes the slopes are those along the `basis`, and the divergence is exact, P = 1. With those along Rademacher probes v
+    [S, P, B, A] it is P independent unbiased estimates v . (J v) (Hutchinson).
     """
-    along = partial(_along, field, x)
-    if probes is not None:
-        slopes: Tensor = vmap(along, in_dims=1, out_dims=1)(probes)
-        return (slopes * probes).sum(dim=-1).movedim(1, -1)
-    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    basis = eye.view(-1, *[1] * (x.dim() - 1), x.shape[-1]).expand(-1, *x.shape)
-    slopes = vmap(along)(basis)
-    return (slopes * basis).sum(dim=(0, -1)).unsqueeze(-1)
-
-
-def _along(field: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> Tensor:
-    out: Tensor = jvp(field, (x,), (direction,))[1]
-    return out
+    if probes is None:
+        return (slopes * basis(slopes)).sum(dim=(1, -1)).unsqueeze(-1)
+    return (slopes * probes).sum(dim=-1).movedim(1, -1)
 
 
 def penalty(delta: Tensor, scores: Tensor | None, metric: Metric, div: Tensor | None = None) -> Tensor:

@@ -78,6 +78,29 @@ class StackedMLP(nn.Module):
                     x = torch.addcmul(_use(self.shifts[layer], constant), x, _use(self.scales[layer], constant))
         return x.view(*self.lead, *x.shape[-2:])
 
+    def jvp(self, *inputs: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs [S, B, out] and their slopes J v [S, P, B, out] along P directions v of the last input, [S, P, B, width].
+
+        A layer's slopes are one more product, with the directions as rows: the weights get one gradient of all of them. Directions
+        that every row shares, [1 or S, P, 1, width], are multiplied by the first layer once.
+
+        Args:
+            inputs: as of a call, each [S, B, width], for a stack without further leading axes and without LayerNorm.
+            directions: broadcast along the seeds and the rows.
+        """
+        inputs = self.features(inputs[0]), *inputs[1:]
+        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1)
+        slopes = directions.expand(len(x), -1, -1, -1)
+        zero, last = x.new_zeros(1, 1, 1), len(self.weights) - 1
+        for layer in range(last + 1):
+            x = affine(self.biases[layer], x, self.weights[layer])
+            weight = self.weights[layer][:, -slopes.shape[-1] :]  # of the last input alone, in the first layer
+            slopes = affine(zero, slopes.flatten(1, 2), weight).view(*slopes.shape[:3], -1)
+            if layer < last:
+                slopes = slopes * torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate="tanh").unsqueeze(1)
+                x = gelu(x, approximate="tanh")
+        return x, slopes.expand(-1, -1, x.shape[1], -1)
+
     def features(self, obs: Tensor, *, constant: bool = False) -> Tensor:
         """What the first layer reads of observations: their features where they are images, which are bytes; else `obs` itself.
 

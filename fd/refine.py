@@ -7,12 +7,10 @@ Base actions and scores are constants; Q's parameters and, in the penalty term, 
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor
 
 from fd.critic import values
-from fd.fisher import Metric, divergence, mean_trace, penalty
+from fd.fisher import Metric, basis, divergence, mean_trace, penalty
 from fd.nets import StackedMLP
 
 LOG_DUAL_LIMIT = 20.0  # of |log_dual|: a multiplier within 2e-9 and 5e8, which float32 can square
@@ -64,10 +62,12 @@ def refinement_loss(
 
     Source: arXiv 2604.17919.
     """
-    states = residual.features(obs)
-    act, delta = displace(residual, states, base_act)
+    if metric.kind == "stein":
+        delta, slopes = residual.jvp(obs, base_act, directions=basis(base_act) if probes is None else probes)
+        act, div = (base_act + delta).clamp(-1, 1), divergence(slopes, probes)
+    else:
+        (act, delta), div = displace(residual, obs, base_act), None
     improve, q = q_loss(critic, obs, act, normalize=normalize_q)
-    div = divergence(partial(residual, states), base_act, probes) if metric.kind == "stein" else None
     cost = penalty(delta, scores, metric, div).mean(dim=-1)
     dual = log_dual.detach().exp()
     loss = improve + dual * cost

@@ -13,9 +13,20 @@ import torch
 from gaussian import gaussian
 from torch import Tensor
 from torch.autograd.functional import jacobian
+from torch.func import jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fd.fisher import EXACT_DIVERGENCE, VARIANCE_FLOOR, Metric, desmoothed, divergence, mean_trace, penalty, score
+from fd.fisher import (
+    EXACT_DIVERGENCE,
+    VARIANCE_FLOOR,
+    Metric,
+    basis,
+    desmoothed,
+    divergence,
+    mean_trace,
+    penalty,
+    score,
+)
 from fd.fisher import state_scores as scores_of_states
 from fd.nets import StackedMLP
 
@@ -193,6 +204,23 @@ def traces(field: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.stack([torch.einsum("ibi->b", whole[seed, :, seed]) for seed in range(x.shape[0])])
 
 
+def slopes_of(field: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> Tensor:
+    """J v [S, P, B, A] of any field, by forward mode, for directions [S, P, B or 1, A]."""
+    return vmap(lambda v: jvp(field, (x,), (v.expand_as(x),))[1], in_dims=1, out_dims=1)(directions)
+
+
+@pytest.mark.parametrize("hidden", [(), (8,), (8, 8)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_slopes_of_a_network_are_those_of_forward_mode(hidden: tuple[int, ...], shared: bool) -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    net = StackedMLP((2,), (7, *hidden, 4), norm=False, generators=generators).double()
+    obs, act = draws(2, 5, 3), draws(2, 5, 4, seed=1)
+    directions = basis(act) if shared else draws(2, 3, 5, 4, seed=2)
+    out, slopes = net.jvp(obs, act, directions=directions)
+    torch.testing.assert_close(out, net(obs, act))
+    torch.testing.assert_close(slopes, slopes_of(partial(net, obs), act, directions))
+
+
 def stein(width: int, normalise: str, damping: float) -> tuple[Metric, Tensor]:
     return Metric("stein", damping, normalise), draws(2, 5, 1, width, seed=2)
 
@@ -200,10 +228,11 @@ def stein(width: int, normalise: str, damping: float) -> tuple[Metric, Tensor]:
 @pytest.mark.parametrize("width", [1, 4, EXACT_DIVERGENCE])
 @pytest.mark.parametrize("normalise", ["batch", "none"])
 def test_stein_is_the_square_of_the_operator_and_so_are_its_gradients(width: int, normalise: str) -> None:
-    """(g . delta + div delta)^2 / A by forward mode, against reverse mode twice."""
+    """(g . delta + div delta)^2 / A against reverse mode twice."""
     (net, obs, act), (metric, scores) = residual(width), stein(width, normalise, 0.3)
     field = partial(net, obs)
-    delta, found = field(act), divergence(field, act, None)
+    delta, slopes = net.jvp(obs, act, directions=basis(act))
+    found = divergence(slopes, None)
     assert found.shape == (2, 5, 1)
     expected = traces(field, act)
     torch.testing.assert_close(found.squeeze(-1), expected, rtol=0, atol=1e-12)
@@ -233,12 +262,14 @@ def five_errors(found: Tensor, expected: Tensor) -> None:
 def test_probes_give_unbiased_divergences_and_squares() -> None:
     """A product of two estimates has the square's mean; the square of one has its variance on top."""
     (net, obs, act), (metric, scores) = residual(6), stein(6, "none", 0.0)
-    field, count = partial(net, obs), 4000
-    exact = divergence(field, act, None)
-    single = divergence(field, act, rademacher(2, 2 * count, 5, 6, seed=3)).detach()
+    count = 4000
+    probes = rademacher(2, 2 * count, 5, 6, seed=3)
+    delta, slopes = net.jvp(obs, act, directions=basis(act))
+    exact = divergence(slopes, None)
+    single = divergence(net.jvp(obs, act, directions=probes)[1], probes).detach()
     assert single.shape == (2, 5, 2 * count)
     five_errors(single, exact.squeeze(-1).detach())
-    delta = field(act).detach()
+    delta = delta.detach()
 
     def forms(pairs: Tensor) -> Tensor:
         return torch.stack([penalty(delta, scores, metric, pairs[..., i, :]) for i in range(count)], dim=-1)
@@ -254,7 +285,7 @@ def test_probes_give_unbiased_divergences_and_squares() -> None:
 def test_an_estimate_of_each_probe_is_its_own_projection() -> None:
     net, obs, act = residual(9)
     probes = rademacher(2, 3, 5, 9, seed=4)
-    found = divergence(partial(net, obs), act, probes)
+    found = divergence(net.jvp(obs, act, directions=probes)[1], probes)
     whole = jacobian(lambda at: net(obs, at).sum(dim=1), act)
     for seed, probe in product(range(2), range(3)):
         v = probes[seed, probe]
@@ -280,7 +311,7 @@ def test_shrinking_a_gaussian_costs_its_true_divergence(width: int) -> None:
     """delta = -c a: KL is c^2 A to second order, and the form without div delta says c^2 A (A + 2) / 2."""
     (z, weights), c = nodes(width), 0.01
     act, scores = z.unsqueeze(0), -z.view(1, -1, 1, width)
-    div = divergence(lambda a: -c * a, act, None)
+    div = divergence(slopes_of(lambda a: -c * a, act, basis(act)), None)
     torch.testing.assert_close(div, torch.full_like(div, -c * width))
     exact = penalty(-c * act, scores, Metric("stein", 0.0, "none"), div)
     plain = penalty(-c * act, scores, Metric("action", 0.0, "none"))
@@ -299,7 +330,8 @@ def test_stein_is_the_divergence_to_second_order() -> None:
     errors = []
     for c in (1e-2, 5e-3, 2.5e-3):
         field = partial(torch.matmul, other=c * matrix.T)
-        form = penalty(field(act), scores, Metric("stein", 0.0, "none"), divergence(field, act, None))
+        div = divergence(slopes_of(field, act, basis(act)), None)
+        form = penalty(field(act), scores, Metric("stein", 0.0, "none"), div)
         second = (form[0] @ weights).item() * 3 / 2
         errors.append(kl_of_linear(c * matrix, flow.covariance).item() - second)
         assert abs(errors[-1]) < 0.2 * second

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from fd.fisher import Metric, divergence, penalty
+from fd.fisher import Metric, basis, divergence, penalty
 from fd.nets import StackedMLP
 from fd.refine import displace, refinement_loss
 
@@ -63,7 +62,7 @@ def test_loss_is_that_of_the_method(metric: str) -> None:
     if metric == "identity":
         torch.testing.assert_close(told["penalty"], told["delta2"])
     else:
-        div = divergence(partial(policy, OBS), BASE, None) if metric == "stein" else None
+        div = divergence(policy.jvp(OBS, BASE, directions=basis(BASE))[1], None) if metric == "stein" else None
         by_row = penalty(delta, scores_of(metric), METRICS[metric], div)
         torch.testing.assert_close(told["penalty"], by_row.mean(dim=1).detach())
     torch.testing.assert_close(told["dual"], log_dual.exp())
@@ -84,7 +83,7 @@ def test_probes_of_the_divergence_are_used_as_given() -> None:
     """Two estimates of it, whose product takes the place of its square."""
     (policy, critic), log_dual = nets(), torch.zeros(S)
     probes = drawn(S, 2, B, A, seed=4).sign()
-    div = divergence(partial(policy, OBS), BASE, probes)
+    div = divergence(policy.jvp(OBS, BASE, directions=probes)[1], probes)
     assert div.shape == (S, B, 2)
     _, told = loss_of(policy, critic, log_dual, metric="stein", probes=probes)
     delta = policy(OBS, BASE)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import jvp, vmap
 
-from fd.fisher import Metric, divergence, penalty
+from fd.fisher import Metric, basis, divergence, penalty
 from fd.theory.distributions import Mixture, planar
 from fd.theory.kl import Field, grid, kl
 
@@ -78,6 +79,7 @@ def forms(target: Mixture, field: Field) -> dict[str, float]:
     points, weights = grid(target, NODES)
     x, delta = points.unsqueeze(0), field(points.unsqueeze(0))
     scores = target.score(x).unsqueeze(-2)
+    slopes = vmap(lambda v: jvp(field, (x,), (v.expand_as(x),))[1], in_dims=1, out_dims=1)(basis(x))
     half = points.shape[-1] / 2
     fisher = torch.einsum("n,na,nb->ab", weights, scores[0, :, 0], scores[0, :, 0])
     spanned = torch.linalg.cholesky(fisher * points.shape[-1]).mT
@@ -89,7 +91,7 @@ def forms(target: Mixture, field: Field) -> dict[str, float]:
         "identity": mean(None, "identity") * float(fisher.trace()) / points.shape[-1],
         "state": mean(spanned.expand(1, 1, -1, -1), "state"),
         "score": mean(scores, "action"),
-        "stein": mean(scores, "stein", divergence(field, x, None)),
+        "stein": mean(scores, "stein", divergence(slopes, None)),
     }
 
 
