@@ -40,7 +40,8 @@ def step(optimiser: torch.optim.Adam, loss: Tensor, parameters: list[nn.Paramete
     norm: Tensor = vector_norm(norms.repeat(1, 2) if seeds == 1 else norms, dim=0)[:seeds]
     if clip:
         scale = (clip / (norm + 1e-6)).clamp_max(1)
-        grads = [(g.view(seeds, -1) * scale.unsqueeze(1)).view_as(g) for g in grads]
+        for g in grads:
+            g.view(seeds, -1).mul_(scale.unsqueeze(1))
     for parameter, grad in zip(parameters, grads, strict=True):
         parameter.grad = grad
     optimiser.step()
