@@ -224,12 +224,13 @@ class Stock:
         self._normal = torch.randn(seeds, states, SAMPLES, ACT_DIM, device=device)
         self._actions = self._normal.clamp(-1, 1)
         self._nets: dict[Any, nn.Module] = {}
+        self._moments: dict[nn.Parameter, Any] = {}
         self._agents: dict[Any, tuple[Agent, torch.optim.Adam]] = {}
 
     def agent(self, case: Case, spec: Spec) -> tuple[Agent, torch.optim.Adam]:
         """Return an agent and its optimiser, whose moments are there as after a step.
 
-        Networks of the same shapes are the same; so is the agent of two variants that differ in the base actions' source or
+        Networks of the same shapes are the same, with their moments; so is the agent of two variants that differ in the base actions' source or
         in being recorded.
         """
         compiled = case if case.execution.startswith("compiled") else None
@@ -244,6 +245,8 @@ class Stock:
             for weight in agent.trained():
                 weight.grad = torch.zeros_like(weight)
             adam.step()
+            for weight in agent.trained():
+                adam.state[weight] = self._moments.setdefault(weight, adam.state[weight])
             self._agents[key] = agent, adam
         return self._agents[key]
 
@@ -260,6 +263,7 @@ class Stock:
     def clear(self) -> None:
         """Drop networks, agents and what was compiled for them."""
         self._nets.clear()
+        self._moments.clear()
         self._agents.clear()
         torch.compiler.reset()
         gc.collect()
