@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -26,11 +27,11 @@ from example_suite import (
 from fd.errors import FdError
 from fd.files import digests, write_record, write_text
 from fd.params import load
-from fd.report import figures, training
+from fd.report import figures, tables, training
 from fd.report.folder import save
-from fd.report.plan import plan_of
-from fd.report.results import leaders
-from fd.report.style import style
+from fd.report.plan import COLOURED, plan_of
+from fd.report.results import Results, gather, leaders
+from fd.report.style import COLOURS, style
 from stages.report import app
 
 FILES = {
@@ -460,12 +461,47 @@ def test_methods_whose_colour_comes_again_differ_in_marker_and_line(made: Path) 
 
 def test_a_long_legend_leaves_the_panels_alone(made: Path) -> None:
     plan = plan_of(load(made / "params.yaml"), ["fidec"])
-    names = tuple(f"a-rather-long-name-{i}" for i in range(30))
+    names = tuple(f"a-name-that-is-too-long-for-two-of-them-in-a-row-of-the-legend-{i}" for i in range(COLOURED))
     log = training.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
-    many = replace(plan, tasks=plan.tasks[:1], methods=names, constrained=names, budgets={})
+    several = replace(plan, tasks=plan.tasks[:1], methods=names, constrained=names, budgets={})
     with style():
-        figure = figures.constraint(many, {("near", name): log for name in names})
+        figure = figures.constraint(several, {("near", name): log for name in names})
         figure.draw_without_rendering()
         (legend,) = figure.legends
         assert legend.get_window_extent().y0 > max(axes.get_window_extent().y1 for axes in figure.axes)
         assert min(axes.get_window_extent().height for axes in figure.axes) > figure.dpi  # an inch
+
+
+def test_of_many_methods_each_has_a_row_and_panels_of_its_own(made: Path) -> None:
+    assert len(COLOURS) == COLOURED
+    plan = plan_of(load(made / "params.yaml"), ["bc", "fql", "fidec"])
+    few = gather(plan, made / "evals")
+    log = training.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
+    names = tuple(f"fidec-{i}" for i in range(COLOURED + 1))
+    cells = list(product(("near", "far"), names))
+    evaluations = {(task, name): few.evaluations[task, "fidec"] for task, name in cells}
+    finals = {(task, name): few.finals[task, "fidec"] for task, name in cells}
+    summaries = {(task, name): few.summaries[task, "fidec"] for task, name in cells}
+    aggregates = dict.fromkeys(names, few.aggregates["fidec"])
+    many = Results(replace(plan, methods=names, constrained=names), evaluations, finals, summaries, aggregates)
+    assert [line.split(" | ")[0] for line in tables.scores_markdown(few).splitlines()[2:4]] == ["| near", "| far"]
+    lines = tables.scores_markdown(many).splitlines()
+    assert lines[0] == "| method | near | far | all tasks, IQM | all tasks, mean |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in names]
+    assert "Bold: the highest estimate of a column" in tables.caption(many)
+    assert r"fidec-7 & $\mathbf{95.0" in tables.scores_latex(many)
+    with style():
+        pairs = figures.constraint(many.plan, dict.fromkeys(cells, log))
+        curves, scores = figures.learning_curves(many), figures.scores(many)
+    titles = [f"{task}, {name}" for task, name in cells]
+    assert [axes.get_title() for axes in curves.axes] == titles
+    assert [title for axes in pairs.axes if (title := axes.get_title())] == titles
+    assert not curves.legends and not scores.legends
+    assert [label.get_text() for label in scores.axes[0].get_yticklabels()] == list(names)
+
+
+def test_a_suite_of_one_task_has_no_totals_over_tasks(made: Path) -> None:
+    plan = plan_of(load(made / "params.yaml"), ["bc", "fidec"])
+    alone = gather(replace(plan, tasks=plan.tasks[:1]), made / "evals")
+    assert "all tasks" not in tables.scores_markdown(alone) + tables.scores_latex(alone).split("label")[1]
+    assert "interquartile" not in tables.caption(alone)

@@ -1,4 +1,7 @@
-"""Figures of the report. A method has one colour, marker and line style in all of them, given by its place in params.yaml."""
+"""Figures of the report. A method has one colour, marker and line style in all of them, given by its place in params.yaml.
+
+Of more methods than there are colours, each has a panel of its own in the curves, and all have one look.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,23 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fd.report.plan import Plan, Task
 from fd.report.results import Results
-from fd.report.style import COLOURS, DARK, WIDTH
+from fd.report.style import BACKGROUND, COLOURS, DARK, WIDTH
 from fd.report.training import Training
 
 MARKERS = ("o", "s", "^", "D", "v", "<", "X")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
+ALONE: dict[str, Any] = {"color": COLOURS[2], "marker": "o"}
 PER_ROW = 4
 FEW = 6  # methods that a panel of half the width has room for
-LEGEND_ROW = 0.17  # inches
+# All that follows in inches.
+CURVE, CURVE_OF_ONE, PAIR, PAIR_OF_ONE = 1.75, 1.05, 3.3, 1.9  # heights of panels, and of a pair of them
+NAME, ROUND_NAMES = 0.17, 0.55  # heights of a row of `scores`, and of what is above and below the rows
+LEGEND_ROW = 0.17
 TITLE = 20  # characters above a panel in the full size
 
 
 def appearance(plan: Plan, method: str) -> dict[str, Any]:
-    """Colour, marker and line style of a method, as arguments of matplotlib's plot."""
+    """Colour, marker and line style of a method among others, as arguments of matplotlib's plot."""
     place = plan.methods.index(method)
     turn = place // len(COLOURS)  # a colour that comes again has another marker and line
     return {
@@ -37,24 +44,33 @@ def appearance(plan: Plan, method: str) -> dict[str, Any]:
 
 
 def learning_curves(results: Results) -> Figure:
-    """Score against training step, a panel a task: mean over seeds and the interval of that mean."""
+    """Score against training step, a panel a task: mean over seeds and the interval of that mean.
+
+    Of many methods a panel each, before the range of the means of all, grey.
+    """
     plan = results.plan
-    figure, panels = _grid(plan, len(plan.tasks), height=1.75)
-    for panel, task in zip(panels, plan.tasks, strict=True):
+    groups = _groups(plan, plan.methods)
+    figure, panels = _grid(plan, len(groups), height=CURVE_OF_ONE if plan.many else CURVE)
+    for panel, (task, methods) in zip(panels, groups, strict=True):
         low, high = score_range(results, task.name)
-        for method in plan.methods:
-            curve = results.curve(task.name, method)
-            steps = np.array([step for step, _ in curve]) / 1000
-            band = np.clip([[point.low, point.high] for _, point in curve], low, high)
-            look = appearance(plan, method)
+        steps = np.array(task.steps) / 1000
+        if plan.many:
+            all_means = np.array([[spot.mean for _, spot in results.curve(task.name, name)] for name in plan.methods])
+            panel.fill_between(steps, all_means.min(axis=0), all_means.max(axis=0), color=BACKGROUND, linewidth=0)
+        for method in methods:
+            curve = [spot for _, spot in results.curve(task.name, method)]
+            band = np.clip([[spot.low, spot.high] for spot in curve], low, high)
+            look = _look(plan, method)
             panel.fill_between(steps, band[:, 0], band[:, 1], color=look["color"], alpha=0.13, linewidth=0)
-            means = [point.mean for _, point in curve]
-            panel.plot(steps, means, **look, markersize=3, markeredgewidth=0, clip_on=False, zorder=3)
+            panel.plot(
+                steps, [spot.mean for spot in curve], **look, markersize=3, markeredgewidth=0, clip_on=False, zorder=3
+            )
         panel.set(ylim=(low, high))
-        _title(panel, task)
+        _title(plan, panel, task, methods)
         panel.margins(x=0.03)
     _label(panels, "step (thousands)", "score (%)")
-    _legend(figure, plan, plan.methods)
+    if not plan.many:
+        _legend(figure, plan, plan.methods)
     return figure
 
 
@@ -62,89 +78,104 @@ def scores(results: Results) -> Figure:
     """Final score of every method, a panel a task: mean, interval, seeds; after several tasks one more: the aggregate."""
     plan = results.plan
     several = len(plan.tasks) > 1
-    figure, panels = _grid(plan, len(plan.tasks) + several, height=1.9)
+    figure, panels = _grid(plan, len(plan.tasks) + several, height=NAME * len(plan.methods) + ROUND_NAMES)
     for panel, task in zip(panels, plan.tasks, strict=False):
         low, high = score_range(results, task.name)
         for place, method in enumerate(plan.methods):
             summary = results.summaries[task.name, method]
-            point(
-                panel,
-                place,
-                (summary.mean, *np.clip((summary.low, summary.high), low, high)),
-                appearance(plan, method),
-            )
+            estimate = summary.mean, *np.clip((summary.low, summary.high), low, high)
+            point(panel, place, estimate, _look(plan, method), lying=True)
             seeds = results.finals[task.name, method]
-            spots = place + 0.28 + 0.06 * (np.arange(len(seeds)) % 3 - 1)
-            panel.plot(spots, seeds, "o", color=DARK, markersize=2, markeredgewidth=0, alpha=0.55, clip_on=False)
-        panel.set(ylim=(low, high))
-        _title(panel, task)
+            spots = np.full(len(seeds), place + 0.32)
+            panel.plot(seeds, spots, "o", color=DARK, markersize=2, markeredgewidth=0, alpha=0.55, clip_on=False)
+        panel.set(xlim=(low, high))
+        _title(plan, panel, task, plan.methods)
     if several:
         for place, method in enumerate(plan.methods):
             total = results.aggregates[method]
-            point(panels[-1], place, (total.iqm, total.low, total.high), appearance(plan, method))
-        tops = [score_range(results, task.name) for task in plan.tasks]
-        panels[-1].set(title="all tasks, IQM", ylim=(min(low for low, _ in tops), max(high for _, high in tops)))
-    for panel in panels:
-        panel.set_xlim(-0.5, len(plan.methods) - 0.4)
-        panel.set_xticks([])
-    _label(panels, "", "score (%)")
-    _legend(figure, plan, plan.methods)
+            point(panels[-1], place, (total.iqm, total.low, total.high), _look(plan, method), lying=True)
+        ends = [score_range(results, task.name) for task in plan.tasks]
+        panels[-1].set(title="all tasks, IQM", xlim=(min(low for low, _ in ends), max(high for _, high in ends)))
+    for index, panel in enumerate(panels):
+        panel.set(ylim=(len(plan.methods) - 0.4, -0.6), xlabel="score (%)" if index + PER_ROW >= len(panels) else "")
+        panel.set_yticks(range(len(plan.methods)), plan.methods if index % PER_ROW == 0 else [], parse_math=False)
+        panel.tick_params(axis="y", length=0)
+        panel.grid(visible=False, axis="y")
+        panel.grid(visible=True, axis="x")
+        if panel.get_xlim() == (0, 100):
+            panel.set_xticks(range(0, 101, 25))
     return figure
 
 
 def constraint(plan: Plan, training: Mapping[tuple[str, str], Training]) -> Figure:
-    """Multiplier (above) and penalty with its budget (below) over training, a column a task.
+    """Multiplier (above) and penalty with its budget (below) over training, a column a task; of many methods one each.
 
-    Lines are means over seeds, bands their range. A budget that all methods of a task share is black, others have the
+    Lines are means over seeds, bands their range. A budget that all methods of a column share is black, others have the
     colour of their method.
     """
     if not plan.constrained:
         figure = Figure(figsize=(WIDTH, 0.5))
         figure.text(0.5, 0.5, "no method of this suite has a constraint", ha="center", va="center")
         return figure
-    count = len(plan.tasks)
-    columns = min(count, PER_ROW)
-    blocks = math.ceil(count / columns)
-    figure = Figure(figsize=(WIDTH, 3.3 * blocks + 0.35), layout="constrained")
+    groups = _groups(plan, plan.constrained)
+    columns = min(len(groups), PER_ROW)
+    blocks = math.ceil(len(groups) / columns)
+    figure = Figure(figsize=(WIDTH, (PAIR_OF_ONE if plan.many else PAIR) * blocks + 0.35), layout="constrained")
     axes = figure.subplots(2 * blocks, columns, squeeze=False)
-    for index, task in enumerate(plan.tasks):
+    for index, (task, methods) in enumerate(groups):
         block, column = divmod(index, columns)
         above, below = axes[2 * block, column], axes[2 * block + 1, column]
-        _constraint(plan, task, training, (above, below))
-        below.set_xlabel("step (thousands)")
+        _constraint(plan, task, methods, training, (above, below))
+        below.set_xlabel("step (thousands)" if index + columns >= len(groups) else "")
         if column == 0:
             above.set_ylabel("multiplier λ")
             below.set_ylabel("penalty c")
     for axis in axes.flat:
         axis.set_visible(bool(axis.has_data()))
     budget = [Line2D([], [], color=DARK, linewidth=0.9, linestyle="--", label="budget")] if plan.budgets else []
-    _legend(figure, plan, plan.constrained, marked=False, extra=budget)
+    _legend(figure, plan, [] if plan.many else plan.constrained, marked=False, extra=budget)
     figure.align_ylabels()
     return figure
 
 
-def _title(panel: Axes, task: Task) -> None:
-    """Name of the task above its panel, smaller where it would run into its neighbour's."""
+def _look(plan: Plan, method: str) -> dict[str, Any]:
+    return ALONE if plan.many else appearance(plan, method)
+
+
+def _groups(plan: Plan, methods: Sequence[str]) -> list[tuple[Task, Sequence[str]]]:
+    """What panels show: a task with all methods, or, of many, with one."""
+    return [(task, group) for task in plan.tasks for group in (zip(methods) if plan.many else [methods])]
+
+
+def _title(plan: Plan, panel: Axes, task: Task, methods: Sequence[str]) -> None:
+    """Name of the task, or of the one method, above a panel, smaller where it would run into its neighbour's."""
+    name = task.name
+    if plan.many and len(methods) == 1:
+        name = methods[0] if len(plan.tasks) == 1 else f"{name}, {methods[0]}"
     size = float(panel.title.get_fontsize())
-    panel.set_title(task.name, fontsize=size * min(1, TITLE / len(task.name)))
+    panel.set_title(name, fontsize=size * min(1, TITLE / len(name)), parse_math=False)
 
 
-def _constraint(plan: Plan, task: Task, training: Mapping[tuple[str, str], Training], pair: tuple[Axes, Axes]) -> None:
+def _constraint(
+    plan: Plan,
+    task: Task,
+    methods: Sequence[str],
+    training: Mapping[tuple[str, str], Training],
+    pair: tuple[Axes, Axes],
+) -> None:
     for axis, column in zip(pair, ("dual", "penalty"), strict=True):
-        for method in plan.constrained:
+        for method in methods:
             band = training[task.name, method].band(column)
-            look = appearance(plan, method) | {"marker": ""}
+            look = _look(plan, method) | {"marker": ""}
             axis.fill_between(
                 band["step"] / 1000, band["low"], band["high"], color=look["color"], alpha=0.2, linewidth=0
             )
             axis.plot(band["step"] / 1000, band["mean"], **look, linewidth=1)
         log_scale(axis)
         axis.margins(x=0.02)
-    _title(pair[0], task)
+    _title(plan, pair[0], task, methods)
     pair[0].tick_params(axis="x", labelbottom=False)
-    budgets = {
-        method: plan.budgets[task.name, method] for method in plan.constrained if (task.name, method) in plan.budgets
-    }
+    budgets = {method: plan.budgets[task.name, method] for method in methods if (task.name, method) in plan.budgets}
     for method, budget in budgets.items():
         colour = DARK if len(set(budgets.values())) == 1 else appearance(plan, method)["color"]
         pair[1].axhline(budget, color=colour, linewidth=0.9, linestyle="--")
@@ -168,27 +199,17 @@ def score_range(results: Results, task: str) -> tuple[float, float]:
     return min(0.0, float(values.min())), max(100.0, float(values.max()))
 
 
-def point(panel: Axes, place: int, estimate: tuple[float, float, float], look: dict[str, Any]) -> None:
-    """Draw an estimate (value, low, high) at a place of the x axis; without a bar where there is no interval (nan)."""
+def point(
+    panel: Axes, place: int, estimate: tuple[float, float, float], look: dict[str, Any], *, lying: bool = False
+) -> None:
+    """Draw an estimate (value, low, high) at a place of the x axis, or, lying, of the y axis; without an interval (nan), no bar."""
     value, low, high = estimate
+    colour = look["color"]
     if not math.isnan(low):
-        panel.plot(
-            [place, place],
-            [low, high],
-            color=look["color"],
-            linewidth=1.6,
-            solid_capstyle="butt",
-            clip_on=False,
-        )
-    panel.plot(
-        place,
-        value,
-        color=look["color"],
-        marker=look["marker"],
-        markersize=5,
-        markeredgewidth=0,
-        clip_on=False,
-    )
+        bar = ([low, high], [place, place]) if lying else ([place, place], [low, high])
+        panel.plot(*bar, color=colour, linewidth=1.6, solid_capstyle="butt", clip_on=False)
+    spot = (value, place) if lying else (place, value)
+    panel.plot(*spot, color=colour, marker=look["marker"], markersize=5, markeredgewidth=0, clip_on=False)
 
 
 def log_scale(axis: Axes, span: float = 300) -> None:
@@ -203,7 +224,7 @@ def log_scale(axis: Axes, span: float = 300) -> None:
 
 def _label(panels: Sequence[Axes], x: str, y: str) -> None:
     for index, panel in enumerate(panels):
-        panel.set_xlabel(x)
+        panel.set_xlabel(x if index + PER_ROW >= len(panels) else "")
         if index % PER_ROW == 0:
             panel.set_ylabel(y)
         if panel.get_ylim() == (0, 100):
@@ -218,8 +239,9 @@ def _legend(
     lines = [Line2D([], [], **appearance(plan, method), markeredgewidth=0, label=method) for method in methods]
     for line in lines:
         line.set_markersize(4 if marked else 0)
+    lines += extra
     letters = 90 * figure.get_figwidth() / WIDTH
-    columns = max(1, int(letters // (max(map(len, methods)) + 8)))  # as many as fit into the width
-    rows = math.ceil((len(lines) + len(extra)) / columns)
+    columns = max(1, int(letters // (max((len(str(line.get_label())) for line in lines), default=0) + 8)))  # that fit
+    rows = math.ceil(len(lines) / columns)
     figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, rows - 2))  # figures have room for two
-    figure.legend(handles=[*lines, *extra], loc="outside upper center", ncols=columns)
+    figure.legend(handles=lines, loc="outside upper center", ncols=columns)

@@ -24,7 +24,7 @@ PENALTIES = (
 )
 CONSTRAINT = (
     "Multiplier and penalty over training. Line: mean over seeds; band: their range; dashed: the budget, in the"
-    " colour of its method where the methods of a task have several."
+    " colour of its method where the methods of a panel have several."
 )
 GENERATED = (
     "A set that is generated here under the name of a published one is not that set: it is newly drawn from the"
@@ -92,7 +92,8 @@ def _report(
         "![Final scores](scores.svg)",
         "Final scores. Symbol and bar: mean and interval as in the table, cut at 0 and 100; dots: the seeds.",
         "![Learning curves](learning_curves.svg)",
-        f"Learning curves. Line: mean over seeds; band: its {plan.percent()} % t-interval, cut at 0 and 100.",
+        f"Learning curves. Line: mean over seeds; band: its {plan.percent()} % t-interval, cut at 0 and 100."
+        + (" Grey: the range of the means of all methods." if plan.many else ""),
         *_constraint(results, training),
         "## Published figures",
         tables.published_markdown(results, comparisons).rstrip(),
@@ -139,16 +140,13 @@ def _data(plan: Plan, provenance: Provenance) -> str:
 
 
 def _time(plan: Plan, provenance: Provenance) -> str:
-    lines = [
-        f"| task | pretrain | {' | '.join(f'{method}: refine + evaluate' for method in plan.methods)} |",
-        "|---|---:|" + "---:|" * len(plan.methods),
-    ]
+    rows = [["" if plan.many else "task", "pretrain", *(f"{method}: refine + evaluate" for method in plan.methods)]]
     for task in plan.tasks:
-        cells = [clock(provenance.pretrain[task.name].seconds)]
+        cells = [task.name, clock(provenance.pretrain[task.name].seconds)]
         for method in plan.methods:
             pair = provenance.refine[task.name, method], provenance.evaluate[task.name, method]
             cells.append(" + ".join(clock(record.seconds) for record in pair))
-        lines.append(f"| {task.name} | {' | '.join(cells)} |")
+        rows.append(cells)
     sums = {stage: sum(record.seconds for record in records) for stage, records in provenance.records().items()}
     total = ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in sums.items())
     rates = [record.steps_per_second for record in provenance.evaluate.values() if record.steps_per_second is not None]
@@ -159,7 +157,7 @@ def _time(plan: Plan, provenance: Provenance) -> str:
     )
     if rates:
         text += f" Simulator steps in a second of evaluation: {min(rates):,.0f} to {max(rates):,.0f}."
-    return "\n".join([*lines, "", text])
+    return f"{tables.markdown(rows, turned=plan.many)}\n{text}"
 
 
 def _machines(provenance: Provenance) -> str:

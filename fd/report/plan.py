@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from fd.params import Params, ResidualPolicy, RobotData
 
+COLOURED = 7  # methods that share a panel, each in a colour of its own
+
 
 @dataclass(frozen=True)
 class Task:
@@ -40,6 +42,11 @@ class Plan:
     confidence: float
     bootstrap: int
     bootstrap_seed: int
+
+    @property
+    def many(self) -> bool:
+        """Whether there are more methods than colours: each then has a panel of its own in the curves and a row in tables."""
+        return len(self.methods) > COLOURED
 
     def percent(self) -> str:
         """The confidence level as a reader wants it, `95`."""

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 COLOURS = ("#6E6E6E", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#E69F00")
 DARK = "#222222"  # of what belongs to no method
+BACKGROUND = "#E9E9E9"  # of what belongs to all
 WIDTH = 7.0  # inches: two columns of a paper
 STYLE: Any = {
     "svg.hashsalt": "fd",

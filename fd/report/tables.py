@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,7 +17,7 @@ from fd.report.wording import estimates, interval, plus_minus
 
 @dataclass(frozen=True)
 class Row:
-    """A printed row of the table of scores; `intervals` is empty where there are none."""
+    """A printed row of the table of scores, or its column where there are many methods; `intervals` is empty where there are none."""
 
     name: str
     estimates: dict[str, str]
@@ -28,13 +28,17 @@ class Row:
 def caption(results: Results) -> str:
     """What the numbers of the table of scores are, in one paragraph."""
     plan = results.plan
+    line = "column" if plan.many else "row"
     if len(plan.seeds) == 1:
-        text = f"{estimates(plan)} Bold: the highest of a row."
+        text = f"{estimates(plan)} Bold: the highest of a {line}."
     else:
+        totals = (
+            f" Last {line}s: the interquartile mean over all tasks and seeds with its {plan.percent()} % bootstrap"
+            f" interval ({plan.bootstrap} draws of seeds within tasks), and the mean."
+        )
         text = (
-            f"{estimates(plan)} Last rows: the interquartile mean over all tasks and seeds with its {plan.percent()} %"
-            f" bootstrap interval ({plan.bootstrap} draws of seeds within tasks), and the mean. Bold: the highest"
-            " estimate of a row, and every other whose interval overlaps its interval."
+            f"{estimates(plan)}{totals if len(plan.tasks) > 1 else ''} Bold: the highest estimate of a {line}, and every"
+            " other whose interval overlaps its interval."
         )
     made = [task.name for task in plan.tasks if task.source == "generate"]
     which = "all tasks" if len(made) == len(plan.tasks) else ", ".join(made)
@@ -48,38 +52,48 @@ def caption(results: Results) -> str:
 
 
 def scores_markdown(results: Results) -> str:
-    """The table of scores, rows tasks and columns methods, without its caption."""
+    """The table of scores, rows tasks and columns methods, or, of many, the other way round; without its caption."""
 
     def cell(row: Row, method: str) -> str:
         estimate = f"**{row.estimates[method]}**" if method in row.best else row.estimates[method]
         return f"{estimate}<br>{row.intervals[method]}" if row.intervals else estimate
 
-    methods = results.plan.methods
-    lines = [f"| task | {' | '.join(methods)} |", "|---" + "|---:" * len(methods) + "|"]
-    lines += [f"| {row.name} | {' | '.join(cell(row, method) for method in methods)} |" for row in _rows(results)]
+    plan = results.plan
+    rows = [[row.name, *(cell(row, method) for method in plan.methods)] for row in _rows(results)]
+    return markdown([["method" if plan.many else "task", *plan.methods], *rows], turned=plan.many)
+
+
+def markdown(rows: Sequence[Sequence[str]], *, turned: bool) -> str:
+    """A table of its rows, the head first; turned, of its columns."""
+    head, *body = zip(*rows, strict=True) if turned else rows
+    lines = [f"| {' | '.join(row)} |" for row in (head, *body)]
+    lines.insert(1, "|---" + "|---:" * (len(head) - 1) + "|")
     return "\n".join(lines) + "\n"
 
 
 def scores_latex(results: Results) -> str:
     """The table of scores for a paper, with its caption; needs the package booktabs."""
-    methods = results.plan.methods
-    body: list[str] = []
+    plan = results.plan
+    rows: list[list[str]] = []
     for row in _rows(results):
-        values = {method: row.estimates[method].replace(" ± ", r" \pm ") for method in methods}
-        cells = [rf"$\mathbf{{{values[m]}}}$" if m in row.best else f"${values[m]}$" for m in methods]
-        body.append(" & ".join([_escape(row.name), *cells]) + r" \\")
+        values = {method: row.estimates[method].replace(" ± ", r" \pm ") for method in plan.methods}
+        cells = [rf"$\mathbf{{{values[m]}}}$" if m in row.best else f"${values[m]}$" for m in plan.methods]
+        rows.append([_escape(row.name), *cells])
         if row.intervals:
-            body.append(" & ".join(["", *(rf"{{\scriptsize ${row.intervals[m]}$}}" for m in methods)]) + r" \\")
-        if row.name == results.plan.tasks[-1].name:
-            body.append(r"\midrule")
+            rows.append(["", *(rf"{{\scriptsize ${row.intervals[m]}$}}" for m in plan.methods)])
+        if row.name == plan.tasks[-1].name and len(plan.tasks) > 1 and not plan.many:
+            rows.append([r"\midrule"])
+    head = ["method" if plan.many else "task", *map(_escape, plan.methods)]
+    if plan.many:
+        head, *rows = map(list, zip(head, *rows, strict=True))
+    body = [" & ".join(cells) + (r" \\" if len(cells) > 1 else "") for cells in rows]
     text = _escape(caption(results)).replace("±", r"$\pm$")
-    head = " & ".join(["task", *map(_escape, methods)]) + r" \\"
-    columns = "l" + "r" * len(methods)
+    columns = "l" + "r" * (len(head) - 1)
     above = [r"\begin{table}", r"\centering", rf"\caption{{{text}}}", r"\label{tab:scores}"]
     table = [
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        head,
+        " & ".join(head) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
@@ -181,6 +195,8 @@ def _rows(results: Results) -> list[Row]:
     for task in plan.tasks:
         cells = {method: results.summaries[task.name, method] for method in plan.methods}
         rows.append(_row(task.name, {m: (cell.mean, cell.low, cell.high, cell.std) for m, cell in cells.items()}))
+    if len(plan.tasks) == 1:
+        return rows
     totals = results.aggregates
     rows.append(
         _row("all tasks, IQM", {m: (total.iqm, total.low, total.high, math.nan) for m, total in totals.items()})
