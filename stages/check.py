@@ -18,8 +18,8 @@ def command(params_file: ParamsOption = Path("params.yaml")) -> None:
     values = params.load(params_file)
     cells = len(values.tasks) * len(values.methods)
     print(
-        f"{params_file}: suite {values.suite}; tasks: {len(values.tasks)}, methods: {len(values.methods)},"
-        f" seeds: {len(values.seeds)}, cells to refine and evaluate: {cells}"
+        f"{params_file}: suite {values.suite}; tasks: {len(values.tasks)}, seeds: {len(values.seeds)},"
+        f" cells to refine and evaluate: {cells}; methods: {', '.join(values.methods)}"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fd import params
+from fd.errors import FdError
 from fd.report import baseline, power
 from fd.report.folder import save
 from stages.command import ParamsOption, main
@@ -26,6 +27,8 @@ def command(
     """Simulate false alarms and the smallest drops that numbers of seeds and episodes detect; writes power.md and power.csv."""
     values = params.load(params_file)
     known = baseline.load(path)
+    if values.suite != known.suite:
+        raise FdError(f"{path}: is of the suite {known.suite!r}, allowed: that of {params_file}, {values.suite!r}")
     found = power.power(known, values.regress, values.report.seed)
     save(out, {"power.md": power.markdown(found, known, values.regress), "power.csv": power.table_csv(found)})
 

@@ -31,7 +31,8 @@ def command(
         raise FdError(f"{suites}: {name!r} does not exist, allowed: {', '.join(known)}")
     if params_file.exists() and not force and read_text(params_file) not in known.values():
         raise FdError(
-            f"{params_file}: holds edits, it is none of {', '.join(known)}; keep it elsewhere, or add --force"
+            f"{params_file}: holds edits, it is none of {', '.join(known)}; keep it elsewhere, or overwrite it with"
+            f" `python -m stages.suite {name} --force`"
         )
     params.parse(known[name], Path(f"suite {name}"))
     write_text(params_file, known[name])

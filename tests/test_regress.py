@@ -335,6 +335,15 @@ def test_smallest_drop_is_found_by_halving() -> None:
     assert power._smallest(lambda drop: True, 0) is None
 
 
+def test_power_of_another_suite_is_one_line(suite: Path) -> None:
+    change_params(suite, lambda params: params.update(suite="other"))
+    path = suite / "baseline" / "example.json"
+    line = f"{path}: is of the suite 'example', allowed: that of {suite / 'params.yaml'}, 'other'"
+    options = [f"--params={suite / 'params.yaml'}", f"--baseline={path}", f"--out={suite / 'out'}"]
+    assert outcome(power_app, options) == (2, line)
+    assert not (suite / "out").exists()
+
+
 def test_the_table_of_power(suite: Path) -> None:
     change_params(suite, lambda params: params["regress"].update(simulations=200, seeds=[3, 8], episodes=[40]))
     options = [f"--params={suite / 'params.yaml'}", f"--baseline={suite / 'baseline/example.json'}"]

@@ -124,7 +124,8 @@ def test_selecting(tmp_path: Path) -> None:
     edited = TEXTS["d4rl-antmaze"].replace("seeds: [0", "seeds: [70")
     target.write_text(edited, encoding="utf-8")
     with pytest.raises(
-        FdError, match=r"holds edits, it is none of ablation, .*, quick; keep it elsewhere, or add --force"
+        FdError,
+        match=r"holds edits, it is none of ablation, .*, quick; keep it elsewhere, or overwrite it with `python -m stages.suite quick --force`",
     ):
         select("quick", target)
     assert target.read_text(encoding="utf-8") == edited
@@ -160,7 +161,10 @@ def test_no_number_is_text_to_a_reader_of_yaml() -> None:
 
 def test_checking_settings(tmp_path: Path) -> None:
     result = CliRunner().invoke(check.app, ["--params", str(ROOT / "params.yaml")], catch_exceptions=False)
-    assert "suite quick; tasks: 3, methods: 4, seeds: 3, cells to refine and evaluate: 12" in result.output
+    assert (
+        "suite quick; tasks: 3, seeds: 3, cells to refine and evaluate: 12; methods: bc, fql, deflow, fidec"
+        in result.output
+    )
     (tmp_path / "params.yaml").write_text(TEXTS["quick"].replace("&residual", ""), encoding="utf-8")
     with pytest.raises(FdError, match=r"params\.yaml: not YAML: found undefined alias 'residual' in line \d+$"):
         CliRunner().invoke(check.app, ["--params", str(tmp_path / "params.yaml")], catch_exceptions=False)

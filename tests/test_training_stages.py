@@ -216,7 +216,7 @@ def test_an_interrupted_pretraining_goes_on_to_the_same_bytes(
 
 
 def test_a_killed_process_goes_on_to_the_same_bytes(tiny_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    edit("refine", "steps", to=1500)
+    edit("refine", "steps", to=600)
     edit("refine", "evaluate_every", to=100)
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.refine", "--task", TASK, "--method", "deflow", "--out", "runs"],

@@ -97,7 +97,10 @@ def check_metrics(path: Path, results: Results) -> None:
     for key in dict.fromkeys([*wanted, *found]):
         if found.get(key) != wanted.get(key):
             shown = (found.get(key, "missing"), wanted.get(key, "nothing"))
-            raise FdError(f"{path}: {key} is {shown[0]}, the evaluations give {shown[1]}; run the stage report again")
+            raise FdError(
+                f"{path}: {key} is {shown[0]}, the evaluations give {shown[1]}; run the stage report again, or name a report"
+                f" of the suite {results.plan.suite}"
+            )
 
 
 def _cell(results: Results, task: str, method: str, *, seeds: Sequence[int], steps: Sequence[int]) -> dict[str, Any]:
