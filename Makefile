@@ -11,7 +11,7 @@ repro: setup
 	dvc --wait-for-lock repro
 
 test: setup
-	pytest --numprocesses=2 --dist=loadfile
+	pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 setup: $(BIN)/.ready
 

@@ -16,6 +16,12 @@ from typer.testing import CliRunner
 from stages import download, pretrain
 
 TASK = "umaze"
+LONGEST = [f"test_{name}.py" for name in ("sources", "pipeline", "kill", "training_stages", "theory", "environments")]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that none of them runs on when the other process is done."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)

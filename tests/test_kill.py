@@ -102,11 +102,11 @@ def robbed_of_a_worker(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 KILLS = {
-    "download": [killed, killed, killed, killed, robbed_of_a_worker, typed_ctrl_c],
-    "pretrain": [killed, killed, killed, killed, terminated],
-    "refine": [killed, killed, killed, killed, terminated, typed_ctrl_c],
-    "evaluate": [killed, killed, robbed_of_a_worker, robbed_of_a_worker, typed_ctrl_c],
-    "finetune": [killed, killed, killed, robbed_of_a_worker, terminated],
+    "download": [killed, killed, robbed_of_a_worker, typed_ctrl_c],
+    "pretrain": [killed, killed, terminated],
+    "refine": [killed, killed, terminated, typed_ctrl_c],
+    "evaluate": [killed, robbed_of_a_worker, typed_ctrl_c],
+    "finetune": [killed, killed, robbed_of_a_worker, terminated],
 }
 
 
