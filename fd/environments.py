@@ -11,6 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import distribution
 from typing import Any, cast
 
 import gymnasium
@@ -236,6 +237,11 @@ def register() -> None:
     """Register the environments of both suites."""
     # Without a display, dm_control warns when it looks for a renderer, which nothing but images needs.
     os.environ.setdefault("MUJOCO_GL", "disabled")
+    # Unless it is told its library, glfw, which gymnasium imports, starts an interpreter that asks for the version. That takes longer
+    # than the import, and complains when this process is killed meanwhile.
+    library = str(distribution("glfw").locate_file("glfw/x11/libglfw.so"))
+    if os.path.exists(library):
+        os.environ.setdefault("PYGLFW_LIBRARY", library)
     from farama_notifications import notifications
 
     # A line about the Adroit environments of this version, printed at every import in every process.

@@ -244,6 +244,18 @@ def test_no_renderer_is_one_line(renderer: dict[str, str]) -> None:
     assert "EGL" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["PointMaze_UMaze-v3", "cube-single-v0"])
+def test_no_other_program_is_started(name: str) -> None:
+    """One that outlived its process, killed, would write after the stage's last line."""
+    script = (
+        "import sys; from fd.environments import make\n"
+        "sys.addaudithook(lambda event, args: print(args[1]) if event == 'subprocess.Popen' else None)\n"
+        f"make({name!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_an_environment_draws_its_own_numbers_whatever_others_draw() -> None:
     """Teleports of a maze draw from numpy's global generator at every step."""
 
