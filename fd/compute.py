@@ -11,7 +11,7 @@ import torch
 
 from fd.errors import FdError
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt
 
 
 def select(
@@ -46,10 +46,10 @@ def select(
 
 
 def _keep_memory() -> None:
-    """Lets glibc keep what is freed: a step frees and takes the same arrays again, and fresh pages cost up to a tenth of it."""
+    """Lets glibc keep what is freed: a step frees and takes the same arrays again, and fresh pages cost up to a quarter of it."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(MMAP_THRESHOLD, 32 * 2**20)
-        library.mallopt(TRIM_THRESHOLD, 2**30)
+        library.mallopt(MMAP_MAX, 0)  # no array is a mapping of its own, which would go with it
+        library.mallopt(TRIM_THRESHOLD, -1)  # never
 
 
 def execution(choice: str, device: torch.device) -> str:
