@@ -88,8 +88,7 @@ class StackedMLP(nn.Module):
             inputs: as of a call, each [S, B, width], for a stack without further leading axes and without LayerNorm.
             directions: broadcast along the seeds and the rows.
         """
-        inputs = self.features(inputs[0]), *inputs[1:]
-        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1)
+        x = torch.cat((self.features(inputs[0]), *inputs[1:]), dim=-1)
         slopes = directions.expand(len(x), -1, -1, -1)
         zero, last = x.new_zeros(1, 1, 1), len(self.weights) - 1
         for layer in range(last + 1):

@@ -48,6 +48,7 @@ def command(
         now = baseline.measured(values, found, origin, evals)
         if update:
             baseline.save(path, now)
+            typer.echo(f"{path}: the scores as they are now")
             return
         verdict = regression.compare(baseline.load(path), now, values.regress)
         text, failed = regression.markdown(verdict), verdict.regressions > 0

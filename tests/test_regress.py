@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("suite")
     write(root, successes)
     digests(root)
-    assert run(root, "--update") == (0, "")
+    update(root)
     return root
 
 
@@ -70,6 +70,12 @@ def run(root: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and output of the stage, or the message of its FdError."""
     folders = [f"--{name}={root / name}" for name in ("evals", "runs", "data", "behaviour", "baseline")]
     return outcome(app, [f"--params={root / 'params.yaml'}", *folders, *arguments])
+
+
+def update(root: Path) -> None:
+    """The scores as they are become the baseline."""
+    code, told = run(root, "--update")
+    assert (code, told.strip()) == (0, f"{root / 'baseline' / 'example.json'}: the scores as they are now")
 
 
 def rerun(root: Path, count: Successes) -> None:
@@ -225,7 +231,7 @@ def test_one_seed_in_the_baseline_has_no_spread(suite: Path) -> None:
         if path.parent.name != "baseline":
             edit(path, seeds=[0])
     assert run(suite)[0] == 0  # three seeds in the baseline
-    assert run(suite, "--update") == (0, "")
+    update(suite)
     assert run(suite)[0] == 0  # the same episodes
     _lose(suite, lambda b: b["tasks"]["near"]["methods"]["bc"].update(evaluations_sha256="0" * 64))
     assert run(suite) == (2, "seeds: one in the baseline, which has no spread then; allowed: two or more")
@@ -238,7 +244,7 @@ def test_returns_are_compared_by_their_spread(suite: Path) -> None:
     )  # fmt: skip
     for task in TASKS:
         edit(suite / "data" / task / "manifest.json", score="return", return_range=[0.0, 1.0])
-    assert run(suite, "--update") == (0, "")
+    update(suite)
     cell = json.loads((suite / "baseline" / "example.json").read_text())["tasks"]["near"]["methods"]["bc"]
     assert cell["seeds"]["1"] == {"episodes": 4, "score": 62.5}
     for path in (suite / "evals" / "near").glob("fql.csv"):

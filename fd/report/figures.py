@@ -51,20 +51,26 @@ def learning_curves(results: Results) -> Figure:
     plan = results.plan
     groups = _groups(plan, plan.methods)
     figure, panels = _grid(plan, len(groups), height=CURVE_OF_ONE if plan.many else CURVE)
+    # [evaluated steps, (mean, low, high)] by task and method
+    curves = {
+        (task.name, method): np.array(
+            [(spot.mean, spot.low, spot.high) for _, spot in results.curve(task.name, method)]
+        )
+        for task in plan.tasks
+        for method in plan.methods
+    }
     for panel, (task, methods) in zip(panels, groups, strict=True):
         low, high = score_range(results, task.name)
         steps = np.array(task.steps) / 1000
         if plan.many:
-            all_means = np.array([[spot.mean for _, spot in results.curve(task.name, name)] for name in plan.methods])
-            panel.fill_between(steps, all_means.min(axis=0), all_means.max(axis=0), color=BACKGROUND, linewidth=0)
+            means = np.array([curves[task.name, name][:, 0] for name in plan.methods])
+            panel.fill_between(steps, means.min(axis=0), means.max(axis=0), color=BACKGROUND, linewidth=0)
         for method in methods:
-            curve = [spot for _, spot in results.curve(task.name, method)]
-            band = np.clip([[spot.low, spot.high] for spot in curve], low, high)
+            curve = curves[task.name, method]
+            band = np.clip(curve[:, 1:], low, high)
             look = _look(plan, method)
             panel.fill_between(steps, band[:, 0], band[:, 1], color=look["color"], alpha=0.13, linewidth=0)
-            panel.plot(
-                steps, [spot.mean for spot in curve], **look, markersize=3, markeredgewidth=0, clip_on=False, zorder=3
-            )
+            panel.plot(steps, curve[:, 0], **look, markersize=3, markeredgewidth=0, clip_on=False, zorder=3)
         panel.set(ylim=(low, high))
         _title(plan, panel, task, methods)
         panel.margins(x=0.03)
