@@ -308,9 +308,9 @@ BOMB = "\n".join(["a0: &a0 [x, x, x]", *(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]" f
     ],
 )
 def test_what_is_no_settings_file_is_one_line(content: bytes, message: str, tmp_path: Path) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     refused(content, message, tmp_path)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def refused(content: bytes, message: str, folder: Path) -> None:
