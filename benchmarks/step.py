@@ -637,13 +637,16 @@ def status(field: str) -> int:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Return the models of processor and GPU, cores that this process may use, and GiB of memory."""
+    """Return the models of processor and GPU, cores that this process may use, and GiB of memory.
+
+    Processors of several generations may go by one name, on rented machines: their vector instructions, as torch calls them, stand behind.
+    """
     models = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
-        "processor": models[0] if models else platform.machine(),
+        "processor": f"{models[0] if models else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})",
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         "gpu": gpu.name if gpu else None,
