@@ -128,7 +128,7 @@ def disturbed(stage: str, disturb: Callable[[subprocess.Popen[str]], tuple[int, 
     if not Path(STAGES[stage][1]).exists():  # else it was done while it was disturbed
         assert process.returncode == wanted and (told.splitlines()[-1] if line else "").startswith(line), told
         assert "Traceback" not in told
-        assert took < 10 or disturb is killed, (disturb, told)
+        assert took < 5 or disturb is killed, (disturb, told)
     return True
 
 
