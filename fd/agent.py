@@ -139,11 +139,13 @@ class Agent(nn.Module):
 
         Args:
             batch: transitions.
-            base: what the flow says of them, where the method asks (`Spec.based`).
+            base: what the flow says of them, where the method asks (`Spec.based`); None: drawn afresh.
             noise: random numbers of this update.
             with_policy: whether the policy is improved in this update, too.
         """
         spec = self.spec
+        if base is None and spec.based:
+            base = self.base(batch, noise)
         losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         advantage = None

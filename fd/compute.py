@@ -46,7 +46,7 @@ def select(
 
 
 def _keep_memory() -> None:
-    """Lets glibc keep what is freed: a step frees and takes the same arrays again, and fresh pages cost up to a quarter of it."""
+    """Lets glibc keep what is freed: a step frees and takes the same arrays again, and fresh pages cost up to two fifths of it."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(MMAP_MAX, 0)  # no array is a mapping of its own, which would go with it
         library.mallopt(TRIM_THRESHOLD, -1)  # never

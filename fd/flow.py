@@ -5,6 +5,8 @@ The path is x_t = (1 - t) x0 + t x1 from noise x0 ~ N(0, I) to an action x1 of t
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu
@@ -60,9 +62,9 @@ def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, so
 
     def moved(y: Tensor, point: Tensor, start: Tensor, duration: float) -> Tensor:
         """y moved on for a duration with the velocity at a point."""
-        h = gelu(affine(start, point, from_x), approximate="tanh")
+        h = _activated(affine(start, point, from_x))
         for weight, shift in zip(hidden, shifts, strict=True):
-            h = gelu(affine(shift, h, weight), approximate="tanh")
+            h = _activated(affine(shift, h, weight))
         return affine(y, h, last, scale=duration)
 
     y = noise
@@ -74,3 +76,14 @@ def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, so
         start = start + slope
     action: Tensor = y + drift
     return action.clamp(-1, 1)
+
+
+def _activated(x: Tensor) -> Tensor:
+    """GELU (tanh form), x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), without a gradient.
+
+    On a CPU torch's tanh takes over three times as long as its sigmoid, and makes its GELU a quarter of an integration.
+    """
+    if x.is_cuda:
+        return gelu(x, approximate="tanh")
+    slope = math.sqrt(8 / math.pi)
+    return torch.addcmul(x.new_tensor(slope), x, x, value=0.044715 * slope).mul_(x).sigmoid_().mul_(x)

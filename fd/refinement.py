@@ -79,10 +79,7 @@ def updates(
         drawn = dict(zip(shapes, numbers, strict=True))
         if "fisher_t" in drawn:
             drawn["fisher_t"] = low + (high - low) * drawn["fisher_t"]
-        noise = Noise(**drawn)
-        if bank is None and spec.based:
-            base = agent.base(batch, noise)
-        return update(agent, adam, batch, base, noise, with_policy=phase == spec.policy_every - 1)
+        return update(agent, adam, batch, base, Noise(**drawn), with_policy=phase == spec.policy_every - 1)
 
     return one, Draws(seeds, purpose, device, draw)
 
