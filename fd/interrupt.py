@@ -51,10 +51,14 @@ def listen() -> None:
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """Within, a signal raises Interrupted in the main thread, once."""
+    """Within, a signal raises Interrupted in the main thread, once; whatever exception foreign code makes of it leaves as Interrupted."""
     _State.at_once = False
     try:
         yield
+    except Exception:  # where a compiled module is being imported: ImportError
+        if _State.asked is None:
+            raise
+        raise Interrupted(_State.asked) from None
     finally:
         _State.at_once = True
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from stages import download, pretrain
 
 TASK = "umaze"
 LONGEST = [f"test_{name}.py" for name in ("sources", "pipeline", "kill", "training_stages", "theory", "environments")]
+
+# Whoever starts the tests in the background of a shell has Ctrl-C ignored, and so would every program that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

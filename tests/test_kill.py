@@ -167,3 +167,28 @@ def test_a_stage_that_is_disturbed_at_random_points_ends_in_the_same_bytes(stage
 @pytest.mark.parametrize("delay", [0.0, 0.5])
 def test_ctrl_c_before_anything_is_read_is_a_line(delay: float, tiny_project: Path) -> None:
     assert disturbed("refine", typed_ctrl_c, delay)
+
+
+def test_ctrl_c_of_which_foreign_code_makes_another_exception_is_a_line() -> None:
+    """As of one in the import of a compiled module, `mujoco` for one."""
+    script = """
+import os, signal
+from fd import interrupt
+from stages.command import main
+
+def app():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        while True:
+            pass
+    except BaseException as error:
+        raise ImportError("initialization failed") from error
+
+interrupt.listen()
+main(app)
+"""
+    told = subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (
+        130,
+        "error: stopped by SIGINT: the next run goes on from what is saved\n",
+    )

@@ -175,9 +175,7 @@ def work(kind: str, folder: Path) -> None:
 def at_work(kind: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process, leader of a session, whose workers work; it is killed at the end."""
     paths = os.pathsep.join([str(HERE), str(HERE.parent)])
-    # Whoever starts the tests in the background of a shell has Ctrl-C ignored, and so would every program that they start.
-    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    script = f"{heard}; from test_processes import work, Path; work({kind!r}, Path({str(folder)!r}))"
+    script = f"from test_processes import work, Path; work({kind!r}, Path({str(folder)!r}))"
     with subprocess.Popen(
         [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
