@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import re
@@ -141,6 +142,28 @@ def test_a_worker_has_one_thread_and_large_pages(monkeypatch: pytest.MonkeyPatch
     with Workers("threads", threads, [()], timeout=60) as pool:
         assert list(pool.do([(None, 3)])) == [1, 1, os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")]
     assert os.environ["OMP_NUM_THREADS"] == "2" and "MKL_NUM_THREADS" not in os.environ
+
+
+def kernels() -> Callable[[object], list[str]]:
+    """By its own word, the kernels that numpy's OpenBLAS has chosen."""
+    import numpy
+
+    library = next((Path(numpy.__file__).parent.parent / "numpy.libs").glob("libscipy_openblas64_*"))
+    name = ctypes.CDLL(str(library)).scipy_openblas_get_corename64_
+    name.restype = ctypes.c_char_p
+    return lambda _: [name().decode()]
+
+
+@pytest.mark.parametrize(("asked", "found"), [("", "Haswell"), ("Nehalem", "Nehalem")])
+def test_products_in_a_worker_have_the_kernels_of_one_kind(
+    asked: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "avx2" not in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip("the processor has no AVX2")
+    if asked:
+        monkeypatch.setitem(processes._ENVIRONMENT, "OPENBLAS_CORETYPE", asked)
+    with Workers("kernels", kernels, [()], timeout=60) as pool:
+        assert list(pool.do([(None, 1)])) == [found]
 
 
 # --- the ends of pools ---
