@@ -80,7 +80,7 @@ def assert_same(ours: Agent, theirs: Agent, rtol: float, atol: float) -> None:
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
 def test_a_compiled_update_is_the_same_update() -> None:
     """Of one method after another in a process, which the slopes of `fidec-stein` by `torch.func.jvp` did not survive."""
-    for method in ("fidec", "fidec-stein"):
+    for method in ("fidec", "fidec-stein", "fidec-official"):
         agent, told = trained(method, CPU, "compiled", 5)
         expected, metrics = trained(method, CPU, "eager", 5)
         assert_same(agent, expected, 1e-3, 1e-5)
