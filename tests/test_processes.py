@@ -146,9 +146,7 @@ def test_a_worker_has_one_thread_and_large_pages(monkeypatch: pytest.MonkeyPatch
 
 def kernels() -> Callable[[object], list[str]]:
     """By its own word, the kernels that numpy's OpenBLAS has chosen."""
-    import numpy
-
-    library = next((Path(numpy.__file__).parent.parent / "numpy.libs").glob("libscipy_openblas64_*"))
+    library = next((Path(np.__file__).parent.parent / "numpy.libs").glob("libscipy_openblas64_*"))
     name = ctypes.CDLL(str(library)).scipy_openblas_get_corename64_
     name.restype = ctypes.c_char_p
     return lambda _: [name().decode()]
