@@ -126,7 +126,8 @@ def penalty(delta: Tensor, scores: Tensor | None, metric: Metric, div: Tensor | 
     if scores is None:
         return delta.square().mean(dim=-1)
     width = delta.shape[-1]
-    projections = (scores @ delta.unsqueeze(-1)).squeeze(-1)  # [S, B, K]
+    # [S, B, K]; K last, for a compiled sum over an axis before one as short as A starts all threads for every state.
+    projections = (scores.mT.contiguous() * delta.unsqueeze(-1)).sum(dim=-2)
     if div is None:
         form = projections.square().mean(dim=-1)
     else:
@@ -142,4 +143,4 @@ def penalty(delta: Tensor, scores: Tensor | None, metric: Metric, div: Tensor | 
 
 def mean_trace(scores: Tensor, metric: Metric) -> Tensor:
     """tr F / A, the mean eigenvalue of the Fisher information, [S, B], for scores [S, B, K, A]."""
-    return scores.square().mean(dim=-2).sum(dim=-1) / scores.shape[-1] + metric.damping
+    return scores.square().mean(dim=(-2, -1)) + metric.damping

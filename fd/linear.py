@@ -12,8 +12,10 @@ def affine(shift: Tensor, x: Tensor, weight: Tensor, *, scale: float = 1.0) -> T
 
     On a CPU, a single matrix that is narrow is multiplied by another routine than one of a stack, and in parts that depend on
     the number of threads. It is computed as one of two, then, so that a seed alone gets the bits that it gets among others;
-    with a batch below 16 that is every layer, at twice its time.
+    with a batch below 16 that is every layer, at twice its time. A compiled sum is made where its result is read.
     """
+    if torch.compiler.is_compiling():
+        return shift + scale * (x @ weight)
     if len(x) == 1 and x.device.type == "cpu" and min(*x.shape[1:], weight.shape[2]) < NARROW:
         shift, x, weight = (tensor.expand(2, -1, -1) for tensor in (shift, x, weight))
         return torch.baddbmm(shift, x, weight, alpha=scale)[:1]
