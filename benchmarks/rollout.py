@@ -2,7 +2,7 @@
 
 Raw: as many processes as there are workers, each replaying episodes in one environment, and nothing else; and one such process
 by itself, whose rate times the number of workers is what cores that do not slow each other down would reach. Kept: the rate
-through `fd.rollout` with the untrained policies of three seeds, of the size that params.yaml gives, every worker running
+through `fd.simulation.rollout` with the untrained policies of three seeds, of the size that params.yaml gives, every worker running
 as many jobs as the others. Both run the same episodes (a step's cost depends on the actions: resting in contact costs
 more than flailing), and they take turns, slice by slice, since a machine that others use, too, changes its speed from one
 second to the next: each slice of the pool is held against the raw slices right before and after it. A share is of the
@@ -31,9 +31,9 @@ import gymnasium
 import numpy as np
 import typer
 
-from fd.environments import FlatEnv, make
-from fd.rollout import Rollout
-from fd.simulators import Act, Floats, Key, streams
+from fd.simulation.environments import FlatEnv, make
+from fd.simulation.episodes import Act, Floats, Key, streams
+from fd.simulation.rollout import Rollout
 
 if TYPE_CHECKING:
     from fd.policy import Policy
@@ -213,7 +213,7 @@ def load(case: str, params_file: Path, method: str, step: int) -> Act:
     """Return an untrained policy to act in one of the processes, the same at every step."""
     import torch
 
-    from fd.evaluation import acting
+    from fd.simulation.evaluation import acting
 
     torch.set_num_threads(1)
     return acting(untrained(case, params_file, method), torch.device("cpu"))
@@ -222,10 +222,10 @@ def load(case: str, params_file: Path, method: str, step: int) -> Act:
 def untrained(case: str, params_file: Path, method: str) -> Policy:
     """Return a policy with fresh weights, of the shapes that the settings give."""
     from fd import params
-    from fd.agent import critic_net, flow_net, policy_net
+    from fd.method.acting import critic_net, flow_net, policy_net
+    from fd.method.spec import Spec
     from fd.policy import Policy
-    from fd.spec import Spec
-    from fd.streams import generator
+    from fd.training.random_streams import generator
 
     env, values = build(case), params.load(params_file)
     obs_shape, (act_dim,) = env.observation_space.shape or (), env.action_space.shape or ()

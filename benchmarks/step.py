@@ -6,7 +6,7 @@ actions. The variants of a net take turns, round by round, since a machine that 
 second to the next; a variant whose step takes over a second has a turn in the first and in the last round. Told are medians
 and quartiles over the rounds; ratios are taken within each round.
 
-A step is that of `fd.loop.run` with the update of `fd.refinement.updates`: random numbers (drawn a block at once; a step
+A step is that of `fd.training.loop.run` with the update of `fd.training.policy_training.updates`: random numbers (drawn a block at once; a step
 counts its part), update, metrics. Batches of 256 from random transitions of the shapes of OGBench's cube-single; numbers
 in the bank are random, too, for the time does not depend on them. For want of memory, variants of a net share networks of
 equal shapes and train them in turn: what they learn is meaningless, what it takes is not.
@@ -61,20 +61,21 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from fd import compute, transitions
-from fd.agent import Agent, flow_net
-from fd.bank import Bank, build
 from fd.errors import FdError
-from fd.files import write_text
-from fd.graph import WARM_UP, Update, executed
-from fd.loop import BLOCK, Window
-from fd.optim import optimiser
-from fd.progress import Progress
-from fd.refinement import updates
-from fd.replay import Replay
-from fd.spec import Spec
-from fd.streams import generator
-from fd.transitions import Manifest, Transitions
+from fd.method.acting import flow_net
+from fd.method.agent import Agent
+from fd.method.spec import Spec
+from fd.networks.adam import optimiser
+from fd.runtime.progress import Progress
+from fd.storage import transitions
+from fd.storage.files import write_text
+from fd.storage.transitions import Manifest, Transitions
+from fd.training.bank import Bank, build
+from fd.training.execution import WARM_UP, Update, executed
+from fd.training.loop import BLOCK, Window
+from fd.training.policy_training import updates
+from fd.training.random_streams import generator
+from fd.training.replay import Replay
 from stages.command import main
 
 ROOT = Path(__file__).parent.parent
@@ -123,14 +124,14 @@ def command(
 ) -> None:
     """Measure the training step of methods; by default writes benchmarks/results/<processor or GPU>.json and .md."""
     os.environ["KINETO_LOG_LEVEL"] = "6"  # or the profiler tells on stderr whenever it starts
-    on = compute.select(device, threads, tf32=True)
+    on = device.select(device, threads, tf32=True)
     if executions == "auto":
         executions = "eager" if on.type == "cpu" else "eager,graph,compiled-graph"
     names, compiled_names = (
         among("methods", methods, suite()["methods"]),
         among("compiled", compiled, suite()["methods"]),
     )
-    hows = [compute.execution(how, on) for how in among("executions", executions, EXECUTIONS)]
+    hows = [device.execution(how, on) for how in among("executions", executions, EXECUTIONS)]
     kinds, sizes = among("regimes", regimes, REGIMES), sorted(int(number) for number in seeds.split(","))
     stock = Stock(states, max(sizes), on)
     result: dict[str, Any] = {

@@ -16,15 +16,15 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from fd.documents import read_text, read_yaml
 from fd.errors import FdError
+from fd.storage.untrusted import read_text, read_yaml
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 DatasetId = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*-v[0-9]+$")
 ]
-# Not AntMaze v5: its observation has 105 numbers where D4RL has 27. Facts of these simulators: fd.robotics.
+# Not AntMaze v5: its observation has 105 numbers where D4RL has 27. Facts of these simulators: fd.wrappers.
 RobotEnvironment = Annotated[
     str,
     StringConstraints(

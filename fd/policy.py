@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fd.agent import act, critic_net, flow_net, policy_net
-from fd.checkpoint import FLOW, load_net, read_tensors
-from fd.critic import aggregated_values
 from fd.errors import FdError
-from fd.files import digest
-from fd.nets import StackedMLP
-from fd.spec import Spec
+from fd.method.acting import act, critic_net, flow_net, policy_net
+from fd.method.critic import aggregated_values
+from fd.method.spec import Spec
+from fd.networks.mlp import StackedMLP
+from fd.storage.files import digest
+from fd.storage.tensors import FLOW, load_net, read_tensors
 
 
 def snapshot_name(step: int) -> str:

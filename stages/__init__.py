@@ -3,7 +3,7 @@
 import os
 import sys
 
-from fd import interrupt
+from fd.runtime import signals
 
 # How long a thread of torch that waits for another spins before it sleeps, set before torch is loaded. The default, as good as for ever,
 # is a tenth faster on idle cores, but makes a step of small networks twenty times as long where another program wants a core.
@@ -12,5 +12,5 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("TORCHINDUCTOR_CPP_USE_DECOMPOSE_TANH", "1")
 
 if sys.argv[0] == "-m":  # `python -m stages.<stage>`, whose imports take seconds in which Ctrl-C is to be heard, too
-    interrupt.listen()
-    interrupt.end_with_dvc()
+    signals.listen()
+    signals.end_with_dvc()

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from fd import params
-from fd.report import ablation
-from fd.report.folder import save
-from fd.report.plan import plan_of
+from fd.report import ablation_page
+from fd.results.grid import plan_of
+from fd.storage.files import write_folder
 from stages.command import EvalsOption, ParamsOption, RunsOption, main
 
 app = typer.Typer(add_completion=False)
@@ -29,10 +29,10 @@ def command(
     A method, task, seed, evaluation or episode that is missing is an error, and nothing is written.
     """
     values = params.load(params_file)
-    chosen = ablation.axis_of(values, axis)
+    chosen = ablation_page.axis_of(values, axis)
     plan = plan_of(values, chosen.methods())
-    found = ablation.gather(chosen, plan, evals=evals, runs=runs)
-    save(out / plan.suite / "ablations", ablation.render(found))
+    found = ablation_page.gather(chosen, plan, evals=evals, runs=runs)
+    write_folder(out / plan.suite / "ablations", ablation_page.render(found))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from fd import interrupt
 from fd.errors import FdError
-from fd.files import one_line
+from fd.runtime import signals
+from fd.storage.files import one_line
 
 TaskOption = Annotated[str, typer.Option(help="Name of a task in the file of settings.")]
 MethodOption = Annotated[str, typer.Option(help="Name of a method in the file of settings.")]
@@ -31,13 +31,13 @@ def main(app: typer.Typer) -> None:
     """
     code = 2
     try:
-        with interrupt.raising():
+        with signals.raising():
             app()
     except FdError as error:
         message = str(error)
     except OSError as error:
         message = f"{error.filename2 or error.filename or 'the system'}: {error.strerror or error}"
-    except interrupt.Interrupted as stop:
+    except signals.Interrupted as stop:
         message, code = str(stop), 128 + stop.number
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _ALLOCATOR.search(str(error)):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import typer
 
-from fd import params, scratch
+from fd import params
+from fd.datasets.prepare import Job, prepare, versions
 from fd.errors import FdError
-from fd.sources.prepare import Job, prepare, versions
+from fd.storage import scratch
 from stages.command import DataOption, ParamsOption, TaskOption, main
 
 app = typer.Typer(add_completion=False)

@@ -11,21 +11,25 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from fd import memory, params, provenance, scratch, transitions
-from fd.agent import Agent
-from fd.checkpoint import FLOW, STATE, Checkpoint, load_state, write_tensors
-from fd.environments import make_env
+from fd import params
 from fd.errors import FdError
-from fd.files import digest
-from fd.lockstep import Lockstep
-from fd.loop import Schedule
-from fd.online import Experience, Interaction, finetune
-from fd.optim import optimiser
+from fd.method.agent import Agent
+from fd.networks.adam import optimiser
 from fd.policy import Policy, snapshot_name
-from fd.replay import Replay
-from fd.streams import generator
+from fd.runtime import memory
+from fd.simulation.environments import make_env
+from fd.simulation.lockstep import Lockstep
+from fd.storage import run_record, scratch, transitions
+from fd.storage.files import digest
+from fd.storage.tensors import FLOW, write_tensors
+from fd.training.checkpoint import STATE, Checkpoint, load_state
+from fd.training.experience import Experience
+from fd.training.loop import Schedule
+from fd.training.online_training import Interaction, finetune
+from fd.training.random_streams import generator
+from fd.training.replay import Replay
+from fd.training.snapshot import write_snapshot
 from stages.command import DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
-from stages.refine import write_snapshot
 from stages.training import machine
 
 app = typer.Typer(add_completion=False)
@@ -93,7 +97,7 @@ def command(
                     label=label, execution=on.execution,
                 )  # fmt: skip
         record = origin | {"seeds": seeds, "steps": schedule.steps, "episodes": experience.episodes.tolist()}
-        provenance.write(out / task / f"{method}.json", record, output=work / "out", start=start)
+        run_record.write(out / task / f"{method}.json", record, output=work / "out", start=start)
         scratch.publish(work / "out", out / task / method, work)
 
 

@@ -10,7 +10,7 @@ import typer
 from fd import params
 from fd.errors import FdError
 from fd.report import baseline, power
-from fd.report.folder import save
+from fd.storage.files import write_folder
 from stages.command import ParamsOption, main
 
 app = typer.Typer(add_completion=False)
@@ -30,7 +30,7 @@ def command(
     if values.suite != known.suite:
         raise FdError(f"{path}: is of the suite {known.suite!r}, allowed: that of {params_file}, {values.suite!r}")
     found = power.power(known, values.regress, values.report.seed)
-    save(out, {"power.md": power.markdown(found, known, values.regress), "power.csv": power.table_csv(found)})
+    write_folder(out, {"power.md": power.markdown(found, known, values.regress), "power.csv": power.table_csv(found)})
 
 
 if __name__ == "__main__":

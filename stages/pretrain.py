@@ -7,13 +7,16 @@ from pathlib import Path
 
 import typer
 
-from fd import memory, params, provenance, scratch, transitions
-from fd.checkpoint import FLOW, Checkpoint, write_tensors
-from fd.loop import Schedule
-from fd.nets import observing
-from fd.pretraining import pretrain
-from fd.replay import Replay
-from fd.streams import generator
+from fd import params
+from fd.networks.mlp import observing
+from fd.runtime import memory
+from fd.storage import run_record, scratch, transitions
+from fd.storage.tensors import FLOW, write_tensors
+from fd.training.checkpoint import Checkpoint
+from fd.training.flow_training import pretrain
+from fd.training.loop import Schedule
+from fd.training.random_streams import generator
+from fd.training.replay import Replay
 from stages.command import BehaviourOption, DataOption, ParamsOption, TaskOption, main
 from stages.training import machine
 
@@ -57,7 +60,7 @@ def command(
             )  # fmt: skip
         record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
         write_tensors(built / FLOW, {f"flow.{name}": value for name, value in flow.state_dict().items()}, record)
-        provenance.write(out / f"{task}.json", record, output=built, start=start)
+        run_record.write(out / f"{task}.json", record, output=built, start=start)
         scratch.publish(built, out / task, work)
 
 

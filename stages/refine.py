@@ -5,22 +5,25 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import typer
 
-from fd import memory, params, provenance, scratch, transitions
-from fd.agent import Agent
-from fd.bank import build
-from fd.checkpoint import FLOW, STATE, Checkpoint, load_net, read_tensors, write_tensors
+from fd import params
 from fd.errors import FdError
-from fd.files import digest
-from fd.loop import Schedule
+from fd.method.agent import Agent
+from fd.method.spec import Spec
 from fd.policy import snapshot_name
-from fd.refinement import refine
-from fd.replay import Replay
-from fd.spec import Spec
-from fd.streams import generator
+from fd.runtime import memory
+from fd.storage import run_record, scratch, transitions
+from fd.storage.files import digest
+from fd.storage.tensors import FLOW, load_net, read_tensors, write_tensors
+from fd.training.bank import build
+from fd.training.checkpoint import STATE, Checkpoint
+from fd.training.loop import Schedule
+from fd.training.policy_training import refine
+from fd.training.random_streams import generator
+from fd.training.replay import Replay
+from fd.training.snapshot import write_snapshot
 from stages.command import BehaviourOption, DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
 from stages.training import machine
 
@@ -92,18 +95,8 @@ def command(
                 write_snapshot(built, agent, step=step, seeds=seeds, origin=origin)
         record = origin | {"seeds": seeds, "steps": schedule.steps}
         record["bank"] = 0 if bank is None else settings.refine.bank
-        provenance.write(out / task / f"{method}.json", record, output=built, start=start)
+        run_record.write(out / task / f"{method}.json", record, output=built, start=start)
         scratch.publish(built, out / task / method, work)
-
-
-def write_snapshot(folder: Path, agent: Agent, *, step: int, seeds: tuple[int, ...], origin: dict[str, Any]) -> None:
-    """What acting needs of an agent at a step; the flow only where this run trains it. `origin`: its task, method and data."""
-    spec = agent.spec
-    parts = {"policy": spec.policy != "flow", "critic": spec.critic != "none", "flow": spec.behaviour == "joint"}
-    names = [name for name, needed in parts.items() if needed]
-    tensors = {name: value for name, value in agent.state_dict().items() if name.split(".")[0] in names}
-    record = {"spec": asdict(agent.spec), "seeds": seeds, "step": step, "origin": origin}
-    write_tensors(folder / snapshot_name(step), tensors, record)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import typer
 
 from fd import params
 from fd.errors import FdError
-from fd.files import write_text
-from fd.report import baseline, provenance, regression, results
-from fd.report.plan import plan_of
+from fd.report import baseline, regression
+from fd.results import estimates, origins
+from fd.results.grid import plan_of
+from fd.storage.files import write_text
 from stages.command import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
 
 app = typer.Typer(add_completion=False)
@@ -43,8 +44,8 @@ def command(
     values = params.load(params_file)
     plan, path = plan_of(values, tuple(values.methods)), folder / f"{values.suite}.json"
     try:
-        found = results.gather(plan, evals)
-        origin = provenance.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
+        found = estimates.gather(plan, evals)
+        origin = origins.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
         now = baseline.measured(values, found, origin, evals)
         if update:
             baseline.save(path, now)

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from fd import params, reference
-from fd.report import page, provenance, results, training
-from fd.report.folder import save
-from fd.report.plan import plan_of
+from fd import params
+from fd.report import main_page
+from fd.results import estimates, origins, training_log
+from fd.results.grid import plan_of
+from fd.storage.files import write_folder
 from stages.command import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
 
 app = typer.Typer(add_completion=False)
@@ -34,18 +35,18 @@ def command(
     """
     values = params.load(params_file)
     plan = plan_of(values, tuple(values.methods))
-    found = results.gather(plan, evals)
-    files = page.render(
+    found = estimates.gather(plan, evals)
+    files = main_page.render(
         found,
         training={
-            (task.name, method): training.read(runs / task.name / method / "train.csv", plan.seeds)
+            (task.name, method): training_log.read(runs / task.name / method / "train.csv", plan.seeds)
             for task in plan.tasks
             for method in plan.constrained
         },
-        provenance=provenance.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals),
-        reference=reference.load(published),
+        provenance=origins.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals),
+        reference=published.load(published),
     )
-    save(out / plan.suite, files)
+    write_folder(out / plan.suite, files)
 
 
 if __name__ == "__main__":

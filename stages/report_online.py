@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from fd import params
-from fd.report import online
-from fd.report.folder import save
+from fd.report import online_page
+from fd.storage.files import write_folder
 from stages.command import EvalsOption, ParamsOption, RunsOption, main
 
 app = typer.Typer(add_completion=False)
@@ -33,10 +33,14 @@ def command(
     A task, method, seed, evaluation or episode that is missing is an error, and nothing is written.
     """
     values = params.load(params_file)
-    found = online.gather(
-        values, page, start=online.Evaluated(runs, evals), end=online.Evaluated(went_on, after), reference=published
+    found = online_page.gather(
+        values,
+        page,
+        start=online_page.Evaluated(runs, evals),
+        end=online_page.Evaluated(went_on, after),
+        reference=published,
     )
-    save(out / values.suite / "online", online.render(found))
+    write_folder(out / values.suite / "online", online_page.render(found))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from fd import params
-from fd.documents import read_text
 from fd.errors import FdError
-from fd.files import write_text
-from fd.suites import texts
+from fd.reference.suites import texts
+from fd.storage.files import write_text
+from fd.storage.untrusted import read_text
 from stages.command import ParamsOption, main
 
 app = typer.Typer(add_completion=False)

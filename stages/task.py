@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from fd import params
-from fd.documents import read_text, read_yaml
 from fd.errors import FdError
-from fd.reference import benchmark, find, hyperparameters, of_dataset
-from fd.suites import entry
+from fd.reference.published import benchmark, find, hyperparameters, of_dataset
+from fd.reference.suites import entry
+from fd.storage.untrusted import read_text, read_yaml
 from stages.command import ParamsOption, main
 
 app = typer.Typer(add_completion=False)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from fd import compute, params
-from fd.report.folder import save
-from fd.theory import page
+from fd import params
+from fd.runtime import device
+from fd.storage.files import write_folder
+from fd.theory import theory_page
 from fd.theory.demonstrations import Settings, run
-from fd.theory.training import Schedule
+from fd.theory.fit import Schedule
 from stages.command import ParamsOption, main
 
 app = typer.Typer(add_completion=False)
@@ -33,11 +34,11 @@ def command(
     It trains small networks on the CPU, for a minute or two, and writes all files or none.
     """
     values = params.load(params_file)
-    compute.select("cpu", values.compute.threads)
+    device.select("cpu", values.compute.threads)
     found = run(settings_of(values))
     for curve in found.curves:
         typer.echo(f"score error of the learned flow, {curve.target}: least at t = {curve.best:g}")
-    save(out, page.render(found))
+    write_folder(out, theory_page.render(found))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from fd import params
-from fd.report import provenance, results, trace
-from fd.report.plan import plan_of
+from fd.report import trace
+from fd.results import estimates, origins
+from fd.results.grid import plan_of
 from stages.command import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
 
 app = typer.Typer(add_completion=False)
@@ -37,8 +38,8 @@ def command(
     """Trace the scores of a report to cell, seed, snapshot, data, settings and versions; arrays or weights that have changed since are an error."""
     values = params.load(params_file)
     plan = plan_of(values, tuple(values.methods))
-    found = results.gather(plan, evals)
-    origin = provenance.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
+    found = estimates.gather(plan, evals)
+    origin = origins.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
     if metrics is not None:
         trace.check_metrics(metrics, found)
     choice = trace.Choice(

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from fd import memory
-from fd.compute import execution, select
+from fd.method.spec import Spec
 from fd.params import Compute, Network
-from fd.spec import Spec
+from fd.runtime import memory
+from fd.runtime.device import select
+from fd.training.execution import execution
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Machine:
 
     Attributes:
         device: of the networks.
-        execution: of an update, see `fd.compute.execution`.
+        execution: of an update, see `fd.runtime.device.execution`.
         numerics: what results depend on beside the settings that DVC tracks, as JSON values.
     """
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fd.agent import Agent, Base, Noise
+from fd.method.agent import Agent
+from fd.method.batch import Batch, FlowSamples, Noise
+from fd.method.spec import Spec
 from fd.params import load
-from fd.refinement import noise_shapes
-from fd.replay import Batch, Replay
-from fd.spec import Spec
-from fd.streams import generator
-from fd.transitions import Transitions
+from fd.storage.transitions import Transitions
+from fd.training.policy_training import noise_shapes
+from fd.training.random_streams import generator
+from fd.training.replay import Replay
 
 PARAMS = load(Path(__file__).parent / "tiny.yaml")
 METHODS = tuple(PARAMS.methods)
@@ -66,6 +67,6 @@ def replay_of(rows: int, episode: int, *, obs: Tensor | None = None, device: tor
     return Replay.of(Transitions(*(array.numpy() for array in arrays)), device or torch.device("cpu"))
 
 
-def base_of(agent: Agent, batch: Batch, noise: Noise) -> Base | None:
+def base_of(agent: Agent, batch: Batch, noise: Noise) -> FlowSamples | None:
     """What the flow says of a batch, where the method asks."""
     return agent.base(batch, noise) if agent.spec.based else None

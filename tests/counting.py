@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fd.sources.shards import Episode, collect, read
+from fd.datasets.collection import Episode, collect, read
 
 
 class Counting:

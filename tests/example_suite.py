@@ -12,10 +12,11 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from fd.checkpoint import COLUMNS, FLOW, LOG
 from fd.errors import FdError
-from fd.files import digest, digests, read_record, write_record
-from fd.transitions import Manifest
+from fd.storage.files import digest, digests, read_record, write_record
+from fd.storage.tensors import FLOW
+from fd.storage.transitions import Manifest
+from fd.training.checkpoint import COLUMNS, LOG
 
 ROOT = Path(__file__).parent.parent
 SEEDS = (0, 4)

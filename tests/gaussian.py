@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fd.nets import StackedMLP
+from fd.networks.mlp import StackedMLP
 
 
 class GaussianFlow(StackedMLP):

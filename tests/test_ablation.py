@@ -13,10 +13,10 @@ import pytest
 import yaml
 from example_suite import STEPS, change_params, edit, outcome, rewrite, suite_params, write_suite
 
-from fd.files import write_record
 from fd.params import load
-from fd.report.ablation import axis_of
 from fd.report.ablation_figure import Layout
+from fd.report.ablation_page import axis_of
+from fd.storage.files import write_record
 from stages.ablate import app
 
 FINALS = {"early": (10.0, 20.0), "late": (100.0, 100.0), "loose": (90.0, 100.0), "fql": (40.0, 60.0), "bc": (0.0, 0.0)}

@@ -6,11 +6,12 @@ import pytest
 import torch
 from agents import METHODS, TRAINED, agent_of, base_of, drawn
 
-from fd.agent import Agent, act, update
-from fd.fisher import score
-from fd.flow import base_actions
-from fd.optim import optimiser, step
-from fd.refine import LOG_DUAL_LIMIT, displace
+from fd.method.acting import act
+from fd.method.agent import Agent, update
+from fd.method.fisher import score
+from fd.method.flow import base_actions
+from fd.method.objective import LOG_DUAL_LIMIT, displace
+from fd.networks.adam import optimiser, step
 
 
 def train(agent: Agent, steps: int, *seeds: int) -> dict[str, torch.Tensor]:

@@ -10,10 +10,10 @@ import torch
 from agents import agent_of, drawn
 from torch import Tensor
 
-from fd.agent import update
-from fd.baselines import awr_loss, ddpgbc_loss, distillation_loss, expectile_loss, rebrac_loss
-from fd.nets import StackedMLP
-from fd.optim import optimiser
+from fd.method.agent import update
+from fd.method.baselines import awr_loss, ddpgbc_loss, distillation_loss, expectile_loss, rebrac_loss
+from fd.networks.adam import optimiser
+from fd.networks.mlp import StackedMLP
 
 S, B, O, A = 2, 6, 3, 2
 

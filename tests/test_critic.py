@@ -8,8 +8,8 @@ import pytest
 import torch
 from agents import agent_of, base_of, drawn
 
-from fd.critic import aggregated_values, critic_loss, values
-from fd.nets import StackedMLP
+from fd.method.critic import aggregated_values, critic_loss, values
+from fd.networks.mlp import StackedMLP
 
 CRITIC = StackedMLP((2, 2), (5, 8, 1), norm=True, generators=[torch.Generator().manual_seed(s) for s in range(2)])
 OBS, ACT = torch.randn(2, 6, 3), torch.randn(2, 6, 2)

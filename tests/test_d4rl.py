@@ -11,12 +11,12 @@ import pytest
 from pydantic import ValidationError
 from robots import walk
 
-from fd.environments import make, make_env
+from fd.datasets import d4rl
+from fd.datasets.prepare import Job, prepare
 from fd.errors import FdError
 from fd.params import D4rlData, Download, Maze
-from fd.sources import d4rl
-from fd.sources.prepare import Job, prepare
-from fd.transitions import Manifest, Transitions, load, read_manifest
+from fd.simulation.environments import make, make_env
+from fd.storage.transitions import Manifest, Transitions, load, read_manifest
 
 DOOR = D4rlData(
     source="d4rl",

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from fd.compute import select
+from fd.runtime.device import select
 from stages import evaluate, pretrain, refine
 
 METHODS = ("fidec", "fidec-stein", "fql", "iql", "rebrac", "fidec-official")

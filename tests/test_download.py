@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fd.transitions import load
+from fd.storage.transitions import load
 from stages.command import main
 from stages.download import app
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from two_episodes import manifest_of, two_episodes
 
-from fd.environments import FlatEnv, make, make_env
+from fd.datasets.ogbench import parse
+from fd.datasets.waypoint import evaluation_spec
 from fd.errors import FdError
-from fd.sources.ogbench import parse
-from fd.sources.waypoint import evaluation_spec
-from fd.transitions import Manifest
+from fd.simulation.environments import FlatEnv, make, make_env
+from fd.storage.transitions import Manifest
 
 HORIZON = 12
 
@@ -232,7 +232,7 @@ def test_vectors_are_not_stacked() -> None:
 @pytest.mark.parametrize("renderer", [{}, {"MUJOCO_GL": "egl"}])
 def test_no_renderer_is_one_line(renderer: dict[str, str]) -> None:
     script = (
-        "from fd.environments import make; from fd.errors import FdError\n"
+        "from fd.simulation.environments import make; from fd.errors import FdError\n"
         "try: make('visual-cube-single-v0')\n"
         "except FdError as error: print(error)\n"
     )
@@ -248,7 +248,7 @@ def test_no_renderer_is_one_line(renderer: dict[str, str]) -> None:
 def test_no_other_program_is_started(name: str) -> None:
     """One that outlived its process, killed, would write after the stage's last line."""
     script = (
-        "import sys; from fd.environments import make\n"
+        "import sys; from fd.simulation.environments import make\n"
         "sys.addaudithook(lambda event, args: print(args[1]) if event == 'subprocess.Popen' else None)\n"
         f"make({name!r})\n"
     )

@@ -18,19 +18,22 @@ import pytest
 import torch
 import yaml
 
-from fd import evaluation, params, scores, transitions
-from fd.agent import Agent
+from fd import params
 from fd.errors import FdError
-from fd.evaluation import score
-from fd.files import write_record
+from fd.method.agent import Agent
+from fd.method.spec import Spec
 from fd.policy import Policy, snapshot_name
-from fd.rollout import Rollout
-from fd.simulators import Episode
-from fd.spec import Spec
-from fd.transitions import Manifest
+from fd.results import episode_scores
+from fd.simulation import evaluation
+from fd.simulation.episodes import Episode
+from fd.simulation.evaluation import score
+from fd.simulation.rollout import Rollout
+from fd.storage import transitions
+from fd.storage.files import write_record
+from fd.storage.transitions import Manifest
+from fd.training.snapshot import write_snapshot
 from stages import evaluate
 from stages.command import main
-from stages.refine import write_snapshot
 
 MANIFEST = Manifest(
     source="generate", dataset="tests/reacher-v0", collector="none",
@@ -143,7 +146,7 @@ def test_the_table_has_a_row_an_episode_whatever_the_workers(project: Path, caps
     assert tables[0] == tables[1]
     with Path("evals/reacher/fidec.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == evaluation.COLUMNS == scores.COLUMNS
+    assert tuple(rows[0]) == evaluation.COLUMNS == episode_scores.COLUMNS
     expected = [(seed, step, episode) for seed in (2, 5) for step in STEPS for episode in range(EPISODES)]
     assert [(int(row["seed"]), int(row["step"]), int(row["episode"])) for row in rows] == expected
     assert len({row["return"] for row in rows}) == len(rows)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fd.datasets.fetch import describe, fetch, remember, verified
 from fd.errors import FdError
 from fd.params import Download
-from fd.sources.fetch import describe, fetch, remember, verified
 
 NAME = "cube-single-play-v0.npz"
 

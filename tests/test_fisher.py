@@ -16,7 +16,7 @@ from torch.autograd.functional import jacobian
 from torch.func import jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fd.fisher import (
+from fd.method.fisher import (
     EXACT_DIVERGENCE,
     VARIANCE_FLOOR,
     Metric,
@@ -27,8 +27,8 @@ from fd.fisher import (
     penalty,
     score,
 )
-from fd.fisher import state_scores as scores_of_states
-from fd.nets import StackedMLP
+from fd.method.fisher import state_scores as scores_of_states
+from fd.networks.mlp import StackedMLP
 
 STATE = Metric("state", damping=0.0, normalise="state")
 

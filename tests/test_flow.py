@@ -8,8 +8,8 @@ import pytest
 import torch
 from gaussian import GaussianFlow
 
-from fd.flow import base_actions, matching_loss, velocity
-from fd.nets import StackedMLP
+from fd.method.flow import base_actions, matching_loss, velocity
+from fd.networks.mlp import StackedMLP
 
 
 def test_loss_is_the_mean_squared_error_of_the_velocity() -> None:

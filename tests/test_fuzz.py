@@ -15,14 +15,14 @@ from example_suite import EPISODES, SEEDS, STEPS, suite_params, write_suite
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fd import files, scores
-from fd.checkpoint import read_tensors
 from fd.errors import FdError
-from fd.files import SEAL, digests, read_record, write_record
-from fd.report import provenance, training
-from fd.transitions import Transitions, load, read_manifest, read_npz
+from fd.results import episode_scores, origins, training_log
+from fd.storage import files
+from fd.storage.files import SEAL, digests, read_record, write_record
+from fd.storage.tensors import read_tensors
+from fd.storage.transitions import Transitions, load, read_manifest, read_npz
 
-CELL = scores.Cell("cube", "fql", SEEDS, STEPS, EPISODES)
+CELL = episode_scores.Cell("cube", "fql", SEEDS, STEPS, EPISODES)
 EDITS = st.lists(
     st.tuples(st.integers(0, 8), *[st.integers(0, 2**32)] * 3, st.binary(max_size=9)), min_size=1, max_size=3
 )
@@ -83,24 +83,24 @@ def same_arrays(path: Path) -> dict[str, bytes]:
 
 
 def read_log(path: Path) -> Any:
-    return training.read(path, (0, 1), ("flow_loss",)).rows
+    return training_log.read(path, (0, 1), ("flow_loss",)).rows
 
 
 READERS: dict[str, Reader] = {
     "data": Reader("transitions.npz", lambda path: load(path.parent), 1200),
     "manifest": Reader("manifest.json", lambda path: read_manifest(path.parent), 1200),
     "weights": Reader("flow.safetensors", read_tensors, 1600),
-    "record": Reader("umaze.json", lambda path: provenance.record(path, {}), 1200),
+    "record": Reader("umaze.json", lambda path: origins.record(path, {}), 1200),
     "log": Reader("umaze/train.csv", read_log, 1200),
-    "evaluations": Reader("evals/cube/fql.csv", lambda path: scores.read(path.parent.parent, CELL), 1200),
-    "record of evaluations": Reader("evals/cube/fql.json", lambda path: scores.read(path.parent.parent, CELL), 800),
+    "evaluations": Reader("evals/cube/fql.csv", lambda path: episode_scores.read(path.parent.parent, CELL), 1200),
+    "record of evaluations": Reader("evals/cube/fql.json", lambda path: episode_scores.read(path.parent.parent, CELL), 800),
     "published": Reader("published.npz", same_arrays, 1600),
     "sealed manifest": Reader("manifest.json", lambda path: read_manifest(path.parent), 600, seal),
     "sealed weights": Reader("flow.safetensors", read_tensors, 600, seal),
-    "sealed record": Reader("umaze.json", lambda path: provenance.record(path, {}), 600, seal),
+    "sealed record": Reader("umaze.json", lambda path: origins.record(path, {}), 600, seal),
     "told log": Reader("umaze/train.csv", read_log, 600, tell("../umaze.json")),
     "told evaluations": Reader(
-        "evals/cube/fql.csv", lambda path: scores.read(path.parent.parent, CELL), 600, tell("fql.json")
+        "evals/cube/fql.csv", lambda path: episode_scores.read(path.parent.parent, CELL), 600, tell("fql.json")
     ),
 }  # fmt: skip
 

@@ -13,14 +13,14 @@ import torch
 from threefry import child, key_of, normal
 from torch import Tensor
 
-from fd.agent import Agent, Base, Noise, update
-from fd.encoder import ImpalaEncoder
-from fd.fisher import penalty
-from fd.flow import base_actions
-from fd.nets import StackedMLP
-from fd.optim import optimiser
-from fd.replay import Batch
-from fd.spec import Spec
+from fd.method.agent import Agent, update
+from fd.method.batch import Batch, FlowSamples, Noise
+from fd.method.fisher import penalty
+from fd.method.flow import base_actions
+from fd.method.spec import Spec
+from fd.networks.adam import optimiser
+from fd.networks.impala import ImpalaEncoder
+from fd.networks.mlp import StackedMLP
 
 OWN = Path(__file__).parent / "golden"
 FOLDER = Path(os.environ.get("FD_GOLDEN_DIR", OWN))
@@ -166,7 +166,9 @@ def close(actual: Tensor, expected: np.ndarray, what: str, tolerance: float = 1e
     assert difference <= tolerance * max(np.abs(expected).max(), 1e-8), f"{what}: off by {difference}"
 
 
-def told(agent: Agent, batch: Batch, base: Base | None, noise: Noise, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+def told(
+    agent: Agent, batch: Batch, base: FlowSamples | None, noise: Noise, metrics: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """What training tells, under the names of the recordings; entries that the references only derive are derived here."""
     spec, zero = agent.spec, torch.zeros(agent.seeds)
     names = {f"critic/{n}": n for n in ("critic_loss", "q_mean", "q_min", "q_max")}

@@ -10,12 +10,12 @@ import torch
 from agents import agent_of, replay_of
 from torch import Tensor
 
-from fd.agent import Agent
-from fd.bank import Bank
-from fd.graph import WARM_UP, Update, executed
-from fd.loop import BLOCK, Draws
-from fd.optim import optimiser
-from fd.refinement import updates
+from fd.method.agent import Agent
+from fd.networks.adam import optimiser
+from fd.training.bank import Bank
+from fd.training.execution import WARM_UP, Update, executed
+from fd.training.loop import BLOCK, Draws
+from fd.training.policy_training import updates
 
 ROWS, SIZE, SAMPLES = 400, 32, 4
 SEEDS = (3, 5)

@@ -21,12 +21,13 @@ from robots import walk
 from test_d4rl import DOOR
 from test_minari import HAMMER, spec_of, write
 
-from fd import params, reference, suites
-from fd.environments import make, make_env, register
+from fd import params
+from fd.datasets import d4rl, fetch, minari, ogbench
 from fd.errors import FdError
+from fd.reference import published, suites
 from fd.report import baseline
-from fd.sources import d4rl, fetch, minari, ogbench
-from fd.transitions import Manifest
+from fd.simulation.environments import make, make_env, register
+from fd.storage.transitions import Manifest
 
 ROOT = Path(__file__).parent.parent
 TINY = (ROOT / "tests" / "tiny.yaml").read_text()
@@ -392,14 +393,14 @@ def published(tmp_path: Path) -> Path:
 def test_hostile_tables(name: str, old: str, new: str, words: str, published: Path) -> None:
     path = published / name
     path.write_text(path.read_text().replace(old, new, 1))
-    refused(lambda: reference.load(published), name, words)
+    refused(lambda: published.load(published), name, words)
 
 
 def test_hostile_values_of_settings_tables(published: Path) -> None:
     path = published / "settings.csv"
     for value in ("[" * 5000, "!!python/name:os.system", "2024-99-99", "9" * 5000, "&a [*a]"):
         path.write_text(f"datasets,method,key,value,source\n*,all,refine.tau,{value},paper\n")
-        refused(lambda: reference.hyperparameters(published), "settings.csv:2: ")
+        refused(lambda: published.hyperparameters(published), "settings.csv:2: ")
 
 
 def test_hostile_suites(tmp_path: Path) -> None:
@@ -462,8 +463,8 @@ def test_fuzzed_tables(edits: Any, tmp_path: Path) -> None:
     for name in ("scores.csv", "protocols.csv", "tasks.csv", "settings.csv"):
         lines = (ROOT / "reference" / name).read_bytes().splitlines(keepends=True)
         (tmp_path / name).write_bytes(mutated(b"".join(lines[:6]), edits))
-    survives(lambda: reference.load(tmp_path))
-    survives(lambda: reference.hyperparameters(tmp_path))
+    survives(lambda: published.load(tmp_path))
+    survives(lambda: published.hyperparameters(tmp_path))
 
 
 @fuzz(800)

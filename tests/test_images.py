@@ -13,19 +13,20 @@ import yaml
 from agents import TRAINED, agent_of, base_of, spec_of
 from torch import Tensor
 
-from fd.agent import Agent, Noise, update
-from fd.augmentation import PADDING, cropped, draw_crops
-from fd.bank import build
-from fd.encoder import WIDTH, ImpalaEncoder
-from fd.environments import make_env
 from fd.errors import FdError
-from fd.flow import base_actions
-from fd.optim import optimiser
+from fd.method.agent import Agent, update
+from fd.method.batch import Noise
+from fd.method.flow import base_actions
+from fd.networks.adam import optimiser
+from fd.networks.impala import WIDTH, ImpalaEncoder
 from fd.params import Network
 from fd.policy import Policy
-from fd.refinement import noise_shapes, updates
-from fd.replay import Replay
-from fd.transitions import Transitions, assemble, check, read_manifest
+from fd.simulation.environments import make_env
+from fd.storage.transitions import Transitions, assemble, check, read_manifest
+from fd.training.augmentation import PADDING, cropped, draw_crops
+from fd.training.bank import build
+from fd.training.policy_training import noise_shapes, updates
+from fd.training.replay import Replay
 from stages import download, pretrain, refine
 from stages.command import main
 

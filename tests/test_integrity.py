@@ -21,10 +21,11 @@ from conftest import TASK, settings
 from example_suite import outcome
 from test_pipeline import ROOT, Pipeline, copied
 
-from fd import files
-from fd.checkpoint import STATE, Checkpoint, read_tensors, write_tensors
 from fd.errors import FdError
-from fd.files import SEAL, read_record, replacing, write_record, write_text
+from fd.storage import files
+from fd.storage.files import SEAL, read_record, replacing, write_record, write_text
+from fd.storage.tensors import read_tensors, write_tensors
+from fd.training.checkpoint import STATE, Checkpoint
 from stages import download, evaluate, finetune, pretrain, refine, report
 
 METHOD = "fidec"

@@ -110,7 +110,7 @@ def test_losses_know_nothing_of_settings() -> None:
 
 def test_training_needs_torch_and_numpy_only() -> None:
     allowed = {"torch", "numpy", "safetensors", "filelock", "rich", "fd", "__future__"}
-    for module in closure("fd.loop"):
+    for module in closure("fd.training.loop"):
         for node in ast.walk(ast.parse(source(module).read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

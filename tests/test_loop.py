@@ -9,14 +9,15 @@ import pytest
 import torch
 from agents import replay_of
 
-from fd.bank import Bank, draw_actions, draw_noise, draw_scores, kept_actions
-from fd.checkpoint import Checkpoint, read_tensors
 from fd.errors import FdError
-from fd.fisher import state_scores
-from fd.flow import base_actions
-from fd.loop import BLOCK, Draws, Schedule, Window, run
-from fd.nets import StackedMLP
-from fd.streams import PURPOSES, generator
+from fd.method.fisher import state_scores
+from fd.method.flow import base_actions
+from fd.networks.mlp import StackedMLP
+from fd.storage.tensors import read_tensors
+from fd.training.bank import Bank, draw_actions, draw_noise, draw_scores, kept_actions
+from fd.training.checkpoint import Checkpoint
+from fd.training.loop import BLOCK, Draws, Schedule, Window, run
+from fd.training.random_streams import PURPOSES, generator
 
 CPU = torch.device("cpu")
 

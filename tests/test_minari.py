@@ -16,14 +16,14 @@ from minari.storage import get_dataset_path
 from pydantic import ValidationError
 from robots import Walk, goal_reached_once, walk
 
-from fd.environments import make, make_env, register
+from fd.datasets import minari
+from fd.datasets.prepare import Job, prepare
 from fd.errors import FdError
-from fd.evaluation import score
 from fd.params import Download, Maze, MinariData
-from fd.simulators import Episode
-from fd.sources import minari
-from fd.sources.prepare import Job, prepare
-from fd.transitions import Manifest, Transitions, load, read_manifest
+from fd.simulation.environments import make, make_env, register
+from fd.simulation.episodes import Episode
+from fd.simulation.evaluation import score
+from fd.storage.transitions import Manifest, Transitions, load, read_manifest
 
 UMAZE = [[1, 1, 1, 1, 1], [1, "g", 0, 0, 1], [1, 1, 1, 0, 1], [1, "r", 0, 0, 1], [1, 1, 1, 1, 1]]
 FLIPPED = [[1, 1, 1, 1, 1], [1, 0, 0, "r", 1], [1, 0, 1, 1, 1], [1, 0, 0, "g", 1], [1, 1, 1, 1, 1]]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
-from fd.nets import StackedMLP
+from fd.networks.mlp import StackedMLP
 
 WIDTHS = (5, 16, 12, 3)
 

@@ -19,19 +19,21 @@ from safetensors.torch import load_file
 from typer import Typer
 from typer.testing import CliRunner
 
-from fd.checkpoint import FLOW, STATE, Checkpoint, load_state, read_tensors
-from fd.environments import make, make_env
 from fd.errors import FdError
-from fd.files import digest, digests, read_record, write_record
-from fd.lockstep import Lockstep, Order, Outcome
-from fd.online import Experience, Label, labelled, reset_seed
-from fd.optim import optimiser, step
+from fd.networks.adam import optimiser, step
 from fd.params import load
 from fd.policy import Policy
-from fd.reference import REGENERATED
-from fd.replay import Replay
-from fd.transitions import ACTION_BOUND, read_manifest
-from fd.transitions import load as load_data
+from fd.reference.published import REGENERATED
+from fd.simulation.environments import make, make_env
+from fd.simulation.lockstep import Lockstep, Order, Outcome
+from fd.storage.files import digest, digests, read_record, write_record
+from fd.storage.tensors import FLOW, read_tensors
+from fd.storage.transitions import ACTION_BOUND, read_manifest
+from fd.storage.transitions import load as load_data
+from fd.training.checkpoint import STATE, Checkpoint, load_state
+from fd.training.experience import Experience, Label, labelled
+from fd.training.online_training import reset_seed
+from fd.training.replay import Replay
 from stages import evaluate, finetune, refine, report_online
 
 ROOT = Path(__file__).parent.parent
@@ -402,7 +404,7 @@ def test_a_seed_alone_meets_what_it_meets_among_others(tiny_project: Path) -> No
 
 def only_the_second() -> None:
     """The run single/umaze/fql: runs/umaze/fql cut down to its second seed."""
-    from fd.checkpoint import write_tensors
+    from fd.storage.tensors import write_tensors
 
     source, folder = Path("runs", TASK, "fql"), Path("single", TASK, "fql")
     folder.mkdir(parents=True)
@@ -445,7 +447,7 @@ def test_a_simulator_that_is_another_is_one_line(tiny_project: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "log", interrupted(70))
         assert CliRunner().invoke(finetune.app, ["--task", TASK, "--method", "fql"]).exit_code != 0
-    monkeypatch.setattr("fd.online.reset_seed", lambda seed, episode: 5)
+    monkeypatch.setattr("fd.training.online_training.reset_seed", lambda seed, episode: 5)
     with pytest.raises(
         FdError, match=r"^finetune umaze fql: the simulator of seed 0 does not come back to where it was"
     ):
@@ -567,7 +569,7 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
 
 def test_published_pairs_stand_beside_ours_by_the_name_of_the_data(tiny_project: Path) -> None:
     """Figures of cube-double's default task, as the table prints them; those of a regenerated set are marked."""
-    from fd.report.online import Evaluated, gather, render
+    from fd.report.online_page import Evaluated, gather, render
 
     edit(going("fql", steps=20))
     values = load(Path("params.yaml"))

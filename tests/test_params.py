@@ -13,8 +13,8 @@ import yaml
 from dvc.utils.serialize import load_yaml
 
 from fd.errors import FdError
+from fd.method.spec import Spec
 from fd.params import Params, load
-from fd.spec import Spec
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "params.yaml", ROOT / "tests" / "tiny.yaml", *sorted((ROOT / "suites").glob("*.yaml")))

@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from fd.agent import act
-from fd.checkpoint import FLOW, read_tensors, write_tensors
-from fd.environments import make_env
 from fd.errors import FdError
-from fd.nets import StackedMLP
+from fd.method.acting import act
+from fd.method.objective import displace
+from fd.networks.mlp import StackedMLP
 from fd.policy import Policy, snapshot_name
-from fd.refine import displace
-from fd.transitions import read_manifest
+from fd.simulation.environments import make_env
+from fd.storage.tensors import FLOW, read_tensors, write_tensors
+from fd.storage.transitions import read_manifest
 from stages import refine
 
 METHODS = ("bc", "ifql", "fql", "iql", "rebrac", "fidec", "fidec-official")

@@ -25,14 +25,14 @@ from counting import run
 from processes import session
 from test_rollout import SEEDS, Walk, rows_of, walks
 
-from fd import processes
+from fd.datasets.collection import Episode, collect, read
+from fd.datasets.navigate import NavigateCollector
+from fd.datasets.play import PlayCollector
+from fd.datasets.waypoint import WaypointCollector
 from fd.errors import FdError
-from fd.lockstep import Lockstep, Order
-from fd.processes import Place, Workers, beat, enter
-from fd.sources.navigate import NavigateCollector
-from fd.sources.play import PlayCollector
-from fd.sources.shards import Episode, collect, read
-from fd.sources.waypoint import WaypointCollector
+from fd.simulation import workers
+from fd.simulation.lockstep import Lockstep, Order
+from fd.simulation.workers import Place, Workers, beat, enter
 
 HERE = Path(__file__).parent
 
@@ -94,13 +94,13 @@ def test_an_exception_at_any_time_leaves_no_process(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = set[int]()  # processes at the time of an exception
-    start = processes._Worker.start
+    start = workers._Worker.start
 
-    def slowly(worker: processes._Worker) -> None:
+    def slowly(worker: workers._Worker) -> None:
         start(worker)
         time.sleep(0.02)  # or all of them start before the main thread has its turn
 
-    monkeypatch.setattr(processes._Worker, "start", slowly)
+    monkeypatch.setattr(workers._Worker, "start", slowly)
 
     def stop(*_: object) -> None:
         running.add(len(children()))
@@ -159,7 +159,7 @@ def test_products_in_a_worker_have_the_kernels_of_one_kind(
     if "avx2" not in Path("/proc/cpuinfo").read_text().split():
         pytest.skip("the processor has no AVX2")
     if asked:
-        monkeypatch.setitem(processes._ENVIRONMENT, "OPENBLAS_CORETYPE", asked)
+        monkeypatch.setitem(workers._ENVIRONMENT, "OPENBLAS_CORETYPE", asked)
     with Workers("kernels", kernels, [()], timeout=60) as pool:
         assert list(pool.do([(None, 1)])) == [found]
 
@@ -347,7 +347,7 @@ def test_an_episode_may_take_longer_than_a_hang(tmp_path: Path) -> None:
 )
 def test_collectors_beat_at_every_step(make: Any, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(multiprocessing.get_context("spawn"))
-    monkeypatch.setattr(processes, "_place", place)
+    monkeypatch.setattr(workers, "_place", place)
     collector, before = make(steps), place.beats
     collector(np.random.SeedSequence([0]))
     assert place.beats == before + 41

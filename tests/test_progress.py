@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fd import progress
-from fd.progress import Progress
+from fd.runtime import progress
+from fd.runtime.progress import Progress
 
 
 def test_plain_lines_tell_rate_time_left_and_losses(
@@ -40,7 +40,7 @@ def test_a_failure_is_not_told_as_done(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_terminal_shows_a_bar() -> None:
     program = (
-        "from fd.progress import Progress\n"
+        "from fd.runtime.progress import Progress\n"
         "with Progress(20, 'refine cube fidec') as bar:\n"
         "    bar.advance(20, text='q 1.2')\n"
     )

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fd.errors import FdError
-from fd.reference import (
+from fd.reference.published import (
     METHODS,
     PROTOCOL_COLUMNS,
     SCORE_COLUMNS,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fd.fisher import Metric, basis, divergence, penalty
-from fd.nets import StackedMLP
-from fd.refine import displace, refinement_loss
+from fd.method.fisher import Metric, basis, divergence, penalty
+from fd.method.objective import displace, refinement_loss
+from fd.networks.mlp import StackedMLP
 
 S, B, O, A, K = 2, 6, 3, 2, 4
 METRICS = {

@@ -10,17 +10,18 @@ import pytest
 import torch
 from agents import METHODS, agent_of, replay_of, spec_of
 
-from fd.agent import Agent
-from fd.bank import Bank, build, memory
-from fd.checkpoint import Checkpoint, read_tensors
 from fd.errors import FdError
-from fd.fisher import desmoothed, score
-from fd.loop import BLOCK, Schedule
+from fd.method.agent import Agent
+from fd.method.fisher import desmoothed, score
 from fd.policy import Policy
-from fd.refinement import noise_shapes, refine
-from fd.replay import Replay
-from fd.streams import generator
-from stages.refine import write_snapshot
+from fd.storage.tensors import read_tensors
+from fd.training.bank import Bank, build, memory
+from fd.training.checkpoint import Checkpoint
+from fd.training.loop import BLOCK, Schedule
+from fd.training.policy_training import noise_shapes, refine
+from fd.training.random_streams import generator
+from fd.training.replay import Replay
+from fd.training.snapshot import write_snapshot
 
 ROWS, EPISODE = 2000, 50
 SCHEDULE = Schedule(steps=30, batch_size=8, log_every=5, save_every=10)

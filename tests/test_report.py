@@ -25,13 +25,13 @@ from example_suite import (
 )
 
 from fd.errors import FdError
-from fd.files import digests, write_record, write_text
 from fd.params import load
-from fd.report import figures, tables, training
-from fd.report.folder import save
-from fd.report.plan import COLOURED, plan_of
-from fd.report.results import Results, gather, leaders
+from fd.report import figures, tables
 from fd.report.style import COLOURS, style
+from fd.results import training_log
+from fd.results.estimates import Results, gather, leaders
+from fd.results.grid import COLOURED, plan_of
+from fd.storage.files import digests, write_folder, write_record, write_text
 from stages.report import app
 
 FILES = {
@@ -425,7 +425,7 @@ def test_broken_training_log(tmp_path: Path, text: str, message: str) -> None:
     write_text(path, text)
     write_record(tmp_path / "fidec.json", {"files": digests(path)})
     with pytest.raises(FdError) as error:
-        training.read(path, SEEDS)
+        training_log.read(path, SEEDS)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -434,7 +434,7 @@ def test_long_training_logs_are_drawn_as_means_of_neighbours(tmp_path: Path) -> 
     path = tmp_path / "fidec" / "train.csv"
     write_csv(path, "step,seed,dual,penalty,delta2", rows)
     write_record(tmp_path / "fidec.json", {"files": digests(path)})
-    band = training.read(path, (0, 1)).band("penalty")
+    band = training_log.read(path, (0, 1)).band("penalty")
     assert len(band) == 200
     assert band.iloc[0].to_dict() == {"step": 1.5, "mean": 6.5, "low": 1.5, "high": 11.5}
 
@@ -446,9 +446,9 @@ def test_leaders() -> None:
 
 
 def test_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
-    save(tmp_path, {"a.md": "old", "b.md": "old"})
+    write_folder(tmp_path, {"a.md": "old", "b.md": "old"})
     with pytest.raises(UnicodeEncodeError):
-        save(tmp_path, {"a.md": "new", "b.md": "\udc80"})
+        write_folder(tmp_path, {"a.md": "new", "b.md": "\udc80"})
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.md": "old", "b.md": "old"}
 
 
@@ -462,7 +462,7 @@ def test_methods_whose_colour_comes_again_differ_in_marker_and_line(made: Path) 
 def test_a_long_legend_leaves_the_panels_alone(made: Path) -> None:
     plan = plan_of(load(made / "params.yaml"), ["fidec"])
     names = tuple(f"a-name-that-is-too-long-for-two-of-them-in-a-row-of-the-legend-{i}" for i in range(COLOURED))
-    log = training.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
+    log = training_log.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
     several = replace(plan, tasks=plan.tasks[:1], methods=names, constrained=names, budgets={})
     with style():
         figure = figures.constraint(several, {("near", name): log for name in names})
@@ -476,7 +476,7 @@ def test_of_many_methods_each_has_a_row_and_panels_of_its_own(made: Path) -> Non
     assert len(COLOURS) == COLOURED
     plan = plan_of(load(made / "params.yaml"), ["bc", "fql", "fidec"])
     few = gather(plan, made / "evals")
-    log = training.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
+    log = training_log.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
     names = tuple(f"fidec-{i}" for i in range(COLOURED + 1))
     cells = list(product(("near", "far"), names))
     evaluations = {(task, name): few.evaluations[task, "fidec"] for task, name in cells}

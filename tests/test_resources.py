@@ -16,8 +16,8 @@ from conftest import TASK
 from test_training_stages import edit
 from typer import Typer
 
-from fd import memory
 from fd.errors import FdError
+from fd.runtime import memory
 from stages import download, evaluate, pretrain, refine, report
 from stages.command import main
 

@@ -16,10 +16,10 @@ import gymnasium
 import numpy as np
 import pytest
 
-from fd.environments import FlatEnv, make
 from fd.errors import FdError
-from fd.rollout import Rollout
-from fd.simulators import Act, Episode, Key, MakeAct, streams
+from fd.simulation.environments import FlatEnv, make
+from fd.simulation.episodes import Act, Episode, Key, MakeAct, streams
+from fd.simulation.rollout import Rollout
 
 SEEDS = (3, 0, 7)
 

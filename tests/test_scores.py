@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fd.errors import FdError
-from fd.files import digests, write_record
-from fd.scores import COLUMNS, Cell, read
+from fd.results.episode_scores import COLUMNS, Cell, read
+from fd.storage.files import digests, write_record
 
 CELL = Cell("cube", "fql", seeds=(0, 7), steps=(100, 200, 300), episodes=2)
 

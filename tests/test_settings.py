@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fd import params
 from fd.errors import FdError
-from fd.reference import hyperparameters, of_dataset
+from fd.reference.published import hyperparameters, of_dataset
 from stages import task
 
 ROOT = Path(__file__).parent.parent

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from counting import run
 
-from fd.environments import make, quiet
+from fd.datasets import generate, minari, ogbench, play, waypoint
+from fd.datasets.fetch import describe
+from fd.datasets.prepare import Job, prepare
 from fd.errors import FdError
 from fd.params import Data, Download, Maze, MinariData, OgbenchData, OracleData, WaypointData
-from fd.sources import generate, minari, ogbench, play, waypoint
-from fd.sources.fetch import describe
-from fd.sources.prepare import Job, prepare
-from fd.transitions import load, read_manifest
+from fd.simulation.environments import make, quiet
+from fd.storage.transitions import load, read_manifest
 
 NO_DOWNLOAD = Download(folder="~/sets", mirrors=(), timeout=1.0)
 NAVIGATE = OracleData(

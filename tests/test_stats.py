@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fd.stats import aggregate, iqm, summarise
+from fd.results.statistics import aggregate, iqm, summarise
 
 
 def test_summary_by_hand() -> None:

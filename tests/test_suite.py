@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fd import params, suites
+from fd import params
 from fd.errors import FdError
 from fd.params import Params
-from fd.reference import benchmark, hyperparameters, of_dataset
+from fd.reference import suites
+from fd.reference.published import benchmark, hyperparameters, of_dataset
 from stages import check, suite
 
 ROOT = Path(__file__).parent.parent

@@ -16,9 +16,9 @@ from fd.errors import FdError
 from fd.theory import bandit, gap, kl, score_error, second_order
 from fd.theory.demonstrations import elongated
 from fd.theory.distributions import Mixture, planar
+from fd.theory.fit import Schedule, generators, train_flow
 from fd.theory.gap import Refined, Trained
 from fd.theory.score_error import Curve, curve
-from fd.theory.training import Schedule, generators, train_flow
 from stages.theory import app, settings_of
 
 # torch compiles its rules of forward differentiation, at their first use, with a function that it has deprecated.

@@ -12,7 +12,7 @@ import yaml
 from conftest import TASK
 from example_suite import ROOT, change_params, edit, outcome
 
-from fd.files import digest
+from fd.storage.files import digest
 from stages import ablate, evaluate, refine, report
 from stages.trace import app
 

@@ -20,9 +20,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 from typer import Typer
 
-from fd.checkpoint import COLUMNS, FLOW, read_tensors, write_tensors
-from fd.files import digest, read_record, write_record
-from fd.progress import Progress
+from fd.runtime.progress import Progress
+from fd.storage.files import digest, read_record, write_record
+from fd.storage.tensors import FLOW, read_tensors, write_tensors
+from fd.training.checkpoint import COLUMNS
 from stages import pretrain, refine
 from stages.command import main
 
@@ -238,7 +239,7 @@ def test_a_run_killed_just_after_publishing_starts_again(tiny_project: Path, mon
     """The state is still there, the folder that grew beside it is gone, and DVC has removed the published one."""
     assert run_refine(monkeypatch, "deflow", "--out", "whole") == 0
     with monkeypatch.context() as patch:
-        patch.setattr("fd.scratch.shutil.rmtree", lambda path: None)
+        patch.setattr("fd.storage.scratch.shutil.rmtree", lambda path: None)
         assert run_refine(monkeypatch, "deflow") == 0
     shutil.rmtree("runs")
     assert list(Path(".scratch").glob("refine-*/state.safetensors"))

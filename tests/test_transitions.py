@@ -12,8 +12,8 @@ import pytest
 from two_episodes import manifest_of, two_episodes
 
 from fd.errors import FdError
-from fd.files import read_record, write_record
-from fd.transitions import ACTION_BOUND, ARRAYS, MANIFEST, assemble, load, read_manifest, read_npz, save
+from fd.storage.files import read_record, write_record
+from fd.storage.transitions import ACTION_BOUND, ARRAYS, MANIFEST, assemble, load, read_manifest, read_npz, save
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fd.transitions import Manifest, Transitions, assemble, measured
+from fd.storage.transitions import Manifest, Transitions, assemble, measured
 
 
 def two_episodes() -> Transitions:

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fd.report.figures import log_scale, point, score_range
-from fd.report.results import Results
 from fd.report.style import COLOURS, DARK, WIDTH, style, svg
+from fd.results.estimates import Results
 
 LOOK: dict[str, Any] = {"color": COLOURS[2], "marker": "o"}
 MOVED: dict[str, Any] = {"color": COLOURS[3], "marker": "D"}

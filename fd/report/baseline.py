@@ -12,15 +12,15 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from fd.documents import read_text
 from fd.errors import FdError
-from fd.files import digest, write_text
 from fd.params import Count, Params, Strict
-from fd.report.provenance import Provenance
-from fd.report.results import Results
-from fd.scores import Evaluations
-from fd.stats import Floats
-from fd.transitions import Manifest
+from fd.results.episode_scores import Evaluations
+from fd.results.estimates import Results
+from fd.results.origins import Provenance
+from fd.results.statistics import Floats
+from fd.storage.files import digest, write_text
+from fd.storage.transitions import Manifest
+from fd.storage.untrusted import read_text
 
 MOST = 2**24  # bytes of a baseline; that of three tasks, four methods and three seeds has 10,000
 

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fd.report.plan import Plan, Task
-from fd.report.results import Results
 from fd.report.style import BACKGROUND, COLOURS, DARK, WIDTH
-from fd.report.training import Training
+from fd.results.estimates import Results
+from fd.results.grid import Plan, Task
+from fd.results.training_log import Training
 
 MARKERS = ("o", "s", "^", "D", "v", "<", "X")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))

@@ -19,7 +19,7 @@ from fd.errors import FdError
 from fd.params import Regress
 from fd.report.baseline import Baseline
 from fd.report.regression import ALL, Strata, decide, dispersion, strata
-from fd.stats import Floats
+from fd.results.statistics import Floats
 
 POWER = 0.8  # share of drops that are seen
 GROUP = 20  # runs that are counted together

@@ -20,7 +20,7 @@ from scipy.special import stdtr
 from fd.errors import FdError
 from fd.params import Regress
 from fd.report.baseline import Baseline
-from fd.stats import Floats
+from fd.results.statistics import Floats
 
 ALL = "all tasks"  # the mean over them
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from fd.reference import METHODS, Comparison, Figure
-from fd.report.results import AGGREGATE, Results, leaders
-from fd.report.training import Training
-from fd.report.wording import estimates, interval, plus_minus
+from fd.reference.published import METHODS, Comparison, Figure
+from fd.report.text import estimates, interval, plus_minus
+from fd.results.estimates import AGGREGATE, Results, leaders
+from fd.results.training_log import Training
 
 
 @dataclass(frozen=True)

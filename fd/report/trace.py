@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fd.checkpoint import FLOW, read_tensors
 from fd.errors import FdError
-from fd.files import digest, read_record
+from fd.method.spec import Spec
 from fd.params import Params
 from fd.policy import snapshot_name
-from fd.report.provenance import Provenance
 from fd.report.regression import leaves
-from fd.report.results import Results
 from fd.report.tables import metrics_json
-from fd.spec import Spec
-from fd.transitions import load
+from fd.results.estimates import Results
+from fd.results.origins import Provenance
+from fd.storage.files import digest, read_record
+from fd.storage.tensors import FLOW, read_tensors
+from fd.storage.transitions import load
 
 
 @dataclass(frozen=True)

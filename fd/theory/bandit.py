@@ -13,16 +13,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fd.baselines import distillation_loss
-from fd.critic import critic_loss
-from fd.fisher import Metric, desmoothed, score, state_scores
-from fd.flow import base_actions
-from fd.nets import StackedMLP
-from fd.refine import displace, refinement_loss
+from fd.method.baselines import distillation_loss
+from fd.method.critic import critic_loss
+from fd.method.fisher import Metric, desmoothed, score, state_scores
+from fd.method.flow import base_actions
+from fd.method.objective import displace, refinement_loss
+from fd.networks.mlp import StackedMLP
 from fd.theory.distributions import Mixture, planar
+from fd.theory.fit import ACT_DIM, OBS_DIM, Schedule, descend, generators, nothing, part, window
 from fd.theory.gap import CLIP, DAMPING, spanning
 from fd.theory.kl import kl
-from fd.theory.training import ACT_DIM, OBS_DIM, Schedule, descend, generators, nothing, part, window
 
 CRITICS = 2
 T_EPS = 0.8

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fd.nets import StackedMLP
+from fd.networks.mlp import StackedMLP
 from fd.theory import bandit, gap, score_error, second_order
 from fd.theory.distributions import Mixture, planar
-from fd.theory.training import Schedule, part, train_flow
+from fd.theory.fit import Schedule, part, train_flow
 
 SAMPLES = (8, 64, 512, 4096, 32768)  # K at which the cost of estimating F is shown
 SAMPLING_DRAWS = 100

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fd.nets import StackedMLP
+from fd.networks.mlp import StackedMLP
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fd.errors import FdError
-from fd.fisher import Metric, desmoothed, state_scores
-from fd.nets import StackedMLP
-from fd.refine import refinement_loss
+from fd.method.fisher import Metric, desmoothed, state_scores
+from fd.method.objective import refinement_loss
+from fd.networks.mlp import StackedMLP
 from fd.theory.distributions import Mixture
+from fd.theory.fit import ACT_DIM, OBS_DIM, Schedule, descend, generators, integrate, nothing, window
 from fd.theory.kl import grid, kl
-from fd.theory.training import ACT_DIM, OBS_DIM, Schedule, descend, generators, integrate, nothing, window
 
 DAMPING = 1e-3
 CLIP = 5.0  # of a member's gradient norm

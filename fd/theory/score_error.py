@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fd.fisher import score
-from fd.nets import StackedMLP
+from fd.method.fisher import score
+from fd.networks.mlp import StackedMLP
 from fd.theory.distributions import ExactFlow, Mixture
-from fd.theory.training import nothing, part
+from fd.theory.fit import nothing, part
 
 EXACT_TIMES = (0.0, 0.2, 0.5, 0.8, 0.9, 0.99)
 TIMES = (

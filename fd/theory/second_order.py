@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from fd.fisher import Metric, basis, divergence, penalty
+from fd.method.fisher import Metric, basis, divergence, penalty
 from fd.theory.distributions import Mixture, planar
 from fd.theory.kl import Field, grid, kl
 
@@ -71,7 +71,7 @@ def fields() -> Mapping[str, Field]:
 
 
 def forms(target: Mixture, field: Field) -> dict[str, float]:
-    """The second-order forms of one field, nats: A / 2 times the mean penalty of `fd.fisher`, unnormalised, on the grid.
+    """The second-order forms of one field, nats: A / 2 times the mean penalty of `fd.method.fisher`, unnormalised, on the grid.
 
     `identity` is given its best scale, the mean eigenvalue of the Fisher information; `state` is 1/2 E[delta' F delta] with
     F = E[g g']; `score` is 1/2 E[(g . delta)^2] and `stein` 1/2 E[(g . delta + div delta)^2].

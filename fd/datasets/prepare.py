@@ -1,0 +1,146 @@
+"""The data folder of a task from whichever source its parameters name: whole, or not at all."""
+
+import errno
+import json
+import platform
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gymnasium.envs.registration import EnvSpec
+
+from fd.datasets import d4rl, generate, minari, ogbench
+from fd.datasets.fetch import describe, remember, verified
+from fd.errors import FdError
+from fd.params import D4rlData, Data, Download, MinariData, OgbenchData, OracleData, RobotData, WaypointData
+from fd.storage.scratch import publish
+from fd.storage.transitions import Manifest, Transitions, measured, save
+
+PACKAGES = ("numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robotics")
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a data folder is made, apart from what it holds.
+
+    Attributes:
+        label: what the progress is called.
+        download: where published files are fetched from.
+        workers: processes that collect.
+        scratch: folder of this work alone, kept when it is stopped, for the next time.
+    """
+
+    label: str
+    download: Download
+    workers: int
+    scratch: Path
+
+
+def prepare(data: Data, folder: Path, job: Job) -> Manifest:
+    """Make the data folder of a task; one that is there is replaced once the new one is complete.
+
+    Raises:
+        FdError: the source has no such set, cannot be reached, holds unusable data, or the disk is full.
+    """
+    building = job.scratch / "folder"
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir(parents=True)
+        arrays, facts = _fetch(data, building, job)
+        manifest = _manifest(data, arrays, facts)
+        save(building, arrays, manifest)
+        publish(building, folder, job.scratch)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise FdError(f"{folder}: no space left on the disk that holds {job.scratch.resolve()}") from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        with suppress(OSError):  # it holds episodes for the next time
+            job.scratch.rmdir()
+    return manifest
+
+
+def _fetch(data: Data, folder: Path, job: Job) -> tuple[Transitions, dict[str, Any]]:
+    """The arrays, and what the manifest says of their source beyond the parameters."""
+    match data:
+        case OgbenchData():
+            name = ogbench.parse(data.dataset)
+            path = ogbench.find(name, job.download, label=job.label, hint=generate.hint(name))
+            file = verified(path)
+            arrays = ogbench.convert(path, name)
+            remember(path, file)  # not before: a file of another set is not to be recorded
+            return arrays, _ogbench_facts(name) | {"files": {path.name: file}}
+        case MinariData():
+            dataset = minari.find(data)
+            spec = minari.evaluation_spec(dataset, data)
+            facts = _robot_facts(data, spec)
+            if data.score == "return" and data.return_range is None:
+                facts["return_range"] = minari.return_range(dataset)
+            arrays = minari.convert(dataset, data)
+            minari.check_shapes(spec, data, arrays)
+            paths = sorted(path for path in Path(dataset.storage.data_path).iterdir() if path.is_file())
+            return arrays, facts | {"files": {path.name: describe(path) for path in paths}}
+        case D4rlData():
+            path, spec = d4rl.find(data), d4rl.evaluation_spec(data)
+            file = verified(path)
+            arrays = d4rl.convert(path, data)
+            minari.check_shapes(spec, data, arrays)
+            remember(path, file)
+            return arrays, _robot_facts(data, spec) | {"files": {path.name: file}}
+        case OracleData():
+            work = generate.Work(folder, job.scratch / "episodes", job.workers, job.label)
+            return generate.oracle(data, work), _ogbench_facts(ogbench.parse(data.dataset))
+        case WaypointData():
+            work = generate.Work(folder, job.scratch / "episodes", job.workers, job.label)
+            arrays, spec = generate.walks(data, work)
+            return arrays, _environment(spec, data.observation)
+
+
+def _ogbench_facts(name: ogbench.Name) -> dict[str, Any]:
+    """Facts of an OGBench task; since ogbench 1.2.0 the rewards of the 50 are those of the state before the step."""
+    spec = ogbench.spec(name)
+    return {
+        "environment": {"suite": "ogbench", "name": name.task},
+        "horizon": spec.max_episode_steps,
+        "success_timing": spec.kwargs.get("success_timing", "post"),
+    }
+
+
+def _robot_facts(data: RobotData, spec: EnvSpec) -> dict[str, Any]:
+    """Facts of a task of gymnasium-robotics, with the spec of its evaluation environment."""
+    facts = _environment(spec, data.observation) | {"score": data.score, "differs": data.differs}
+    return facts if data.return_range is None else facts | {"return_range": list(data.return_range)}
+
+
+def _environment(spec: EnvSpec, observation: tuple[str, ...]) -> dict[str, Any]:
+    """Facts of an evaluation environment of gymnasium-robotics."""
+    return {
+        "environment": {"suite": "minari", "spec": json.loads(spec.to_json()), "observation": list(observation)},
+        "horizon": spec.max_episode_steps,
+        "success_timing": "post",
+    }
+
+
+def _manifest(data: Data, arrays: Transitions, facts: dict[str, Any]) -> Manifest:
+    """The manifest of the arrays."""
+    values: dict[str, Any] = {
+        "source": data.source,
+        "dataset": data.dataset,
+        "collector": getattr(data, "collector", None),
+        "score": "success",
+        "return_range": None,
+        "versions": versions(),
+        "seed": getattr(data, "seed", None),
+        "validation_episodes": getattr(data, "validation_episodes", 0),
+        "files": {},
+    }
+    return Manifest(**(values | facts | measured(arrays)))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers of a set depend on."""
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}

@@ -1,0 +1,146 @@
+"""Scores of the behaviour flow and the quadratic forms that they span: how far a displacement moves the policy.
+
+With K scores g_k of one state, F(s) = mean_k g_k g_k' + damping I. F itself is never built: delta' F delta is a mean of squared
+projections plus damping |delta|^2, and tr F a mean of squared norms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fd.method.flow import velocity
+from fd.networks.mlp import StackedMLP
+
+TRACE_FLOOR = 1e-6  # of tr F / A, so that normalisation never divides by zero
+TIME_FLOOR = 1e-6  # of 1 - t, likewise
+VARIANCE_FLOOR = 1e-4  # of a desmoothed covariance: standard deviations below 0.01 are not told apart
+EXACT_DIVERGENCE = 8  # widest action whose divergence is exact; above, Hutchinson's estimate
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a displacement is measured.
+
+    Attributes:
+        kind: `identity`, mean_A(delta^2); `state`, delta' F(s) delta / A; `action`, the same with the one score at the base action;
+            `stein`, (g . delta + div delta)^2 / A with that score.
+        damping: added to the diagonal of F, at least 0.
+        normalise: F is divided by tr F / A of the `state`, by its mean over the `batch`, or not (`none`).
+    """
+
+    kind: str
+    damping: float
+    normalise: str
+
+
+@torch.no_grad()
+def score(flow: StackedMLP, obs: Tensor, x: Tensor, t: Tensor, *, formula: str) -> Tensor:
+    """Score g = grad_x log p_t(x | s) of the path marginal, [S, B, A].
+
+    `exact` is (t v - x) / (1 - t): x0 given x_t has mean x - t v, and g = -E[x0 | x_t] / (1 - t).
+    `velocity` is v / (1 - t), which the official code uses in its place; it is not the score.
+
+    Args:
+        flow: velocity network.
+        obs: [S, B, O].
+        x: points on the path at time t, [S, B, A].
+        t: [S, B, 1], below 1.
+        formula: `exact` or `velocity`.
+
+    Source: arXiv 2604.17919; https://github.com/ARC0127/Fisher-Decorator for `velocity`.
+    """
+    v = velocity(flow, obs, x, t)
+    numerator = t * v - x if formula == "exact" else v
+    return numerator / (1 - t).clamp_min(TIME_FLOOR)
+
+
+@torch.no_grad()
+def state_scores(
+    flow: StackedMLP, obs: Tensor, actions: Tensor, *, x0: Tensor | None, t: Tensor, formula: str
+) -> Tensor:
+    """K scores of each state, [S, B, K, A], at x_k = (1 - t) x0_k + t a_k, or at the actions a_k themselves.
+
+    Args:
+        flow: velocity network.
+        obs: [S, B, O], or images, which are encoded once.
+        actions: K base actions a_k of each state, [S, B, K, A].
+        x0: standard normal noise, [S, B, K, A]; None for the scores at the actions.
+        t: [S, B, K, 1].
+        formula: see `score`.
+    """
+    seeds, batch, samples, _ = actions.shape
+    flat_obs = flow.features(obs).unsqueeze(2).expand(-1, -1, samples, -1).reshape(seeds, batch * samples, -1)
+    x = actions if x0 is None else (1 - t) * x0 + t * actions
+    return score(flow, flat_obs, x.flatten(1, 2), t.flatten(1, 2), formula=formula).view_as(actions)
+
+
+@torch.no_grad()
+def desmoothed(scores: Tensor, t: float) -> Tensor:
+    """A vectors of each state whose mean outer product is F_1 = Sigma_hat^-1, [..., A, A], from K scores at time t, [..., K, A].
+
+    F_t is the Fisher information of the policy smoothed by the path, C_t = t^2 Sigma + (1 - t)^2 I for a Gaussian policy. This undoes
+    it, Sigma_hat = (F_t^-1 - (1 - t)^2 I) / t^2, exactly for a Gaussian. Eigenvalues of F_t are clamped below 1 / (1 - t)^2, which they
+    exceed only as estimates, and those of Sigma_hat above VARIANCE_FLOOR.
+    """
+    samples, width = scores.shape[-2:]
+    values, vectors = torch.linalg.eigh(scores.mT @ scores / samples)
+    variance = 1 / values.clamp(min=TRACE_FLOOR, max=1 / (1 - t) ** 2)
+    variance = ((variance - (1 - t) ** 2) / t**2).clamp_min(VARIANCE_FLOOR)
+    factor: Tensor = vectors * (width / variance).sqrt().unsqueeze(-2)
+    return factor.mT.contiguous()
+
+
+def basis(x: Tensor) -> Tensor:
+    """The A directions along which the slopes of a field at x [..., A] give its exact divergence, [1, A, 1, A]."""
+    return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)[None, :, None]
+
+
+def divergence(slopes: Tensor, probes: Tensor | None) -> Tensor:
+    """Divergence [S, B, P] of a field [S, B, A] that treats every row by itself, from its slopes J v, [S, P, B, A].
+
+    Without probes the slopes are those along the `basis`, and the divergence is exact, P = 1. With those along Rademacher probes v
+    [S, P, B, A] it is P independent unbiased estimates v . (J v) (Hutchinson).
+    """
+    if probes is None:
+        return (slopes * basis(slopes)).sum(dim=(1, -1)).unsqueeze(-1)
+    return (slopes * probes).sum(dim=-1).movedim(1, -1)
+
+
+def penalty(delta: Tensor, scores: Tensor | None, metric: Metric, div: Tensor | None = None) -> Tensor:
+    """c(s, a_b), the penalty of a displacement, [S, B].
+
+    An isotropic F gives mean_A(delta^2) under `state` normalisation, so a budget means the same under every metric. The Stein form is,
+    without normalisation and damping, 2 / A times the KL to second order.
+
+    Args:
+        delta: displacements, [S, B, A].
+        scores: K scores of each state, [S, B, K, A] (K = 1 at a base action); None for the identity.
+        metric: see `Metric`.
+        div: div delta, [S, B, P], for `stein`. Two estimates (P = 2) make the square unbiased as well.
+
+    Source: arXiv 2604.17919 (Fisher form); arXiv 2601.10471 (identity). Deviation: `stein` and `desmooth` are this project's own.
+    """
+    if scores is None:
+        return delta.square().mean(dim=-1)
+    width = delta.shape[-1]
+    # [S, B, K]; K last, for a compiled sum over an axis before one as short as A starts all threads for every state.
+    projections = (scores.mT.contiguous() * delta.unsqueeze(-1)).sum(dim=-2)
+    if div is None:
+        form = projections.square().mean(dim=-1)
+    else:
+        form = (projections[..., 0] + div[..., 0]) * (projections[..., 0] + div[..., -1])
+    form = (form + metric.damping * delta.square().sum(dim=-1)) / width
+    if metric.normalise == "none":
+        return form
+    trace = mean_trace(scores, metric)
+    if metric.normalise == "batch":
+        trace = trace.mean(dim=-1, keepdim=True)
+    return form / trace.clamp_min(TRACE_FLOOR)
+
+
+def mean_trace(scores: Tensor, metric: Metric) -> Tensor:
+    """tr F / A, the mean eigenvalue of the Fisher information, [S, B], for scores [S, B, K, A]."""
+    return scores.square().mean(dim=(-2, -1)) + metric.damping

@@ -1,0 +1,216 @@
+"""An ablation: methods that differ in one respect, side by side on every task, as a page, numbers and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fd.params import Params
+from fd.report import ablation_figure
+from fd.report.text import clock, estimates, interval, plus_minus, protocol
+from fd.results import estimates, training_log
+from fd.results.estimates import Results, leaders
+from fd.results.grid import Plan
+from fd.results.origins import merged, mixed, record
+
+LOGGED = {"residual": training_log.COLUMNS, "onestep": ("penalty",)}  # what a policy's log has of the constraint
+COLUMNS = ("delta2", "penalty", "dual")
+NOTE = (
+    "Mean δ² (over the dimensions of an action), penalty and multiplier: mean over seeds and the last tenth of"
+    " training, empty where a method has none. Mean δ² is that of one application of the residual, the same quantity in"
+    " all rows; a penalty is in its method's own metric, and is held to the budget where the multiplier is learned."
+    " Refine: wall-clock time of all seeds together, minutes:seconds."
+)
+FIGURE = (
+    "Above: score; symbol and bar are mean and interval as in the table, cut at 0 and 100; dots: the seeds. Below,"
+    " where a method has one: mean δ² at the end of training."
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of what differs: its method, and those settings of the method that the others do not share."""
+
+    label: str
+    method: str
+    policy: str
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an ablation compares, in the order of params.yaml."""
+
+    name: str
+    about: str
+    values: tuple[Value, ...]
+
+    def methods(self) -> tuple[str, ...]:
+        """Every method of the axis once."""
+        return tuple(dict.fromkeys(value.method for value in self.values))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Scores of an axis' methods and, by (task, method), the end of training and the seconds that refining took; versions of all stages."""
+
+    axis: Axis
+    estimates: Results
+    ends: dict[tuple[str, str], dict[str, float]]
+    seconds: dict[tuple[str, str], float]
+    versions: list[dict[str, str]]
+
+
+def axis_of(values: Params, name: str) -> Axis:
+    """The axis of that name; FdError when params.yaml has none."""
+    ablation = values.ablation(name)
+    methods = tuple(dict.fromkeys(ablation.values.values()))
+    overridden = tuple(dict.fromkeys(key for method in methods for key in values.method(method).refine))
+    flat = {method: _settings(values, method, overridden) for method in methods}
+    keys = dict.fromkeys(key for settings in flat.values() for key in settings)
+    differing = [key for key in keys if len({settings.get(key) for settings in flat.values()}) > 1]
+    return Axis(
+        name,
+        ablation.about,
+        tuple(
+            Value(
+                label,
+                method,
+                values.method(method).train.policy,
+                {key: flat[method][key] for key in differing if key in flat[method]},
+            )
+            for label, method in ablation.values.items()
+        ),
+    )
+
+
+def gather(axis: Axis, plan: Plan, *, evals: Path, runs: Path) -> Findings:
+    """Findings of every task of the plan and method of the axis.
+
+    Raises:
+        FdError: a file, seed, evaluation or episode of one of them is missing, or methods of a task are of different data.
+    """
+    found = Findings(axis, estimates.gather(plan, evals), {}, {}, [])
+    logged = {value.method: LOGGED.get(value.policy, ()) for value in axis.values}
+    for task in plan.tasks:
+        wanted: dict[str, Any] = {"task": task.name, "seeds": list(plan.seeds)}
+        for method, columns in logged.items():
+            key, folder = (task.name, method), runs / task.name
+            log = training_log.read(folder / method / "train.csv", plan.seeds, columns).end() if columns else {}
+            found.ends[key] = log
+            refined = record(folder / f"{method}.json", wanted | {"method": method})
+            of_data = {"data_sha256": refined.data_sha256}
+            of_cell = {"task": task.name, "method": method, "weights": refined.weights()} | of_data
+            evaluated = record(evals / task.name / f"{method}.json", of_cell)
+            wanted |= of_data  # all methods of a task
+            found.seconds[key] = refined.seconds
+            found.versions.extend([refined.versions, evaluated.versions])
+    return found
+
+
+def render(found: Findings) -> dict[str, str]:
+    """Text of every file of the ablation, by name; equal inputs give equal bytes."""
+    name = found.axis.name
+    columns = [(value.label, value.method) for value in found.axis.values]
+    moved = {key: end["delta2"] for key, end in found.ends.items() if "delta2" in end}
+    return {
+        f"{name}.md": _page(found),
+        f"{name}.csv": _csv(found),
+        f"{name}.svg": ablation_figure.render(found.results, columns, moved),
+    }
+
+
+def _settings(values: Params, method: str, overridden: Sequence[str]) -> dict[str, str]:
+    """All switches of a method, and those settings of `refine` that it or another method overrides, by their place."""
+    own = values.method(method)
+    train = {"policy": own.train.policy} | own.train.model_dump()  # the policy first: it says which others there are
+    flat = {f"train.{key}": _shown(value) for key, value in train.items()}
+    for key in overridden:
+        tasks = {task: _shown(getattr(values.settings(task, method).refine, key)) for task in values.tasks}
+        same = len(set(tasks.values())) == 1
+        each = ", ".join(f"{value} ({task})" for task, value in tasks.items())
+        flat[f"refine.{key}"] = next(iter(tasks.values())) if same else each
+    return flat | {f"act.{key}": _shown(value) for key, value in own.act.model_dump().items()}
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _page(found: Findings) -> str:
+    axis, plan = found.axis, found.results.plan
+    alone = len(plan.seeds) == 1
+    bold = "the highest of a task" + ("" if alone else ", and every other value whose interval overlaps its interval")
+    keys = dict.fromkeys(key for value in axis.values for key in value.settings)
+    parts = [
+        *mixed(merged(found.versions)),
+        f"# Ablation `{axis.name}` of the suite `{plan.suite}`",
+        f"What differs: {axis.about}. In `params.yaml`: {', '.join(f'`{key}`' for key in keys) or 'nothing'}.",
+        "\n".join(_line(value) for value in axis.values),
+        f"{estimates(plan)} Bold: {bold}.",
+        protocol(plan),
+        _table(found),
+        NOTE,
+        f"![Scores and mean δ² of every value]({axis.name}.svg)",
+        FIGURE,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _line(value: Value) -> str:
+    settings = "".join(f", `{key}` {shown}" for key, shown in value.settings.items())
+    return f"- {value.label}: method `{value.method}`{settings}"
+
+
+def _table(found: Findings) -> str:
+    lines = [
+        "| task | value | score | interval | mean δ² | penalty | budget | multiplier | refine |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for task in found.results.plan.tasks:
+        best = _best(found, task.name)
+        for value in found.axis.values:
+            key = task.name, value.method
+            cell = found.results.summaries[key]
+            score = plus_minus(cell.mean, cell.std)
+            measured = found.ends[key] | {"budget": found.results.plan.budgets.get(key, math.nan)}
+            numbers = (_number(measured.get(name, math.nan), 3) for name in ("delta2", "penalty", "budget", "dual"))
+            cells = [task.name, value.label.replace("|", r"\|"), f"**{score}**" if value.method in best else score]
+            cells += [interval(cell.low, cell.high), *numbers, clock(found.seconds[key])]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _best(found: Findings, task: str) -> set[str]:
+    cells = {method: found.results.summaries[task, method] for method in found.axis.methods()}
+    return leaders({method: (cell.mean, cell.low, cell.high) for method, cell in cells.items()})
+
+
+def _csv(found: Findings) -> str:
+    plan = found.results.plan
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        ["task", "value", "method", "mean", "std", "low", "high", "seeds", *COLUMNS, "budget", "refine_seconds"]
+    )
+    for task in plan.tasks:
+        for value in found.axis.values:
+            key = task.name, value.method
+            cell, end = found.results.summaries[key], found.ends[key]
+            scores = (
+                "" if math.isnan(score) else f"{score:.2f}" for score in (cell.mean, cell.std, cell.low, cell.high)
+            )
+            numbers = [end.get(name, math.nan) for name in COLUMNS] + [plan.budgets.get(key, math.nan)]
+            row = [task.name, value.label, value.method, *scores, len(plan.seeds)]
+            table.writerow([*row, *(_number(number, 6) for number in numbers), f"{found.seconds[key]:.1f}"])
+    return text.getvalue()
+
+
+def _number(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}g}"

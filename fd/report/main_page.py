@@ -1,0 +1,179 @@
+"""The report's main page, and the text of every file of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fd.reference.published import Comparison, Reference, Setting, compare
+from fd.report import figures, published_page, tables
+from fd.report.style import style, svg
+from fd.report.text import clock, protocol
+from fd.results.estimates import Results
+from fd.results.grid import Plan, Task
+from fd.results.origins import Machine, Provenance, mixed
+from fd.results.training_log import Training
+
+INTRODUCTION = (
+    "Made by the stage `report` from the evaluations of every task and method in `params.yaml`. What each file claims is"
+    " in [README.md](../README.md)."
+)
+PENALTIES = (
+    "Mean over seeds and the last tenth of training. The penalty is in the method's own metric, so the penalties of two"
+    " methods can be different quantities; mean δ² (over the dimensions of an action) is the same one. A method"
+    " without a budget has a fixed multiplier."
+)
+CONSTRAINT = (
+    "Multiplier and penalty over training. Line: mean over seeds; band: their range; dashed: the budget, in the"
+    " colour of its method where the methods of a panel have several."
+)
+GENERATED = (
+    "A set that is generated here under the name of a published one is not that set: it is newly drawn from the"
+    " same simulator, and may be smaller."
+)
+PUBLISHED = (
+    "All tasks of the benchmark, ours beside every published figure: [published.md](published.md), as numbers"
+    " [published.csv](published.csv)."
+)
+TIMING = {"pre": "state before the step", "post": "state after the step"}
+
+
+def render(
+    results: Results,
+    *,
+    training: Mapping[tuple[str, str], Training],
+    provenance: Provenance,
+    reference: Reference,
+) -> dict[str, str]:
+    """Text of every file of the report, by name; equal inputs give equal bytes."""
+    settings = {task.name: _setting(task, provenance) for task in results.plan.tasks}
+    comparisons = {name: compare(reference, setting, results.plan.methods) for name, setting in settings.items()}
+    rows = published_page.rows(results, reference, settings)
+    files = {
+        "scores.md": f"{tables.scores_markdown(results)}\n{tables.caption(results)}\n",
+        "scores.csv": tables.scores_csv(results),
+        "scores.tex": tables.scores_latex(results),
+        "curves.csv": tables.curves_csv(results),
+        "published.md": published_page.markdown(results, rows),
+        "published.csv": published_page.table_csv(results, rows),
+        "metrics.json": tables.metrics_json(results),
+        "report.md": _report(results, training=training, provenance=provenance, comparisons=comparisons),
+    }
+    with style():
+        files["scores.svg"] = svg(figures.scores(results))
+        files["learning_curves.svg"] = svg(figures.learning_curves(results))
+        files["constraint.svg"] = svg(figures.constraint(results.plan, training))
+    return files
+
+
+def _setting(task: Task, provenance: Provenance) -> Setting:
+    timing = provenance.manifests[task.name].success_timing
+    return Setting(task.dataset, task.source, task.differs, task.final_steps, task.episodes, timing)
+
+
+def _report(
+    results: Results,
+    *,
+    training: Mapping[tuple[str, str], Training],
+    provenance: Provenance,
+    comparisons: Mapping[str, Comparison],
+) -> str:
+    plan = results.plan
+    names = (", ".join(items) for items in ([task.name for task in plan.tasks], plan.methods, map(str, plan.seeds)))
+    parts = [
+        *mixed(provenance.versions()),
+        f"# Results of the suite `{plan.suite}`",
+        INTRODUCTION,
+        "Tasks: {}. Methods: {}. Seeds: {}.".format(*names),
+        protocol(plan),
+        *_ablations(plan),
+        "## Scores",
+        tables.scores_markdown(results).rstrip(),
+        tables.caption(results),
+        "![Final scores](scores.svg)",
+        "Final scores. Symbol and bar: mean and interval as in the table, cut at 0 and 100; dots: the seeds.",
+        "![Learning curves](learning_curves.svg)",
+        f"Learning curves. Line: mean over seeds; band: its {plan.percent()} % t-interval, cut at 0 and 100."
+        + (" Grey: the range of the means of all methods." if plan.many else ""),
+        *_constraint(results, training),
+        "## Published figures",
+        tables.published_markdown(results, comparisons).rstrip(),
+        PUBLISHED,
+        "## Data",
+        _data(plan, provenance),
+        "## Time, machine, versions",
+        _time(plan, provenance),
+        _machines(provenance),
+        _versions(provenance),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _ablations(plan: Plan) -> list[str]:
+    links = [f"[{name}](ablations/{name}.md)" for name in plan.ablations]
+    return [f"Ablations: {', '.join(links)}."] if links else []
+
+
+def _constraint(results: Results, training: Mapping[tuple[str, str], Training]) -> list[str]:
+    if not results.plan.constrained:
+        return []
+    return [
+        "## The constraint",
+        tables.constraint_markdown(results, training).rstrip(),
+        PENALTIES,
+        "![The constraint over training](constraint.svg)",
+        CONSTRAINT,
+    ]
+
+
+def _data(plan: Plan, provenance: Provenance) -> str:
+    lines = [
+        "| task | dataset | origin | episodes | transitions | with success | horizon | score | reward of |",
+        "|---|---|---|---:|---:|---:|---:|---|---|",
+    ]
+    for task in plan.tasks:
+        data = provenance.manifests[task.name]
+        origin = f"generated here ({data.collector})" if data.source == "generate" else f"published ({data.source})"
+        counts = [f"{count:,}" for count in (data.episodes, data.transitions, data.successes, data.horizon)]
+        cells = [task.name, f"`{data.dataset}`", origin, *counts, data.score, TIMING[data.success_timing]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", GENERATED])
+
+
+def _time(plan: Plan, provenance: Provenance) -> str:
+    rows = [["" if plan.many else "task", "pretrain", *(f"{method}: refine + evaluate" for method in plan.methods)]]
+    for task in plan.tasks:
+        cells = [task.name, clock(provenance.pretrain[task.name].seconds)]
+        for method in plan.methods:
+            pair = provenance.refine[task.name, method], provenance.evaluate[task.name, method]
+            cells.append(" + ".join(clock(record.seconds) for record in pair))
+        rows.append(cells)
+    sums = {stage: sum(record.seconds for record in records) for stage, records in provenance.records().items()}
+    total = ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in sums.items())
+    rates = [record.steps_per_second for record in provenance.evaluate.values() if record.steps_per_second is not None]
+    text = (
+        f"Wall-clock time of all seeds together, minutes:seconds. In all: {total}; together"
+        f" {clock(sum(sums.values()))}, without making or fetching the data, whose time is not kept, so that equal"
+        " data are equal bytes."
+    )
+    if rates:
+        text += f" Simulator steps in a second of evaluation: {min(rates):,.0f} to {max(rates):,.0f}."
+    return f"{tables.markdown(rows, turned=plan.many)}\n{text}"
+
+
+def _machines(provenance: Provenance) -> str:
+    used: dict[Machine, list[str]] = {}
+    for stage, records in provenance.records().items():
+        for machine in dict.fromkeys(record.machine for record in records):
+            used.setdefault(machine, []).append(stage)
+    words = {m: f"{m.cpu}, {m.cores} cores, {m.memory_gib:.0f} GiB, {m.gpu or 'no GPU'}" for m in used}
+    if len(used) == 1:
+        return f"Machine: {next(iter(words.values()))}."
+    return "Machines:\n\n" + "\n".join(f"- {', '.join(stages)}: {words[machine]}" for machine, stages in used.items())
+
+
+def _versions(provenance: Provenance) -> str:
+    named = ", ".join(f"{package} {' and '.join(found)}" for package, found in provenance.versions().items())
+    return (
+        f"Versions: {named}. Scores belong to a version of mujoco: another one makes other trajectories from the"
+        " same seeds."
+    )

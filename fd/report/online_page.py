@@ -1,0 +1,280 @@
+"""Training that went on online: the scores at its start and at its end side by side, as a page, numbers and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+from matplotlib.lines import Line2D
+
+from fd.errors import FdError
+from fd.params import Params
+from fd.reference.published import REGENERATED, SCORE_COLUMNS, Task, benchmark, find, table
+from fd.report.figures import appearance
+from fd.report.style import DARK, WIDTH, style, svg
+from fd.report.text import interval, plus_minus
+from fd.results import grid as plans
+from fd.results.episode_scores import Cell, read
+from fd.results.grid import Plan, plan_of
+from fd.results.origins import Record, merged, mixed, record
+from fd.results.statistics import Floats, Summary, summarise
+
+PROTOCOLS = {"o2o_start_1M": 1_000_000, "o2o_end_2M": 2_000_000}  # of scores.csv: steps at the start and at the end
+PER_ROW = 3  # panels
+MEAN = "mean over tasks"
+ABOUT = (
+    "Start: the last evaluation of the offline run; end: the last one online; steps are counted from the start of the offline run. Score in"
+    " percent: mean ± standard deviation over {seeds} seeds, of {episodes} episodes each; in brackets the {percent} % t-interval of the"
+    " mean over seeds, which may leave the range of a score. Gain: end less start, seed by seed. Online every seed takes a step and is"
+    " updated, so that a gain is that of new data and of more training together."
+)
+FIGURE = (
+    "Score over training, offline and, right of the dashed line, online. Line: mean over seeds; band: its {percent} % t-interval, cut at 0"
+    " and 100 where scores are."
+)
+
+
+@dataclass(frozen=True)
+class Going:
+    """How the training of a task goes on: its steps offline and in all, and the evaluated steps of both parts."""
+
+    task: plans.Task
+    start: int
+    end: int
+    steps: tuple[int, ...]  # evaluated online
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published pair of figures of a task, as printed."""
+
+    method: str
+    start: str
+    end: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Scores of a page by (task, method), [S, T] over the evaluated steps of both parts; what is published, and what sets it apart."""
+
+    name: str
+    plan: Plan
+    goings: tuple[Going, ...]
+    methods: tuple[str, ...]
+    curves: dict[tuple[str, str], Floats]
+    published: dict[str, tuple[Published, ...]]
+    reasons: dict[str, str]
+    versions: dict[str, list[str]]
+
+    def ends(self, going: Going, method: str) -> tuple[Floats, Floats]:
+        """Scores of every seed at the start and at the end, [S] each."""
+        curve = self.curves[going.task.name, method]
+        return curve[:, len(going.task.steps) - 1], curve[:, -1]
+
+    def means(self, method: str) -> tuple[Floats, Floats]:
+        """The same of the mean over the tasks of the page."""
+        starts, ends = zip(*(self.ends(going, method) for going in self.goings), strict=True)
+        return np.asarray(np.mean(starts, axis=0)), np.asarray(np.mean(ends, axis=0))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Folders of runs and of their evaluations."""
+
+    runs: Path
+    evals: Path
+
+
+def gather(values: Params, name: str, *, start: Evaluated, end: Evaluated, reference: Path) -> Findings:
+    """Findings of a page of params.yaml.
+
+    Args:
+        values: the settings.
+        name: of the page.
+        start, end: the runs as `refine` left them, and those that went on.
+        reference: folder of published figures.
+
+    Raises:
+        FdError: there is no such page, a file, seed, evaluation or episode of it is missing, start and end are of
+            different data, or an evaluation is of other weights than those of its run.
+    """
+    if name not in values.online.pages:
+        raise FdError(f"online.pages: {name!r} does not exist, allowed: {', '.join(values.online.pages) or 'none yet'}")
+    plan, methods = plan_of(values, tuple(values.methods)), values.online.methods
+    tasks = {task.name: task for task in plan.tasks}
+    goings = tuple(_going(values, tasks[task]) for task in values.online.pages[name])
+    curves, records = {}, list[Record]()
+    for going in goings:
+        task = going.task
+        for method in methods:
+            file, wanted = Path(task.name, f"{method}.json"), {"task": task.name, "method": method}
+            for part in (start, end):
+                trained = record(part.runs / file, wanted)
+                wanted["data_sha256"] = trained.data_sha256
+                records.append(record(part.evals / file, wanted | {"weights": trained.weights()}))
+            parts = [
+                read(folder, Cell(task.name, method, plan.seeds, steps, task.episodes)).curve()
+                for folder, steps in ((start.evals, task.steps), (end.evals, going.steps))
+            ]
+            curves[task.name, method] = np.concatenate(parts, axis=1)
+    printed, known = _printed(reference), benchmark(reference)
+    published = {going.task.name: _pairs(printed, known, going) for going in goings}
+    reasons = {going.task.name: _reason(going) for going in goings}
+    versions = merged(record.versions for record in records)
+    return Findings(name, plan, goings, methods, curves, published, reasons, versions)
+
+
+def render(found: Findings) -> dict[str, str]:
+    """Text of every file of the page, by name; equal inputs give equal bytes."""
+    with style():
+        drawing = svg(_figure(found))
+    return {f"{found.name}.md": _page(found), f"{found.name}.csv": _csv(found), f"{found.name}.svg": drawing}
+
+
+def _going(values: Params, task: plans.Task) -> Going:
+    settings, start = values.online.tasks[task.name], task.steps[-1]
+    steps = range(settings.evaluate_every, settings.steps + 1, settings.evaluate_every)
+    return Going(task, start, start + settings.steps, tuple(start + step for step in steps))
+
+
+def _printed(reference: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    """Published figures as printed: (dataset, method, source) -> protocol -> figure."""
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for _, row in table(reference / "scores.csv", SCORE_COLUMNS):
+        if row["scope"] == "task" and row["protocol"] in PROTOCOLS:
+            figure = f"{row['mean']} ± {row['spread']}" if row["spread"] else row["mean"]
+            marked = figure + (" (at second hand)" if row["status"] == "secondary" else "")
+            found.setdefault((row["name"], row["method"], row["source"]), {})[row["protocol"]] = marked
+    return found
+
+
+def _pairs(
+    printed: dict[tuple[str, str, str], dict[str, str]], known: Sequence[Task], going: Going
+) -> tuple[Published, ...]:
+    """What is published of a task's data set, by whichever of its names."""
+    same, dataset = find(known, going.task.dataset), going.task.dataset
+    names = {dataset} | ({same.published_o2o} if same else set())
+    start, end = PROTOCOLS
+    return tuple(
+        Published(method, figures.get(start, "-"), figures.get(end, "-"), source)
+        for (name, method, source), figures in printed.items()
+        if name in names
+    )
+
+
+def _reason(going: Going) -> str:
+    """Why published figures are not comparable with ours, "" where they are."""
+    if going.task.source == "generate":
+        return REGENERATED
+    if going.task.differs:
+        return going.task.differs
+    if (going.start, going.end) != tuple(PROTOCOLS.values()):
+        return f"ours are those of {going.start:,} and {going.end:,} steps"
+    return ""
+
+
+def _page(found: Findings) -> str:
+    plan = found.plan
+    episodes = " or ".join(map(str, dict.fromkeys(going.task.episodes for going in found.goings)))
+    words = {"seeds": len(plan.seeds), "episodes": episodes, "percent": plan.percent()}
+    parts = [
+        *mixed(found.versions),
+        f"# Offline to online, `{found.name}` of the suite `{plan.suite}`",
+        ABOUT.format(**words),
+        _table(found),
+        f"![Scores over training]({found.name}.svg)",
+        FIGURE.format(**words),
+        "## Published figures",
+        "Start after 1,000,000 steps, end after 2,000,000, mean ± standard deviation, as printed.",
+        _published(found),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(found: Findings) -> str:
+    lines = ["| task | method | steps | start | end | gain |", "|---|---|---|---:|---:|---:|"]
+    for name, method, pair in _rows(found):
+        steps = next((f"{g.start:,} to {g.end:,}" for g in found.goings if g.task.name == name), "")
+        cells = [_cell(summary) for summary in _summaries(pair, found.plan.confidence).values()]
+        lines.append(f"| {name} | {method} | {steps} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _rows(found: Findings) -> list[tuple[str, str, tuple[Floats, Floats]]]:
+    """(task, method, scores at the start and at the end), and the mean over tasks where there are several."""
+    rows = [(going.task.name, method, found.ends(going, method)) for going in found.goings for method in found.methods]
+    if len(found.goings) > 1:
+        rows += [(MEAN, method, found.means(method)) for method in found.methods]
+    return rows
+
+
+def _summaries(pair: tuple[Floats, Floats], confidence: float) -> dict[str, Summary]:
+    start, end = pair
+    values = {"start": start, "end": end, "gain": end - start}
+    return {name: summarise(value, confidence) for name, value in values.items()}
+
+
+def _cell(summary: Summary) -> str:
+    return f"{plus_minus(summary.mean, summary.std)} {interval(summary.low, summary.high)}".rstrip()
+
+
+def _published(found: Findings) -> str:
+    lines = []
+    for name, pairs in found.published.items():
+        lines += [f"| {name} | {pair.method} | {pair.start} | {pair.end} | {pair.source} |" for pair in pairs]
+    if lines:
+        lines = ["| task | method | start | end | source |", "|---|---|---:|---:|---|", *lines, ""]
+    for name, pairs in found.published.items():
+        if not pairs:
+            lines.append(f"- {name}: there is no published figure for this data set.")
+        elif found.reasons[name]:
+            lines.append(f"- {name}: not comparable with ours; {found.reasons[name]}.")
+    return "\n".join(lines).rstrip()
+
+
+def _csv(found: Findings) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "method", "quantity", "mean", "std", "low", "high", "seeds"])
+    for name, method, pair in _rows(found):
+        for quantity, summary in _summaries(pair, found.plan.confidence).items():
+            numbers = (summary.mean, summary.std, summary.low, summary.high)
+            shown = ("" if math.isnan(number) else f"{number:.2f}" for number in numbers)
+            writer.writerow([name, method, quantity, *shown, len(found.plan.seeds)])
+    return text.getvalue()
+
+
+def _figure(found: Findings) -> Drawing:
+    """Score against training step, a panel a task: mean over seeds and the interval of that mean."""
+    columns = min(PER_ROW, len(found.goings))
+    rows = math.ceil(len(found.goings) / columns)
+    figure = Drawing(figsize=(min(WIDTH, 0.6 + 2.6 * columns), 2.0 * rows + 0.4), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels[len(found.goings) :]:
+        panel.remove()
+    for index, going in enumerate(found.goings):
+        panel, task = panels[index], going.task
+        own = np.concatenate([found.curves[task.name, method].ravel() for method in found.methods])
+        low, high = min(0.0, float(own.min())), max(100.0, float(own.max()))
+        steps = np.array([*task.steps, *going.steps]) / 1000
+        for method in found.methods:
+            look = appearance(found.plan, method)
+            summaries = [summarise(column, found.plan.confidence) for column in found.curves[task.name, method].T]
+            band = np.clip([[summary.low, summary.high] for summary in summaries], low, high)
+            panel.fill_between(steps, band[:, 0], band[:, 1], color=look["color"], alpha=0.13, linewidth=0)
+            panel.plot(steps, [s.mean for s in summaries], **look, markersize=3, markeredgewidth=0, clip_on=False)
+        panel.axvline(going.start / 1000, color=DARK, linewidth=0.9, linestyle="--")
+        panel.set(title=task.name, ylim=(low, high), xlabel="step (thousands)")
+        if index % columns == 0:
+            panel.set_ylabel("score (%)")
+    looks = {method: appearance(found.plan, method) for method in found.methods}
+    lines = [Line2D([], [], **look, markersize=4, markeredgewidth=0, label=method) for method, look in looks.items()]
+    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 3 * columns))
+    return figure

@@ -1,0 +1,192 @@
+"""Every task of the benchmark, its families and their mean: our scores, or that there are none, beside all that is published.
+
+A reader's context, not a comparison: which figures may stand beside ours is the rule of fd/reference/published.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fd.reference.published import Figure, Reference, Setting, Task, find, obstacle
+from fd.report.text import plus_minus
+from fd.results.estimates import Results
+from fd.results.statistics import Summary, summarise
+
+METHODS = ("ReBRAC", "IFQL", "FQL", "DeFlow", "FiDec")  # that have a column; the best of all methods has one more
+WHOLE = (
+    "ogbench-state-50",
+    "ogbench-state",
+)  # the mean over all state tasks: its name in scores.csv, and the suite that it is of
+INCOMPARABLE = "†"
+SECONDARY = "‡"
+ABOUT = (
+    "Offline scores of all tasks of the benchmark. `here`: our score of every method, mean ± standard deviation over seeds; the other"
+    " columns: what papers print, as `mean ± spread [source]`, with every source where there are several. `best`: the highest published"
+    " figure of any method. Percent of episodes with success; normalised return for Adroit."
+)
+MEANS = "Means over the tasks of a family, as the papers print them; ours where all tasks of the family were run."
+OVERALL = (
+    "Means over the 50 state tasks: as printed, and of every source that has all ten families the mean over their rows; ours where all"
+    " 50 tasks were run."
+)
+MARKS = (
+    f"{SECONDARY} read at second hand. {INCOMPARABLE} our figure is not comparable with the published ones of its row, for the reason"
+    " below."
+)
+COLUMNS = ("scope", "name", "place", "method", "mean", "spread", "seeds", "source", "status")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task, family or the whole: our scores by method (none where it was not run), why they are not comparable, published figures."""
+
+    scope: str
+    name: str
+    here: Mapping[str, Summary]
+    reason: str
+    figures: tuple[Figure, ...]
+
+
+def rows(results: Results, reference: Reference, settings: Mapping[str, Setting]) -> list[Row]:
+    """Rows of the tasks, the families and the whole, in the order of tasks.csv.
+
+    Args:
+        results: of our suite.
+        reference: tasks of the benchmark and published figures.
+        settings: how every task of our suite is run, by name.
+    """
+    ours, reasons = dict[Task, str](), dict[Task, str]()
+    for name, setting in settings.items():
+        task, reason = find(reference.tasks, setting.dataset), obstacle(reference, setting)
+        # Of several that stand for one task, a comparable one, else the last.
+        if task is not None and (task not in ours or reasons[task]):
+            ours[task], reasons[task] = name, reason
+
+    def row(scope: str, name: str, tasks: Sequence[Task], figures: Sequence[Figure]) -> Row:
+        run = all(task in ours for task in tasks)
+        here = _means(results, [ours[task] for task in tasks]) if run else {}
+        reason = "; ".join(dict.fromkeys(reasons[task] for task in tasks if reasons[task])) if run else ""
+        return Row(scope, name, here, reason, tuple(figures))
+
+    found = [row("task", task.name, [task], _of(reference.figures, task.published)) for task in reference.tasks]
+    for family in dict.fromkeys(task.family for task in reference.tasks):
+        members = [task for task in reference.tasks if task.family == family]
+        found.append(row("family", family, members, _of(reference.families, family)))
+    name, suite = WHOLE
+    whole = [task for task in reference.tasks if suite in task.suites]
+    means = _whole(reference, {task.family for task in whole})
+    return [*found, row("aggregate", name, whole, [*_of(reference.aggregates, name), *means])]
+
+
+def markdown(results: Results, found: Sequence[Row]) -> str:
+    """The page: a table of the tasks, one of the families, one of the whole, and what their marks mean."""
+    sources = dict.fromkeys(figure.source for row in found for figure in row.figures)
+    numbers = {source: str(number) for number, source in enumerate(sources, 1)}
+
+    def tables(scope: str) -> str:
+        return _table([row for row in found if row.scope == scope], numbers)
+
+    reasons = {row.reason: [other.name for other in found if other.reason == row.reason] for row in found if row.reason}
+    parts = [
+        f"# Published figures beside the suite `{results.plan.suite}`",
+        ABOUT,
+        MARKS,
+        "## Tasks",
+        tables("task"),
+        "## Families",
+        MEANS,
+        tables("family"),
+        "## All state tasks",
+        OVERALL,
+        tables("aggregate"),
+        "## Sources",
+        "\n".join(f"- [{number}] {source}" for source, number in numbers.items()),
+    ]
+    if reasons:
+        lines = [f"- {INCOMPARABLE} {', '.join(names)}: {reason}." for reason, names in reasons.items()]
+        parts += ["## Not comparable", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table_csv(results: Results, found: Sequence[Row]) -> str:
+    """One row a figure, ours (place `here`) and published; a row without a mean where we have not run it.
+
+    `status` is `comparable` or why not, of ours; `primary` or `secondary` of a published figure.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in found:
+        if not row.here:
+            writer.writerow([row.scope, row.name, "here", "", "", "", "", "", "not run"])
+        for method, value in row.here.items():
+            numbers = [f"{value.mean:.2f}", "" if np.isnan(value.std) else f"{value.std:.2f}", len(results.plan.seeds)]
+            writer.writerow(
+                [row.scope, row.name, "here", method, *numbers, results.plan.suite, row.reason or "comparable"]
+            )
+        for item in row.figures:
+            spread = "" if item.spread is None else f"{item.spread:g}"
+            status = "secondary" if item.secondary else "primary"
+            figure = [item.method, f"{item.mean:g}", spread, item.seeds, item.source, status]
+            writer.writerow([row.scope, row.name, "published", *figure])
+    return buffer.getvalue()
+
+
+def _of(figures: Sequence[Figure], name: str) -> list[Figure]:
+    return [figure for figure in figures if figure.dataset == name]
+
+
+def _means(results: Results, names: Sequence[str]) -> dict[str, Summary]:
+    """Of every method, the summary over seeds of the mean over these tasks of the suite."""
+    return {
+        method: summarise(np.mean([results.finals[name, method] for name in names], axis=0), results.plan.confidence)
+        for method in results.plan.methods
+    }
+
+
+def _whole(reference: Reference, families: set[str]) -> list[Figure]:
+    """Of every method and source with a figure of each of these families, their mean; its spread is unknown."""
+    found: dict[tuple[str, str], dict[str, Figure]] = {}
+    for figure in reference.families:
+        if figure.dataset in families:
+            found.setdefault((figure.method, figure.source), {})[figure.dataset] = figure
+    return [
+        replace(
+            next(iter(rows.values())),
+            dataset=WHOLE[0],
+            mean=round(float(np.mean([figure.mean for figure in rows.values()])), 1),
+            spread=None,
+            seeds="",
+            source=f"{source}: mean over its families",
+            secondary=any(figure.secondary for figure in rows.values()),
+        )
+        for (_, source), rows in found.items()
+        if set(rows) == families
+    ]
+
+
+def _table(found: Sequence[Row], numbers: Mapping[str, str]) -> str:
+    lines = [f"| {found[0].scope} | here | {' | '.join(METHODS)} | best |", "|---|---|" + "---|" * (len(METHODS) + 1)]
+    for row in found:
+        here = "<br>".join(f"{method} {plus_minus(value.mean, value.std)}" for method, value in row.here.items())
+        cells = [f"{row.name} {INCOMPARABLE}" if row.reason else row.name, here or "not run"]
+        cells += [_cell([f for f in row.figures if f.method == method], numbers) for method in METHODS]
+        best = max(row.figures, key=lambda figure: figure.mean, default=None)
+        cells.append(f"{best.method} {_cell([best], numbers)}" if best else "-")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(figures: Sequence[Figure], numbers: Mapping[str, str]) -> str:
+    """Figures with their sources, a line each."""
+    return "<br>".join(f"{_number(figure)} [{numbers[figure.source]}]" for figure in figures) or "-"
+
+
+def _number(figure: Figure) -> str:
+    spread = "" if figure.spread is None else f" ± {figure.spread:g}"
+    return f"{figure.mean:g}{spread}{SECONDARY if figure.secondary else ''}"

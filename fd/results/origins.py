@@ -1,0 +1,135 @@
+"""Where results come from: data, machine, versions and time of every stage, checked against the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fd.errors import FdError
+from fd.results.grid import Plan
+from fd.storage.files import one_line, read_record
+from fd.storage.transitions import Manifest, read_manifest
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine in a reader's words; `gpu` None where the stage used none."""
+
+    cpu: str
+    cores: int
+    memory_gib: float
+    gpu: str | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a stage wrote down about one of its runs; `steps_per_second` of simulators, in evaluations only."""
+
+    seconds: float
+    machine: Machine
+    versions: dict[str, str]
+    steps_per_second: float | None
+    data_sha256: Any  # of every array of the data, by name; None where a stage does not write it down
+    files: dict[str, str]  # SHA-256 of what the stage made, by name
+
+    def weights(self) -> dict[str, str]:
+        """Those of `files` that hold tensors."""
+        return {name: sha256 for name, sha256 in self.files.items() if name.endswith(".safetensors")}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Records of every cell of the grid, by (task, method), and of every task's data and behaviour policy."""
+
+    manifests: dict[str, Manifest]
+    pretrain: dict[str, Record]
+    refine: dict[tuple[str, str], Record]
+    evaluate: dict[tuple[str, str], Record]
+
+    def records(self) -> dict[str, list[Record]]:
+        """Records of every stage that keeps time, in the order of the pipeline."""
+        stages: dict[str, Mapping[Any, Record]] = {
+            "pretrain": self.pretrain,
+            "refine": self.refine,
+            "evaluate": self.evaluate,
+        }
+        return {name: list(records.values()) for name, records in stages.items()}
+
+    def versions(self) -> dict[str, list[str]]:
+        """Every version of each package that the data and the records name, packages in order."""
+        of_stages = [record.versions for records in self.records().values() for record in records]
+        return merged([*(data.versions for data in self.manifests.values()), *of_stages])
+
+
+def merged(parts: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Every version of each package that the parts name, packages in order."""
+    found: dict[str, dict[str, None]] = {}
+    for versions in parts:
+        for package, version in versions.items():
+            found.setdefault(package, {})[version] = None
+    return {package: list(found[package]) for package in sorted(found)}
+
+
+def mixed(versions: Mapping[str, list[str]]) -> list[str]:
+    """The first line of a page whose numbers were made with several versions of a package; none where they were not."""
+    several = "; ".join(f"{package} {' and '.join(found)}" for package, found in versions.items() if len(found) > 1)
+    return [f"**Mixed versions: {several}. The scores may not be comparable with each other.**"] if several else []
+
+
+def gather(plan: Plan, *, data: Path, behaviour: Path, runs: Path, evals: Path) -> Provenance:
+    """Provenance of the grid of the plan, from the four folders of the pipeline.
+
+    Raises:
+        FdError: a record is missing, is not as it was written or lacks a field, or names another dataset, task, method, seeds or data
+            than the plan and the manifest, another flow than the pretrained one, or other weights than those of the run.
+    """
+    found = Provenance({}, {}, {}, {})
+    for task in plan.tasks:
+        folder = data / task.name
+        manifest = found.manifests[task.name] = read_manifest(folder)
+        if manifest.dataset != task.dataset:
+            raise FdError(f"{folder}: dataset {manifest.dataset!r}, but params.yaml says {task.dataset!r}")
+        wanted = {"task": task.name, "seeds": list(plan.seeds), "data_sha256": manifest.sha256}
+        found.pretrain[task.name] = record(behaviour / f"{task.name}.json", wanted)
+        for method in plan.methods:
+            key = task.name, method
+            flow = next(iter(found.pretrain[task.name].weights().values()), None)
+            of_run = {"method": method, "flow_sha256": flow}
+            found.refine[key] = record(runs / task.name / f"{method}.json", wanted | of_run)
+            of_cell = {"task": task.name, "method": method, "data_sha256": manifest.sha256}
+            of_cell |= {"weights": found.refine[key].weights()}
+            found.evaluate[key] = record(evals / task.name / f"{method}.json", of_cell)
+    return found
+
+
+def _field(values: Mapping[str, Any], name: str, path: Path) -> Any:
+    if name not in values:
+        raise FdError(f"{path}: field {name!r} is missing")
+    return values[name]
+
+
+def record(path: Path, wanted: Mapping[str, Any]) -> Record:
+    """The record in a file whose fields have the wanted values.
+
+    Raises:
+        FdError: the file or a field is missing, or a field is not what is wanted.
+    """
+    values = read_record(path, "every task and method of params.yaml needs one")
+    for name, value in wanted.items():
+        if (given := _field(values, name, path)) != value:
+            told = f"is {one_line(repr(given))}, but {value!r} is needed"
+            told = {"data_sha256": "is of other data", "weights": "are others than those of the run"}.get(name, told)
+            raise FdError(f"{path}: {name} {told}; run this stage again")
+    made = (_field(values, name, path) for name in ("machine", "versions", "files", "seconds"))
+    machine, versions, files, seconds = made
+    rate = values.get("steps_per_second")
+    try:
+        cpu, cores, memory = str(machine["cpu"]), int(machine["cores"]), float(machine["memory_gib"])
+        named = {str(package): str(version) for package, version in versions.items()}
+        place = Machine(cpu, cores, memory, machine["gpu"])
+        speed = None if rate is None else float(rate)
+        return Record(float(seconds), place, named, speed, values.get("data_sha256"), dict(files))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FdError(f"{path}: machine, versions, files or seconds are malformed: {error!r}") from None

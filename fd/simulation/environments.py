@@ -1,0 +1,269 @@
+"""Simulators with one interface: float32 vectors or images in bytes, actions in [-1, 1], a success flag at every step.
+
+What the suites need around their environments is kept here: their registration, their seeding, the temporary
+files and the warnings that they cause.
+"""
+
+import json
+import os
+import tempfile
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import distribution
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from numpy.random import mtrand
+from numpy.typing import NDArray
+
+from fd import wrappers  # noqa: F401  (the specs of manifests name its wrappers)
+from fd.errors import FdError
+from fd.storage.files import one_line
+from fd.storage.transitions import Manifest
+
+Floats = NDArray[np.float32]
+Observation = NDArray[np.float32] | NDArray[np.uint8]
+
+
+class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
+    """An environment of either suite behind the common interface.
+
+    An observation is a float32 vector [O], or the last n images [H, W, C * n] in bytes, oldest first; before the
+    first image of an episode, it stands for the missing ones.
+    """
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], *, keys: tuple[str, ...], seeds_numpy: bool, frame_stack: int = 1
+    ) -> None:
+        """Wrap an environment.
+
+        Args:
+            env: actions are a box from -1 to 1.
+            keys: parts of a dict observation, concatenated in this order; empty when it is flat.
+            seeds_numpy: it draws from numpy's global generator, in resets, and in steps where a maze teleports.
+            frame_stack: images that are an observation together.
+
+        Raises:
+            FdError: the action space is another, the observation has not these keys, or it is no image to be stacked.
+        """
+        super().__init__(env)
+        self._keys = keys
+        # What numpy's global functions draw from inside this environment, if it uses them.
+        self._numbers = np.random.MT19937() if seeds_numpy else None
+        name = env.spec.id if env.spec else str(env)
+        with quiet():
+            inner, space = env.action_space, env.observation_space
+        actions = unit_box(name, inner)
+        parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {}
+        if set(keys) - set(parts) or bool(keys) != bool(parts):
+            raise FdError(f"{name}: observation: {list(keys)} given, allowed: {', '.join(parts) or '[]'}")
+        self._frames: deque[Observation] = deque(maxlen=frame_stack)
+        # Fixed here, since ogbench's property builds its space, with a warning, at every access.
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, actions.shape, np.float32)
+        if space.dtype == np.uint8 and len(space.shape or ()) == 3:
+            height, width, channels = space.shape or ()
+            self.observation_space = gymnasium.spaces.Box(0, 255, (height, width, channels * frame_stack), np.uint8)
+        elif frame_stack > 1:
+            raise FdError(
+                f"{name}: frame_stack: {frame_stack} is of images, but its observations are vectors, allowed: 1"
+            )
+        else:
+            size = sum(_width(parts[key]) for key in keys) if keys else _width(space)
+            self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; the same seed gives the same one."""
+        with quiet(), self._own_numbers():
+            if seed is not None and self._numbers is not None:
+                np.random.seed(seed)
+            observation, info = self.env.reset(seed=seed, options=options)
+        first = self._flat(observation)
+        self._frames.extend([first] * (self._frames.maxlen or 1))
+        return self._stacked(), info
+
+    def step(self, action: Floats) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Take one step; info["success"] is there at every one."""
+        with self._own_numbers():
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        info["success"] = bool(info.get("success", False))
+        self._frames.append(self._flat(observation))
+        return self._stacked(), float(reward), bool(terminated), bool(truncated), info
+
+    @contextmanager
+    def _own_numbers(self) -> Iterator[None]:
+        """Numpy's global functions draw from this environment's own generator inside, if it uses them.
+
+        The second of a pair of normal numbers, which numpy keeps for the next call, is lost on the way in and out.
+        """
+        if self._numbers is None:
+            yield
+            return
+        others = mtrand.get_bit_generator()
+        mtrand.set_bit_generator(self._numbers)  # in 0.4 µs; copying the state takes 100
+        try:
+            yield
+        finally:
+            mtrand.set_bit_generator(others)
+
+    def _flat(self, observation: Any) -> Observation:
+        """One observation as a float32 vector, or an image as it is."""
+        if self._keys:
+            return np.concatenate([observation[key] for key in self._keys], dtype=np.float32, casting="same_kind")
+        return np.asarray(observation, self.observation_space.dtype)
+
+    def _stacked(self) -> Observation:
+        """The frames, oldest first."""
+        stacked: Observation = np.concatenate(cast(Any, self._frames), axis=-1)
+        return stacked
+
+
+def make_env(manifest: Manifest, *, frame_stack: int = 1) -> FlatEnv:
+    """Make the evaluation environment of a task; episodes are cut at the manifest's horizon.
+
+    Args:
+        manifest: of the data folder of the task.
+        frame_stack: images that are an observation together.
+
+    Raises:
+        FdError: the environment does not exist, is not of the form that the manifest says, or cannot be rendered.
+    """
+    environment = manifest.environment
+    suite = environment.get("suite")
+    if suite == "ogbench":
+        env = make(environment["name"], max_episode_steps=manifest.horizon)
+        return FlatEnv(env, keys=(), seeds_numpy=True, frame_stack=frame_stack)
+    if suite == "minari":
+        spec = _trusted(environment["spec"])
+        env = make(spec, max_episode_steps=manifest.horizon)
+        keys = tuple(environment["observation"])
+        return FlatEnv(env, keys=keys, seeds_numpy=False, frame_stack=frame_stack)
+    raise FdError(f"environment.suite: {suite!r} does not exist, allowed: ogbench, minari")
+
+
+def _trusted(values: Any) -> EnvSpec:
+    """The spec that a manifest holds. Whatever a spec names is run, so it has to name what is known.
+
+    Raises:
+        FdError: it is no spec, or names other code than the registered environment and this project's wrappers.
+    """
+    try:
+        spec = EnvSpec.from_json(json.dumps(values))
+        wrappers = [str(wrapper.entry_point) for wrapper in spec.additional_wrappers]
+    except (AttributeError, KeyError, TypeError, ValueError, gymnasium.error.Error) as error:
+        raise FdError(f"environment.spec: cannot be read ({one_line(error)})") from None
+    register()
+    known = gymnasium.registry.get(spec.id)
+    if known is not None and spec.entry_point != known.entry_point:
+        raise FdError(f"environment.spec: {spec.id} is made by {spec.entry_point!r}, allowed: {known.entry_point!r}")
+    strange = [name for name in wrappers if not name.startswith("fd.")]
+    if known is None or strange:
+        raise FdError(f"environment.spec: {(strange or [spec.id])[0]!r} is not known, allowed: what this project makes")
+    return spec
+
+
+def make(spec: str | EnvSpec, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """Make an environment of either suite, quietly and without leaving the model file that mazes write.
+
+    Raises:
+        FdError: there is no such environment, or it needs a renderer and there is none.
+    """
+    register()
+    try:
+        with temporary_files_removed(), quiet():
+            env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
+    except (gymnasium.error.UnregisteredEnv, ImportError) as error:  # dm_control needs what MUJOCO_GL names
+        raise FdError(f"environment: {one_line(error)}") from None
+    if env.spec is not None and renders(env.spec):
+        _provide_renderer(env.spec.id)
+    return env
+
+
+def renders(spec: EnvSpec) -> bool:
+    """Whether the observations of an OGBench environment are images."""
+    return bool(spec.kwargs.get("ob_type") == "pixels")
+
+
+def _provide_renderer(name: str) -> None:
+    """Let mujoco render without a display, by EGL, unless MUJOCO_GL names another way.
+
+    Raises:
+        FdError: it cannot; names the environment.
+    """
+    from mujoco.rendering.classic import gl_context
+
+    try:
+        if not hasattr(gl_context, "GLContext"):  # mujoco was imported without: see register
+            from mujoco.egl import GLContext
+
+            gl_context.GLContext = GLContext
+        gl_context.GLContext(1, 1).free()
+    except Exception as error:  # noqa: BLE001  (a library that is missing is an AttributeError, say)
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise FdError(
+            f"{name}: its images cannot be rendered without a display ({reason}); EGL is needed, on Debian the packages"
+            " libegl1 and libgl1-mesa-dri, or the GPU's own driver; MUJOCO_GL names another renderer"
+        ) from None
+
+
+def register() -> None:
+    """Register the environments of both suites."""
+    # Without a display, dm_control warns when it looks for a renderer, which nothing but images needs.
+    os.environ.setdefault("MUJOCO_GL", "disabled")
+    # Unless it is told its library, glfw, which gymnasium imports, starts an interpreter that asks for the version. That takes longer
+    # than the import, and complains when this process is killed meanwhile.
+    library = str(distribution("glfw").locate_file("glfw/x11/libglfw.so"))
+    if os.path.exists(library):
+        os.environ.setdefault("PYGLFW_LIBRARY", library)
+    from farama_notifications import notifications
+
+    # A line about the Adroit environments of this version, printed at every import in every process.
+    notifications.pop("gymnasium_robotics", None)
+    import gymnasium_robotics  # noqa: F401  (registers its environments)
+    import ogbench  # noqa: F401  (registers its environments)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warning about the float64 bounds of ogbench's action space inside."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*Box (low|high)'s precision lowered", category=UserWarning)
+        # Data belong to the version of an environment that they were recorded in.
+        warnings.filterwarnings("ignore", message=r".*is out of date", category=DeprecationWarning)
+        yield
+
+
+@contextmanager
+def temporary_files_removed() -> Iterator[None]:
+    """Temporary files made inside are removed at the end; mazes leave theirs."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="fd-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
+def unit_box(name: str, space: gymnasium.Space[Any]) -> gymnasium.spaces.Box:
+    """Return the action space of that name as the box from -1 to 1 that it has to be.
+
+    Raises:
+        FdError: it is another.
+    """
+    if isinstance(space, gymnasium.spaces.Box) and (space.low == -1).all() and (space.high == 1).all():
+        return space
+    raise FdError(f"{name}: action space {space} is not supported, allowed: a box from -1 to 1")
+
+
+def _width(space: gymnasium.Space[Any]) -> int:
+    """Width of a flat observation."""
+    shape = space.shape
+    if shape is None or len(shape) != 1:
+        raise FdError(f"observation space {space} is not supported, allowed: vectors")
+    return shape[0]

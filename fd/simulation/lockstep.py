@@ -1,0 +1,108 @@
+"""Simulators that take their steps together, one for each training seed, spread over worker processes.
+
+A simulator does what it is ordered to and depends on nothing else, so that no number depends on how they are spread. Torch is not
+imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from fd.simulation.episodes import Floats, MakeEnv, build
+from fd.simulation.workers import Workers, beat, enter
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a simulator is to do: start the episode of a seed, or go on with its own (None), and take these actions, [T, A]."""
+
+    seed: int | None
+    actions: Floats
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a simulator showed at the end of an order; `reward` and the flags are those of the last step, if there was one."""
+
+    obs: NDArray[Any]
+    reward: float = 0.0
+    success: bool = False
+    terminated: bool = False
+    truncated: bool = False
+
+
+class Lockstep(Workers):
+    """One simulator for each seed in worker processes."""
+
+    def __init__(
+        self, make_env: MakeEnv, *, name: str, seeds: Sequence[int], shapes: tuple[tuple[int, ...], ...], workers: int,
+        timeout: float,
+    ) -> None:  # fmt: skip
+        """Start the workers and build the simulators.
+
+        Args:
+            make_env: see `fd.simulation.rollout.Rollout`.
+            name: what errors call the environment.
+            seeds: training seeds; a simulator goes by the index of its seed.
+            shapes: of an observation and of an action.
+            workers: processes, as many as there are seeds at most.
+            timeout: seconds within which a worker must make some progress: build a simulator, reset it, take a step.
+
+        Raises:
+            FdError: an environment cannot be built or is of other shapes, or its process dies or hangs.
+        """
+        split = np.array_split(np.arange(len(seeds)), min(workers, len(seeds)))
+        self._shares = [{int(index): seeds[int(index)] for index in indices} for indices in split]
+        super().__init__(name, _Simulators, [(make_env, name, own, shapes) for own in self._shares], timeout=timeout)
+
+    def send(self, orders: Mapping[int, Order]) -> None:
+        """Hand out orders, by the index of a seed; their outcomes are to be received before the next ones."""
+        for worker, own in zip(self._workers, self._shares, strict=True):
+            share = {index: order for index, order in orders.items() if index in own}
+            if share:
+                self.ask(worker, share)
+
+    def receive(self) -> dict[int, Outcome]:
+        """Return the outcomes of the orders sent last, by the index of a seed in its order.
+
+        Raises:
+            FdError: a simulator raises or hangs, or its process dies.
+        """
+        outcomes: dict[int, Outcome] = {}
+        for _, answer in self.answers():
+            outcomes |= answer
+        return dict(sorted(outcomes.items()))
+
+
+class _Simulators:
+    """The simulators of a worker, by the index of their seed."""
+
+    def __init__(
+        self, make_env: MakeEnv, name: str, seeds: Mapping[int, int], shapes: tuple[tuple[int, ...], ...]
+    ) -> None:
+        self._seeds, self._envs = seeds, {index: build(make_env, name, shapes) for index in seeds}
+
+    def __call__(self, orders: Mapping[int, Order]) -> Iterator[dict[int, Outcome]]:
+        """Carry out the orders; give all outcomes at once."""
+        outcomes = {}
+        for index, order in orders.items():
+            enter(f"the simulator of seed {self._seeds[index]}")
+            outcomes[index] = _carry_out(self._envs[index], order)
+        yield outcomes
+
+
+def _carry_out(env: gymnasium.Env[Any, Any], order: Order) -> Outcome:
+    """Start an episode, if asked, and take the actions one after the other."""
+    if order.seed is not None:
+        outcome = Outcome(env.reset(seed=order.seed)[0])
+    for action in order.actions:
+        beat()
+        obs, reward, terminated, truncated, info = env.step(action)
+        outcome = Outcome(obs, float(reward), bool(info["success"]), terminated, truncated)
+    return outcome

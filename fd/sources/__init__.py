@@ -1,1 +1,0 @@
-"""One file per source of data; each ends in the arrays of `fd.transitions`."""

@@ -1,0 +1,57 @@
+"""On what and with which versions a result was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fd.storage.files import digests, write_record
+
+PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robotics", "dvc")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result may depend on; absent packages are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, str | int | float | None]:
+    """CPU model, cores, memory in GiB and GPU (None without one)."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "gpu": gpu,
+    }
+
+
+def write(path: Path, record: dict[str, Any], *, output: Path, start: float) -> None:
+    """Writes a stage's record as JSON, with versions, machine and the seconds since `start` (of `time.monotonic`).
+
+    It stands beside the output that it speaks of, not in it: the output is the same bytes on every run, the seconds are not. It has the
+    SHA-256 of each file of the output, a folder or a file, by which whoever reads these knows them.
+    """
+    seconds = {"seconds": round(time.monotonic() - start, 1)}
+    made = {"files": digests(output), "versions": versions(), "machine": machine()}
+    write_record(path, record | made | seconds)

@@ -1,0 +1,122 @@
+"""Training on known distributions: one state, whose observation is a zero, and one member of the stack per distribution and seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fd.errors import FdError
+from fd.method.flow import matching_loss, velocity
+from fd.networks.adam import optimiser, step
+from fd.networks.mlp import StackedMLP
+from fd.theory.distributions import Mixture
+
+ACT_DIM = 2
+OBS_DIM = 1
+DRAWN = 50  # steps whose random numbers are drawn at once
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Training of one stack: hidden widths, steps, batch size of a member, and the rate from which a cosine falls to zero."""
+
+    hidden: tuple[int, ...]
+    steps: int
+    batch_size: int
+    learning_rate: float
+
+
+def generators(members: int, seeds: Sequence[int], purpose: int) -> list[torch.Generator]:
+    """One generator a member, members in the order distribution by distribution; a member's stream is its own."""
+    each = members // len(seeds)
+    return [
+        torch.Generator().manual_seed(((purpose * 64 + place) << 32) + seed) for place in range(each) for seed in seeds
+    ]
+
+
+def nothing(like: Tensor) -> Tensor:
+    """The observation of the one state, [S, B, OBS_DIM], for actions [S, B, A]."""
+    return like.new_zeros(*like.shape[:-1], OBS_DIM)
+
+
+def window(pool: Tensor, index: int, size: int) -> Tensor:
+    """Batch number `index` of a pool [S, N, A], [S, size, A]; batches begin again where the pool ends."""
+    first = index * size % (pool.shape[1] - size + 1)
+    return pool[:, first : first + size]
+
+
+def descend(
+    parameters: list[nn.Parameter],
+    loss: Callable[[int], Tensor],
+    schedule: Schedule,
+    *,
+    clip: float,
+    members: Sequence[str],
+) -> None:
+    """Adam on the loss [S] of each step, the rate falling to zero along half a cosine.
+
+    A loss that is not finite leaves weights that are not finite, so the last weights show it.
+
+    Raises:
+        FdError: training has diverged; it names `members`, what each of the S trains.
+    """
+    adam = optimiser(parameters, schedule.learning_rate)
+    for index in range(schedule.steps):
+        for group in adam.param_groups:
+            group["lr"] = schedule.learning_rate * (1 + math.cos(math.pi * index / schedule.steps)) / 2
+        step(adam, loss(index), parameters, clip=clip)
+    finite = torch.stack([part.detach().reshape(len(members), -1).isfinite().all(dim=-1) for part in parameters])
+    lost = [name for name, sound in zip(members, finite.all(dim=0).tolist(), strict=True) if not sound]
+    if lost:
+        raise FdError(
+            f"theory: weights that are not finite after training ({'; '.join(lost)}): lower its learning_rate"
+        )
+
+
+def train_flow(targets: Mapping[str, Mixture], seeds: Sequence[int], schedule: Schedule) -> StackedMLP:
+    """Velocity networks of every distribution and seed, [targets * seeds] of them, trained on fresh draws."""
+    members = [target for target in targets.values() for _ in seeds]
+    streams = generators(len(members), seeds, purpose=0)
+    widths = (OBS_DIM + ACT_DIM + 1, *schedule.hidden, ACT_DIM)
+    flow = StackedMLP((len(members),), widths, norm=False, generators=streams)
+    size = schedule.batch_size
+    drawn: list[Tensor] = []
+
+    def loss(index: int) -> Tensor:
+        if index % DRAWN == 0:
+            pairs = zip(members, streams, strict=True)
+            act = torch.stack([target.sample(DRAWN * size, stream).float() for target, stream in pairs])
+            x0 = torch.stack([torch.randn(DRAWN * size, ACT_DIM, generator=stream) for stream in streams])
+            t = torch.stack([torch.rand(DRAWN * size, 1, generator=stream) for stream in streams])
+            drawn[:] = [act, x0, t]
+        act, x0, t = (part[:, index % DRAWN * size :][:, :size] for part in drawn)
+        return matching_loss(flow, nothing(act), act, x0=x0, t=t)
+
+    names = [f"flow of {name}, seed {seed}" for name in targets for seed in seeds]
+    descend(list(flow.parameters()), loss, schedule, clip=0.0, members=names)
+    return flow.requires_grad_(False)
+
+
+@torch.no_grad()
+def integrate(flow: StackedMLP, noise: Tensor, *, steps: int) -> Tensor:
+    """Base actions [S, B, A] by Euler steps from noise [S, B, A], not clipped.
+
+    Deviation: `fd.method.flow.base_actions` clips to [-1, 1], which would cut a Gaussian of standard deviation 0.5 at two of them.
+    """
+    x, obs = noise, nothing(noise)
+    for index in range(steps):
+        x = x + velocity(flow, obs, x, torch.full_like(x[..., :1], index / steps)) / steps
+    return x
+
+
+def part(stack: StackedMLP, first: int, last: int) -> StackedMLP:
+    """Members first, ..., last - 1 of a stack with one leading axis, as constants."""
+    widths = [weight.shape[1] for weight in stack.weights] + [stack.weights[-1].shape[-1]]
+    count = last - first
+    cut = StackedMLP((count,), widths, norm=False, generators=[torch.Generator()] * count)
+    cut.load_state_dict({name: value[first:last] for name, value in stack.state_dict().items()})
+    return cut.requires_grad_(False)

@@ -1,0 +1,410 @@
+"""The page, tables and figures of the demonstrations as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from fd.report.style import style, svg
+from fd.theory import bandit, gap, score_error, second_order, theory_figures
+from fd.theory.bandit import Outcome
+from fd.theory.demonstrations import SAMPLES, SHOWN_TIME, Findings, elongated
+from fd.theory.distributions import planar
+from fd.theory.gap import Refined
+
+INTRODUCTION = (
+    "Made by the stage `theory`. Scores and densities of the targets are closed forms; a KL of a displaced policy is integrated on"
+    " a grid, to better than 1e-8 nats where the field is a formula. Trained results: {seeds} seeds."
+)
+CLOSED_TIMES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+DEVIATIONS = ((0.02, 0.2), (0.05, 0.5), (0.1, 1.0))
+
+
+def render(found: Findings) -> dict[str, str]:
+    """Text of every file, by name; equal findings give equal bytes."""
+    files = {
+        "theory.md": _page(found),
+        "metrics.json": json.dumps(metrics(found), indent=2, allow_nan=False) + "\n",
+        "score_error.csv": _csv(_score_rows(found.curves)),
+        "second_order.csv": _csv(_order_rows(found.cases)),
+        "gap.csv": _csv(_gap_rows(found.refined)),
+        "bandit.csv": _csv(_bandit_rows(found.outcomes)),
+    }
+    with style():
+        files["score_error.svg"] = svg(theory_figures.score_errors(found.curves))
+        files["second_order.svg"] = svg(theory_figures.orders(found.cases))
+        files["gap.svg"] = svg(theory_figures.optimality_gap(found.refined))
+        files["bandit.svg"] = svg(theory_figures.bandits(found.outcomes))
+    return files
+
+
+def metrics(found: Findings) -> dict[str, Any]:
+    """What `dvc metrics show` prints: the numbers that the claims rest on."""
+    slopes = [slope for case in found.cases if (slope := case.slope("stein")) is not None]
+    outcomes: dict[str, dict[str, dict[str, float]]] = {}
+    for layout, method, group in _groups(found.outcomes):
+        outcomes.setdefault(layout, {})[method] = {
+            "value": _mean(group, "value"), "off_support": _mean(group, "off_support")
+        }  # fmt: skip
+    return {
+        "score": {
+            "exact_formula_error": max(max(errors) for (_, name), errors in found.formulas.items() if name == "exact"),
+            "least_error_at_t": {curve.target: curve.best for curve in found.curves},
+            "least_error": {curve.target: _range(_at_best(curve, curve.total)) for curve in found.curves},
+            "least_error_at_t_of_seeds": {curve.target: curve.each for curve in found.curves},
+        },
+        "second_order": {"least_stein_slope": min(slopes)},
+        "gap": {
+            f"{metric} at t = {t:g}" if t is not None else metric: statistics.fmean(run.share for run in group)
+            for metric, t, group in _runs(found.refined)
+        },
+        "kl_spread": kl_spread(found.refined),
+        "bandit": outcomes,
+    }
+
+
+def kl_spread(refined: Sequence[Refined]) -> float:
+    """Largest relative distance of a trained run's KL to the common trust region."""
+    return max(abs(run.kl / gap.TRUST - 1) for run in refined)
+
+
+def _page(found: Findings) -> str:
+    seeds = len(found.settings.seeds)
+    parts = [
+        "# What the method claims, where the truth is known",
+        INTRODUCTION.format(seeds=seeds),
+        "## 1. The score that is read off a velocity field",
+        _formulas(found),
+        "![Error of the learned score against t](score_error.svg)",
+        _score_caption(found),
+        _minima(found.curves),
+        "## 2. The second-order form of the KL",
+        _orders(found.cases),
+        "![KL minus its forms against the displacement](second_order.svg)",
+        _order_caption(),
+        "## 3. What the wrong metric costs",
+        _closed(),
+        "![Value at equal KL against t](gap.svg)",
+        _gap_caption(found),
+        _trained(found.refined),
+        _sampled(found),
+        "## 4. A bandit with several modes",
+        "![Actions of every method](bandit.svg)",
+        _bandit_caption(found),
+        _bandit_table(found.outcomes),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _formulas(found: Findings) -> str:
+    rows = []
+    for (target, formula), errors in found.formulas.items():
+        label = "(t v - x) / (1 - t)" if formula == "exact" else "v / (1 - t)"
+        rows.append([target, f"`{formula}`, {label}", *(f"{error:.1e}" for error in errors)])
+    header = ["target", "formula", *(f"t = {t:g}" for t in score_error.EXACT_TIMES)]
+    return (
+        _table(header, rows)
+        + "\n\nRelative RMS error of both formulas, given the exact velocity, at points of the path: the first is the score to rounding,"
+        " the second, the official code's, is another quantity."
+    )
+
+
+def _score_caption(found: Findings) -> str:
+    schedule, seeds = found.settings.flow, len(found.settings.seeds)
+    below = [curve.target for curve in found.curves if _cancels(curve)]
+    where = f" (here: {', '.join(below)})" if below else ""
+    return (
+        f"Score of a learned flow (hidden layers {_widths(schedule.hidden)}, {schedule.steps:,} steps) at {score_error.POINTS:,} actions of"
+        f" the target, against that target's own score (black). Blue: what the path has smoothed away at t (exact velocity). Red:"
+        " the error of the learned velocity, measured against the score of the smoothed target and amplified by 1 / (1 - t). The learned error is the RMS of"
+        " the sum of these two, not the sum of their RMS: near its minimum it can lie below both, where they"
+        f" partly cancel{where}. All are divided by the RMS of the target's score. Lines: means over {seeds} seeds; bands: their range."
+        " Triangle and table: the least mean error here, for these targets in the plane and this training. The Gaussian has"
+        " standard deviations 0.5 and 0.05; the other two are the behaviours of section 4."
+    )
+
+
+def _minima(curves: Sequence[score_error.Curve]) -> str:
+    rows = []
+    for curve in curves:
+        total, noise = (_at_best(curve, runs) for runs in (curve.total, curve.noise))
+        own = sorted(curve.each)
+        smoothing = curve.smoothing[score_error.TIMES.index(curve.best)]
+        rows.append(
+            [
+                curve.target,
+                f"{curve.best:g}",
+                f"{own[0]:g} to {own[-1]:g}",
+                _between(total),
+                f"{smoothing:.3f}",
+                _between(noise),
+            ]
+        )
+    header = [
+        "target",
+        "least mean error at t",
+        "of each seed at",
+        "learned error there",
+        "smoothing",
+        "learned velocity",
+    ]
+    return _table(header, rows) + "\n\nMeans, and in brackets the range over seeds, at the t of the second column."
+
+
+def _at_best(curve: score_error.Curve, runs: Sequence[Sequence[float]]) -> list[float]:
+    return [run[score_error.TIMES.index(curve.best)] for run in runs]
+
+
+def _cancels(curve: score_error.Curve) -> bool:
+    """Whether the mean learned error at its minimum is below both of its parts."""
+    total, noise = (statistics.fmean(_at_best(curve, runs)) for runs in (curve.total, curve.noise))
+    return total < min(noise, curve.smoothing[score_error.TIMES.index(curve.best)])
+
+
+def _orders(cases: Sequence[second_order.Case]) -> str:
+    rows = []
+    for case in cases:
+        slopes = [case.slope(form) for form in second_order.FORMS]
+        ratios = [case.forms[form][-1] / case.kl[-1] for form in second_order.FORMS]
+        cells = [
+            f"{ratio:.3f} ({'exact' if slope is None else f'{slope:.2f}'})"
+            for ratio, slope in zip(ratios, slopes, strict=True)
+        ]
+        rows.append([case.target, case.field, *cells])
+    return _table(["target", "field", *second_order.FORMS], rows)
+
+
+def _order_caption() -> str:
+    return (
+        f"Table: form / KL at the smallest of {len(second_order.SCALES)} displacements and, in brackets, the fitted slope of |KL - form|"
+        " against |δ|. Figure: |KL - form| itself. T(a) = a + δ(a); KL(T#p ‖ p) by quadrature in double precision."
+        " `stein` is ½ E[(g·δ + div δ)²], `score` drops div δ, `state` is ½ E[δᵀ E[g gᵀ] δ], `identity` is ½ tr E[g gᵀ] / A · E|δ|², the"
+        " isotropic form at the scale that trace normalisation gives it. A slope of 3 means that the form is the KL to second order, a"
+        " slope of 2 that it is wrong already there. All three Fisher forms agree for a constant field; only `stein` is right for the others."
+    )
+
+
+def _closed() -> str:
+    rows = []
+    for narrow, wide in DEVIATIONS:
+        sigma = planar([(0, 0)], deviations=[(wide, narrow)], degrees=[30]).covariances[0]
+        shares = [gap.worst_share(sigma, t) for t in (None, *CLOSED_TIMES)]
+        rows.append([f"{narrow:g}, {wide:g}", *(f"{value:.3f}" for value in shares)])
+    return (
+        "Q is linear with gradient q, the behaviour Gaussian with condition number 100. Share of the best value at the same KL that the"
+        " direction F⁻¹ q reaches, for the q that is worst for F, in closed form:\n\n"
+        + _table(["standard deviations", "isotropic", *(f"state, t = {t:g}" for t in CLOSED_TIMES)], rows)
+    )
+
+
+def _gap_caption(found: Findings) -> str:
+    settings = found.settings
+    training = max(abs(run.share - run.untrained) for run in found.refined)
+    estimation = max(abs(run.untrained - run.theory) for run in found.refined)
+    return (
+        f"Standard deviations 0.05 and 0.5. Lines: closed forms, with an exact flow and infinitely many scores. Points: trained"
+        f" refinements, one a seed ({len(settings.seeds)} seeds; the isotropic ones know no t and stand at the left). Flow, F and"
+        f" displacement are learned: F from K = {settings.fisher_samples:,} scores of base actions of {settings.flow_steps} Euler steps,"
+        f" δ by `fd.method.objective` with a learned multiplier in {settings.refine.steps:,} steps. Value and KL of a run are those of its"
+        " displacement under the known Gaussian, by quadrature; the value is divided by the optimum at that run's KL. The penalty's"
+        f" budget of each run is the one that its F maps to {gap.TRUST:g} nats, and the measured KLs lie within"
+        f" {100 * kl_spread(found.refined):.1f} % of it. At each t, plain and desmoothed runs face the q that is worst for the plain"
+        " form, the isotropic ones the q that is worst for them. Actions are rescaled so that the clip at ±1 does not bind."
+        f" Each multiplier starts at the known optimum / {gap.HEAD_START:g}, and the last layer of δ at zero. `Same F, untrained`: the share"
+        " of the direction F⁻¹ q with the run's own F, computed without training. The trained share differs from it by at most"
+        f" {training:.1g} in any run: that is the error of training δ. The distance from there to the closed form, up to"
+        f" {estimation:.2f}, is that of F: of learned scores at finitely many draws of a learned flow."
+    )
+
+
+def _trained(refined: Sequence[Refined]) -> str:
+    rows = []
+    for metric, t, group in _runs(refined):
+        shares, divergences = [run.share for run in group], [run.kl for run in group]
+        rows.append(
+            [
+                metric,
+                "" if t is None else f"{t:g}",
+                f"{group[0].theory:.3f}",
+                f"{statistics.fmean(shares):.3f}",
+                f"{min(shares):.3f} to {max(shares):.3f}",
+                _between([run.untrained for run in group]),
+                f"{max(abs(run.share - run.untrained) for run in group):.0e}",
+                f"{min(divergences):.3f} to {max(divergences):.3f}",
+            ]
+        )
+    return _table(
+        [
+            "metric",
+            "t",
+            "closed form",
+            "trained, mean",
+            "seeds",
+            "same F, untrained",
+            "largest difference",
+            "KL (nats)",
+        ],
+        rows,
+    )
+
+
+def _sampled(found: Findings) -> str:
+    rows = [
+        ["plain" if metric == "state" else "desmoothed", *(f"{value:.3f}" for value in values)]
+        for metric, values in found.sampling.items()
+    ]
+    sigma = elongated().covariances[0]
+    share = gap.worst_share(sigma, SHOWN_TIME)
+    narrow = float(torch.linalg.eigvalsh(gap.smoothed(sigma, SHOWN_TIME))[0])
+    return (
+        f"What K costs, apart from all learning: median share at t = {SHOWN_TIME:g} with F from K exact scores, no training"
+        f" (K → ∞: {share:.3f} plain, 1 desmoothed). Undoing the smoothing subtracts two nearly equal numbers in narrow directions, here"
+        f" {narrow:.4f} - {(1 - SHOWN_TIME) ** 2:.2g}, so it needs thousands of scores a state, where the plain form needs a handful:\n\n"
+        + _table(["F", *(f"K = {count:,}" for count in SAMPLES)], rows)
+    )
+
+
+def _bandit_caption(found: Findings) -> str:
+    settings = found.settings
+    return (
+        "Shading: density of the behaviour. Contours: the reward, from 0.1 in steps of 0.2; cross: its peak, off the support. Red: actions of one"
+        " seed. Rows: modes that are parallel, so that the one matrix F of a state fits all of them, and modes that cross, so that"
+        f" it fits none. The critic is fitted to rewards of behaviour actions alone. Every refinement has the budget {settings.budget:g}"
+        f" on its own trace-normalised penalty, at t = {bandit.T_EPS:g}; fql has alpha = {settings.alpha:g}. `fidec-stein` reads the score at"
+        " the action itself and adds div δ; that form is 0 for every displacement, however long, that leaves the behaviour's density as it is"
+        " (div(p δ) = 0), and it is the KL for short ones only, so its budget does not bound |δ|. `bc` shows the flow's own errors: whatever it"
+        " puts between the modes, all other methods start from."
+    )
+
+
+def _bandit_table(outcomes: Sequence[Outcome]) -> str:
+    rows = []
+    plan = bandit.layouts()
+    for layout, method, group in _groups(outcomes):
+        rows.append(
+            [
+                layout,
+                method,
+                _spread([outcome.value for outcome in group], 3),
+                _spread([100 * outcome.off_support for outcome in group], 1),
+                f"{_mean(group, 'modes'):.1f} of {len(plan[layout].target.weights)}",
+                _spread([outcome.moved for outcome in group], 4),
+                _divergence(group),
+            ]
+        )
+    header = ["layout", "method", "value", "off support (%)", "modes kept", "mean (a - a_b)²", "KL (nats)"]
+    return (
+        _table(header, rows)
+        + f"\n\nMean ± standard deviation over seeds. Off support: where the behaviour's density is below the level that {bandit.SUPPORT:.0%}"
+        f" of its own mass exceeds, so an exact copy of the behaviour scores 1 %. Kept: a mode with at least {bandit.KEPT:.0%} of its mass."
+        " KL: that of the displacement T under the known behaviour, by quadrature: without the flow's own error, which bc shows alone (it has"
+        " no T), and without the clip at ±1; not known for fql, which is no displacement, nor where T folds the plane for a seed. An equal"
+        " budget is not an equal KL: compare both columns."
+    )
+
+
+def _divergence(group: Sequence[Outcome]) -> str:
+    if any(outcome.folds for outcome in group):
+        return "T folds"
+    divergences = [outcome.kl for outcome in group if outcome.kl is not None]
+    if divergences:
+        return _spread(divergences, 2)
+    return "-" if group[0].method == "bc" else "not known"
+
+
+def _groups(outcomes: Sequence[Outcome]) -> Iterable[tuple[str, str, list[Outcome]]]:
+    for layout in bandit.layouts():
+        for method in bandit.METHODS:
+            yield layout, method, [o for o in outcomes if (o.layout, o.method) == (layout, method)]
+
+
+def _runs(refined: Sequence[Refined]) -> Iterable[tuple[str, float | None, list[Refined]]]:
+    for metric, t in dict.fromkeys((run.metric, run.t) for run in refined):
+        yield metric, t, [run for run in refined if (run.metric, run.t) == (metric, t)]
+
+
+def _mean(group: Sequence[Outcome], field: str) -> float:
+    return statistics.fmean(getattr(outcome, field) for outcome in group)
+
+
+def _range(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
+
+
+def _between(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _widths(hidden: Sequence[int]) -> str:
+    return " and ".join(map(str, hidden))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
+    )
+    return text.getvalue()
+
+
+def _score_rows(curves: Sequence[score_error.Curve]) -> list[dict[str, Any]]:
+    return [
+        {
+            "target": curve.target,
+            "run": run,
+            "t": t,
+            "total": total[i],
+            "noise": noise[i],
+            "smoothing": curve.smoothing[i],
+        }
+        for curve in curves
+        for run, (total, noise) in enumerate(zip(curve.total, curve.noise, strict=True))
+        for i, t in enumerate(score_error.TIMES)
+    ]
+
+
+def _order_rows(cases: Sequence[second_order.Case]) -> list[dict[str, Any]]:
+    return [
+        {"target": case.target, "field": case.field, "rms_delta": length, "kl": case.kl[i]}
+        | {form: values[i] for form, values in case.forms.items()}
+        for case in cases
+        for i, length in enumerate(case.lengths)
+    ]
+
+
+def _gap_rows(refined: Sequence[Refined]) -> list[dict[str, Any]]:
+    return [
+        {
+            "metric": run.metric,
+            "t": run.t,
+            "seed": run.seed,
+            "share": run.share,
+            "untrained": run.untrained,
+            "closed_form": run.theory,
+            "kl": run.kl,
+        }
+        for run in refined
+    ]
+
+
+def _bandit_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    keys = ("layout", "method", "seed", "value", "off_support", "modes", "moved", "kl", "folds")
+    return [{key: getattr(outcome, key) for key in keys} for outcome in outcomes]

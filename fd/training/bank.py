@@ -1,0 +1,204 @@
+"""The bank: base actions of every state, drawn once from the frozen flow, so that the ODE leaves the training loop."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from fd.errors import FdError
+from fd.method.batch import FlowSamples
+from fd.method.fisher import desmoothed, state_scores
+from fd.method.flow import base_actions
+from fd.method.spec import Spec
+from fd.networks.mlp import StackedMLP
+from fd.runtime.progress import Progress
+from fd.storage.tensors import read_tensors, write_tensors
+from fd.training.random_streams import generator
+from fd.training.replay import Replay
+
+CHUNK = {"cpu": 1024, "cuda": 65536}  # flow inputs of one seed in a pass: within the caches, or enough to fill the GPU
+IMAGES = 512  # images of one seed in a pass, whose activations are a million numbers each
+
+
+@dataclass(frozen=True)
+class Bank:
+    """M base actions of each of R states, for S seeds.
+
+    Attributes:
+        actions: [S, R, M, A].
+        noise: z that each was integrated from, [S, R, M, A]; None where the method needs none.
+        scores: K scores of each state, [S, R, K, A], or the one of each action, [S, R, M, 1, A]; None where the metric needs none.
+    """
+
+    actions: Tensor
+    noise: Tensor | None
+    scores: Tensor | None
+
+    def gather(self, rows: Tensor, samples: Tensor, next_samples: Tensor) -> FlowSamples:
+        """What the flow says of the transitions that start at rows [S, B], by the sample numbers [S, B] of s and s'."""
+        seed = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)
+        noise, scores = self.noise, self.scores
+        if scores is not None:
+            scores = scores[seed, rows] if scores.dim() == 4 else scores[seed, rows, samples]
+        return FlowSamples(
+            act=self.actions[seed, rows, samples],
+            next_act=self.actions[seed, rows + 1, next_samples],
+            noise=None if noise is None else noise[seed, rows, samples],
+            next_noise=None if noise is None else noise[seed, rows + 1, next_samples],
+            scores=scores,
+        )
+
+
+def memory(spec: Spec, *, seeds: int, rows: int, samples: int) -> float:
+    """GiB that building the bank of `rows` states takes at its height: noise, `samples` base actions and scores."""
+    numbers = 2 * samples * spec.act_dim
+    if spec.state_scores:
+        numbers += spec.fisher_samples * spec.act_dim + 3 * spec.desmooth * spec.act_dim**2
+    elif spec.action_scores:
+        numbers += samples * spec.act_dim
+    return 4 * seeds * rows * numbers / 2**30
+
+
+def build(
+    spec: Spec, flow: StackedMLP, replay: Replay, *, seeds: Sequence[int], samples: int, budget: float, label: str,
+    path: Path, key: str,
+) -> Bank | None:  # fmt: skip
+    """The bank of a frozen flow for training with a spec; None, said on stderr, where it would take more memory than allowed.
+
+    Args:
+        spec: the agent to be trained.
+        flow: its flow, of all seeds.
+        replay: its R states.
+        seeds: training seeds; each draws from its own streams.
+        samples: base actions M of a state.
+        budget: memory that it may take, in GiB.
+        label: what progress and errors call the run.
+        path: file in which the base actions are kept for the next method.
+        key: names the flow and all else, but the sizes, that they depend on.
+
+    Raises:
+        FdError: a score is not finite, or `desmooth` finds no memory.
+    """
+    rows, device = len(replay.obs), replay.act.device
+    needed = memory(spec, seeds=len(seeds), rows=rows, samples=samples)
+    if needed > budget:
+        told = f"{label}: a bank of {samples} base actions a state takes {needed:.3g} GiB, refine.bank_memory is {budget:g}"
+        if spec.desmooth:
+            raise FdError(f"{told}, and desmooth is done once a state (allowed: more memory, or desmooth: false)")
+        print(f"{told}: base actions are drawn afresh at every step", file=sys.stderr, flush=True)
+        return None
+    noise = draw_noise(seeds, (rows, samples, spec.act_dim), device)
+    key = f"{key} {device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
+    actions = kept_actions(
+        flow, replay, noise, steps=spec.flow_steps, solver=spec.flow_solver, label=f"{label}: bank", path=path, key=key
+    )
+    scores = None
+    if spec.state_scores:
+        chosen = actions[:, :, : spec.fisher_samples]
+        scores = draw_scores(flow, replay, chosen, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=True)
+        if spec.desmooth:
+            scores = desmoothed(scores, spec.t_eps[0])
+    elif spec.action_scores:
+        scores = draw_scores(flow, replay, actions, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=False)
+        scores = scores.unsqueeze(3)
+    for number, seed in enumerate(seeds):
+        if scores is not None and not scores[number].isfinite().all():
+            raise FdError(f"{label}: scores of the behaviour flow of seed {seed} are NaN or infinite, allowed: finite")
+    return Bank(actions, noise if spec.policy == "onestep" else None, scores)
+
+
+def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Noise z of the bank, [S, R, M, A] for `shape` (R, M, A); seed s draws from its own stream."""
+    streams = [generator(seed, "bank", 0, device=device) for seed in seeds]
+    return torch.stack([torch.randn(*shape, generator=stream, device=device) for stream in streams])
+
+
+def draw_actions(flow: StackedMLP, replay: Replay, noise: Tensor, *, steps: int, solver: str, label: str) -> Tensor:
+    """FlowSamples actions [S, R, M, A] of the R states of a replay, integrated from noise [S, R, M, A]; see `fd.method.flow.base_actions`."""
+    _, rows, samples, _ = noise.shape
+    actions = torch.empty_like(noise)
+    chunk = _chunk(flow, noise)
+    with Progress(rows, label, unit="states") as progress:
+        for low in range(0, rows, chunk):
+            part = noise[:, low : low + chunk]
+            states = _features(flow, replay, low, part.shape[1]).repeat_interleave(samples, dim=1)
+            drawn = base_actions(flow, states, part.flatten(1, 2), steps=steps, solver=solver)
+            actions[:, low : low + chunk] = drawn.view_as(part)
+            progress.advance(part.shape[1])
+    return actions
+
+
+def kept_actions(
+    flow: StackedMLP, replay: Replay, noise: Tensor, *, steps: int, solver: str, label: str, path: Path, key: str
+) -> Tensor:
+    """`draw_actions`, kept in a file for the next method that asks with the same key.
+
+    Args:
+        flow, replay, noise, steps, solver, label: see `draw_actions`.
+        path: the file; what it holds under another key is replaced.
+        key: names all that the actions depend on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            try:
+                tensors, record = read_tensors(path, noise.device)
+                if record.get("key") == key:
+                    return tensors["actions"]
+                del tensors
+            except FdError as error:
+                print(f"{error}: base actions are drawn again", file=sys.stderr, flush=True)
+        actions = draw_actions(flow, replay, noise, steps=steps, solver=solver, label=label)
+        write_tensors(path, {"actions": actions}, {"key": key})
+        return actions
+
+
+def draw_scores(
+    flow: StackedMLP, replay: Replay, actions: Tensor, seeds: Sequence[int], *, t_eps: tuple[float, float], formula: str,
+    on_path: bool,
+) -> Tensor:  # fmt: skip
+    """K scores of every state, [S, R, K, A], at K base actions [S, R, K, A] and times drawn from the window t_eps, one a score.
+
+    Deviation: drawn once, where the official code draws actions, noise and times afresh at every step.
+
+    Args:
+        flow: velocity network.
+        replay: its R states.
+        actions: base actions.
+        seeds: training seeds; each draws from its own stream.
+        t_eps: window of times.
+        formula: see `fd.method.fisher.score`.
+        on_path: take the score at the point of the path that leads to an action at time t, not at the action itself.
+    """
+    scores, device = torch.empty_like(actions), actions.device
+    step = _chunk(flow, actions)
+    streams = [generator(seed, "scores", 0, device=device) for seed in seeds]
+    for low in range(0, actions.shape[1], step):
+        part = actions[:, low : low + step]
+        x0 = (
+            torch.stack([torch.randn(part.shape[1:], generator=g, device=device) for g in streams]) if on_path else None
+        )
+        t = torch.stack([torch.rand(*part.shape[1:3], 1, generator=g, device=device) for g in streams])
+        t = t_eps[0] + (t_eps[1] - t_eps[0]) * t
+        states = _features(flow, replay, low, part.shape[1])
+        scores[:, low : low + step] = state_scores(flow, states, part, x0=x0, t=t, formula=formula)
+    return scores
+
+
+@torch.no_grad()
+def _features(flow: StackedMLP, replay: Replay, low: int, count: int) -> Tensor:
+    """What the flow reads of `count` states from row `low` on, [S, count, O]; images are encoded."""
+    states = replay.states(torch.arange(low, low + count, device=replay.act.device))
+    return flow.features(states.expand(*flow.lead, *states.shape))
+
+
+def _chunk(flow: StackedMLP, per_state: Tensor) -> int:
+    """States in a pass, for tensors [S, R, M, A] of M flow inputs a state."""
+    states = max(CHUNK[per_state.device.type] // per_state.shape[2], 1)
+    return states if flow.encoder is None else min(states, IMAGES)

@@ -1,0 +1,114 @@
+"""Checkpoints of a run in its scratch folder, and the snapshots and the log that they grow there."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fd.errors import FdError
+from fd.storage.files import write_text
+from fd.storage.tensors import load_net, read_tensors, write_tensors
+
+STATE = "state.safetensors"
+LOG = "train.csv"
+COLUMNS = (
+    "step", "seed", "flow_loss", "critic_loss", "value_loss", "policy_loss", "dual_loss", "q", "q_loss",
+    "q_mean", "q_min", "q_max", "v_mean", "v_min", "v_max", "penalty", "dual", "delta2", "trace",
+    "advantage", "log_likelihood", "mse", "grad_norm",
+)  # fmt: skip
+
+
+class Checkpoint:
+    """State of a run, kept so that a killed run goes on from it.
+
+    Args:
+        folder: scratch folder of the run; made if absent.
+        out: folder that the stage will publish; the log LOG is written there.
+        snapshot: called with the step at every mark, to write what evaluation needs.
+        also: called with the step before every state, to write what belongs to it beside the networks.
+        start: steps that were done before this run.
+
+    Attributes:
+        unlogged: metrics of the steps after the last row of the log, see `fd.training.loop.Window.state`.
+    """
+
+    def __init__(
+        self, folder: Path, out: Path, snapshot: Callable[[int], object], *,
+        also: Callable[[int], object] = lambda step: None, start: int = 0,
+    ) -> None:  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        self._resumable = out.exists()  # else the state's snapshots are gone: killed just after publishing
+        out.mkdir(parents=True, exist_ok=True)
+        self._folder, self._out, self._snapshot, self._also, self._start = folder, out, snapshot, also, start
+        self._rows: list[dict[str, Any]] = []
+        self.unlogged: list[Any] = []
+
+    def restore(self, module: nn.Module, adam: torch.optim.Adam) -> int:
+        """Loads the last state, if there is one, and returns the steps done.
+
+        Raises:
+            FdError: it is damaged or of another run.
+        """
+        path = self._folder / STATE
+        if not path.exists() or not self._resumable:
+            return self._start
+        record = load_state(path, module, adam)
+        if record["key"] != self._folder.name:
+            raise FdError(f"{path}: is of {record['key']}; remove it")
+        self._rows, self.unlogged = record["rows"], record["unlogged"]
+        return int(record["step"])
+
+    def log(self, step: int, seeds: Sequence[int], metrics: dict[str, list[float]]) -> None:
+        """Adds a row a seed: the metrics' means since the last row."""
+        for i, seed in enumerate(seeds):
+            self._rows.append(
+                {"step": step, "seed": seed} | {name: f"{values[i]:.6g}" for name, values in metrics.items()}
+            )
+
+    def mark(self, step: int) -> None:
+        """Writes the snapshot and the log of this step; its state is to be saved next."""
+        self._snapshot(step)
+        log = io.StringIO()
+        writer = csv.DictWriter(log, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_text(self._out / LOG, log.getvalue())
+
+    def save(self, step: int, module: nn.Module, adam: torch.optim.Adam, unlogged: list[Any]) -> None:
+        """Writes the state from which the run can go on."""
+        self._also(step)
+        tensors = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
+        trained = _trained(module, adam)
+        for index, state in adam.state_dict()["state"].items():
+            tensors |= {f"adam.{trained[index]}.{key}": value for key, value in state.items()}
+        record = {"key": self._folder.name, "step": step, "rows": self._rows, "unlogged": unlogged}
+        write_tensors(self._folder / STATE, tensors, record)
+
+
+def load_state(path: Path, module: nn.Module, adam: torch.optim.Adam) -> dict[str, Any]:
+    """Loads the state that a Checkpoint saved into a module and its optimiser, and returns its record.
+
+    What is trained here and was not there starts with an optimiser of its own, what was trained there and is not here loses it.
+    """
+    tensors, record = read_tensors(path, next(module.parameters()).device)
+    load_net(module, tensors, "net.", path)
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, parameter in enumerate(_trained(module, adam)):
+        prefix = f"adam.{parameter}."
+        found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        if found:
+            state[index] = found
+    adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
+    return record
+
+
+def _trained(module: nn.Module, adam: torch.optim.Adam) -> list[str]:
+    """Names of the parameters that the optimiser steps, in its order."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return [names[parameter] for group in adam.param_groups for parameter in group["params"]]

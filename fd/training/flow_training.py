@@ -1,0 +1,56 @@
+"""Pretraining of the behaviour flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fd.method.flow import matching_loss
+from fd.networks.adam import optimiser, step
+from fd.networks.mlp import StackedMLP
+from fd.training.augmentation import cropped, draw_crops
+from fd.training.checkpoint import Checkpoint
+from fd.training.loop import BLOCK, Draws, Schedule, run
+from fd.training.replay import Replay
+
+
+def pretrain(
+    flow: StackedMLP, replay: Replay, schedule: Schedule, *, seeds: Sequence[int], learning_rate: float,
+    checkpoint: Checkpoint, label: str, execution: str, augmentation: float = 0.0,
+) -> None:  # fmt: skip
+    """Trains the behaviour flow of every seed by flow matching.
+
+    Args:
+        flow: velocity network.
+        replay: transitions.
+        schedule: length and marks of the run.
+        seeds: of the first axis.
+        learning_rate: of Adam.
+        checkpoint: log and last state.
+        label: what progress and errors call the run.
+        execution: see `fd.runtime.device.execution`.
+        augmentation: probability that a batch's images are cropped.
+    """
+    parameters = list(flow.parameters())
+    adam = optimiser(parameters, learning_rate)
+    size, width, device = schedule.batch_size, replay.act.shape[1], replay.act.device
+
+    def draw(stream: torch.Generator) -> list[Tensor]:
+        index = torch.randint(len(replay.starts), (BLOCK, size), generator=stream, device=device)
+        x0 = torch.randn(BLOCK, size, width, generator=stream, device=device)
+        numbers = [index, x0, torch.rand(BLOCK, size, 1, generator=stream, device=device)]
+        return [*numbers, draw_crops(stream, (BLOCK, size), probability=augmentation)] if augmentation else numbers
+
+    def one(phase: int, numbers: list[Tensor]) -> dict[str, Tensor]:
+        chosen, x0, t, *crops = numbers
+        rows = replay.starts[chosen]
+        obs = replay.states(rows)
+        if crops:
+            obs = cropped(obs, crops[0])
+        loss = matching_loss(flow, obs, replay.act[rows], x0=x0, t=t)
+        return {"flow_loss": loss.detach(), "grad_norm": step(adam, loss, parameters, clip=0)}
+
+    draws = Draws(seeds, "pretrain", device, draw)
+    run(one, draws, flow, adam, schedule, seeds=seeds, checkpoint=checkpoint, label=label, execution=execution)

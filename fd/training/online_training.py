@@ -1,0 +1,131 @@
+"""Training that goes on online: each seed acts in a simulator of its own, and its transitions join those of the data.
+
+Base actions are drawn afresh from the flow, for the states are new. All that a resumed run needs beside the networks is in files that
+grow by what each checkpoint adds: rows of transitions, from which the simulators are brought back to where they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fd.errors import FdError
+from fd.method.agent import Agent
+from fd.policy import Policy
+from fd.simulation.lockstep import Lockstep, Order
+from fd.storage.transitions import ACTION_BOUND
+from fd.training.checkpoint import Checkpoint
+from fd.training.execution import executed
+from fd.training.experience import Experience, labelled
+from fd.training.loop import BLOCK, Draws, Schedule, run
+from fd.training.policy_training import updates
+from fd.training.random_streams import generator
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """How the seeds meet their simulators.
+
+    Attributes:
+        simulators: one for each seed.
+        convention: of the data's rewards, see `labelled`.
+        updates: of every seed, after each of its steps.
+        acting: how the policy acts, the arguments of `Policy.act`.
+    """
+
+    simulators: Lockstep
+    convention: str
+    updates: int
+    acting: Mapping[str, int]
+
+
+def finetune(
+    agent: Agent, adam: torch.optim.Adam, experience: Experience, interaction: Interaction, schedule: Schedule, *,
+    seeds: Sequence[int], checkpoint: Checkpoint, folder: Path, label: str, execution: str,
+) -> None:  # fmt: skip
+    """Goes on with the training of every seed.
+
+    The simulators take a step while the networks are updated, on what was met before it.
+
+    Args:
+        agent, adam: at the end of the offline run.
+        experience: what the seeds learn from.
+        interaction: with the simulators.
+        schedule: its steps and marks count from the start of the offline run.
+        seeds: of the first axis.
+        checkpoint: last state, log and snapshots; with each snapshot, the experience is to be saved in `folder`.
+        folder: of the files of the experience.
+        label: what progress and errors call the run.
+        execution: of an update, see `fd.runtime.device.execution`.
+
+    Raises:
+        FdError: training diverges, or a simulator fails or does not come back to where it was.
+    """
+    experience.restore(folder, checkpoint.restore(agent, adam))
+    _enter(experience, interaction.simulators, seeds, label)
+    one, numbers = updates(
+        agent, adam, experience.replay, None, seeds=seeds, batch_size=schedule.batch_size, purpose="online",
+        choose=experience.choose,
+    )  # fmt: skip
+    one, device = executed(one, agent, execution), experience.replay.act.device
+    width = interaction.acting["best_of"] * agent.spec.act_dim
+    noise = Draws(
+        seeds, "acting", device, lambda stream: [torch.randn(BLOCK, 1, width, generator=stream, device=device)]
+    )
+    policy = Policy(agent.spec, tuple(seeds), 0, agent.flow, agent.policy, agent.critic)
+
+    def step(phase: int, drawn: list[Tensor]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            tensor = policy.act(experience.states(), drawn[0], **interaction.acting).squeeze(1)
+        act = tensor.clamp(-ACTION_BOUND, ACTION_BOUND).cpu().numpy()
+        if not np.isfinite(act).all():
+            seed = seeds[int(np.argwhere(~np.isfinite(act))[0][0])]
+            raise FdError(f"{label}: the policy of seed {seed} gave NaN as an action, allowed: finite numbers")
+        interaction.simulators.send({index: Order(None, act[index : index + 1]) for index in range(len(seeds))})
+        done = experience.steps * interaction.updates
+        rows = []
+        for index in range(done, done + interaction.updates):
+            rows.append({name: value.clone() for name, value in one(0, numbers.at(index)).items()})
+        _take(act, experience, interaction, seeds)
+        return {name: torch.stack([row[name] for row in rows]).mean(dim=0) for name in rows[0]}
+
+    run(step, noise, agent, adam, schedule, seeds=seeds, checkpoint=checkpoint, label=label)
+
+
+def reset_seed(seed: int, episode: int) -> int:
+    """Seed of the simulator for an episode of a training seed, below 2**32."""
+    return generator(seed, "episodes", episode).initial_seed() % 2**32
+
+
+def _enter(experience: Experience, simulators: Lockstep, seeds: Sequence[int], label: str) -> None:
+    """Starts the episode of every seed and takes the actions of it that were taken before."""
+    actions = experience.unfinished()
+    starts = [reset_seed(seed, int(number)) for seed, number in zip(seeds, experience.episodes, strict=True)]
+    simulators.send({index: Order(*pair) for index, pair in enumerate(zip(starts, actions, strict=True))})
+    found = {index: outcome.obs for index, outcome in simulators.receive().items()}
+    if experience.steps == 0:
+        experience.begin(found)
+    for index, known in enumerate(experience.shown()):
+        if not np.array_equal(known, found[index]):
+            raise FdError(
+                f"{label}: the simulator of seed {seeds[index]} does not come back to where it was, allowed: one whose"
+                " episodes are the same for the same seed and actions"
+            )
+
+
+def _take(act: NDArray[np.float32], experience: Experience, interaction: Interaction, seeds: Sequence[int]) -> None:
+    """Takes what came of the actions, and starts the next episode of the seeds whose episode ended."""
+    outcomes = interaction.simulators.receive()
+    labels = [labelled(outcome, interaction.convention) for outcome in outcomes.values()]
+    experience.append(act, np.stack([outcome.obs for outcome in outcomes.values()]), labels)
+    ended = [index for index, found in enumerate(labels) if found.end]
+    if ended:
+        starts = {index: reset_seed(seeds[index], int(experience.episodes[index])) for index in ended}
+        interaction.simulators.send({index: Order(start, act[:0]) for index, start in starts.items()})
+        experience.begin({index: outcome.obs for index, outcome in interaction.simulators.receive().items()})

@@ -1,0 +1,125 @@
+"""Environments of gymnasium-robotics 1.4.2 as D4RL has them: wrappers that the specs of evaluation environments name.
+
+Published returns and the return ranges of D4RL are those of its own simulators. Where gymnasium-robotics differs in
+what is scored, a wrapper puts it right; a spec tells which, so that the manifest of a set does.
+"""
+
+from copy import deepcopy
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
+from gymnasium.utils import RecordConstructorArgs
+
+Step = tuple[Any, float, bool, bool, dict[str, Any]]
+
+# Door, hammer, relocate: the reward adds a tenth of the distance from palm to object where D4RL takes it off, so that
+# it pays to stay away (their pull request 220; v2 of the environments, of gymnasium-robotics 1.4.3, has it right).
+# Pen: an episode goes on after the pen was dropped, at -5 a step; D4RL's ends there.
+_ADROIT: dict[str, dict[str, Any]] = {
+    "AdroitHandDoor-v1": {"reach": ["site", "S_handle"], "dropped_below": None},
+    "AdroitHandHammer-v1": {"reach": ["body", "Object"], "dropped_below": None},
+    "AdroitHandRelocate-v1": {"reach": ["body", "Object"], "dropped_below": None},
+    "AdroitHandPen-v1": {"reach": None, "dropped_below": 0.075},
+}
+
+
+def as_d4rl(spec: EnvSpec) -> EnvSpec:
+    """Return the spec with the wrapper that its environment needs to be scored as in D4RL, if it needs one."""
+    spec = deepcopy(spec)
+    if spec.id in _ADROIT:
+        spec.additional_wrappers = (WrapperSpec("AdroitAsD4rl", "fd.wrappers:AdroitAsD4rl", _ADROIT[spec.id]),)
+    return spec
+
+
+class AdroitAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """An Adroit environment with D4RL's reward and D4RL's end of an episode."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], *, reach: list[str] | None, dropped_below: float | None) -> None:
+        """Wrap an environment.
+
+        Args:
+            env: of gymnasium-robotics, with its dense reward.
+            reach: kind ("body" or "site") and name of the object that the palm is to reach; its distance in metres is
+                taken off with a weight of 0.1 instead of being added. None: the reward is right.
+            dropped_below: height in metres below which the object counts as dropped, which ends the episode.
+        """
+        RecordConstructorArgs.__init__(self, reach=reach, dropped_below=dropped_below)
+        super().__init__(env)
+        self._reach, self._dropped_below = reach, dropped_below
+
+    def step(self, action: Any) -> Step:
+        """Take one step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        data = cast(Any, self.env.unwrapped).data
+        reward = float(reward)
+        if self._reach is not None:
+            kind, name = self._reach
+            reward -= 0.2 * float(np.linalg.norm(data.site("S_grasp").xpos - getattr(data, kind)(name).xpos))
+        if self._dropped_below is not None:
+            terminated = terminated or bool(data.body("Object").xpos[2] < self._dropped_below)
+        return observation, reward, terminated, truncated, info
+
+
+class AntMazeAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """A maze of gymnasium-robotics with the coordinates, goals and ant of D4RL's.
+
+    D4RL's positions are relative to the centre of the start cell, and its ant has a fifth of the torque, steps twice as
+    long and other contacts. What stays different: a start lies up to 1 m off that centre, not 0.1, and a goal is
+    reached within 0.45 m, not 0.5.
+    """
+
+    TIMESTEP = 0.02  # seconds
+    GEAR = 30.0
+    SOLIMP = (0.8, 0.8, 0.01)  # of all contacts
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Wrap a maze with one start and one goal cell; that it takes no other argument is recorded in its spec."""
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self._maze = cast(Any, env.unwrapped)
+        model = self._maze.ant_env.model
+        model.opt.timestep = self.TIMESTEP
+        model.actuator_gear[:, 0] = self.GEAR
+        model.geom_solimp[:, :3] = self.SOLIMP
+        (self._start,), (self._goal,) = self._maze.maze.unique_reset_locations, self._maze.maze.unique_goal_locations
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; its goal lies up to 1.5 m from the centre of the goal cell, on either axis."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        random = self._maze.np_random
+        self._maze.goal = self._goal + random.uniform(0, 1, 2) + random.uniform(0, 0.5, 2)
+        self._maze.update_target_site_pos()
+        return self._placed(observation), info
+
+    def step(self, action: Any) -> Step:
+        """Take one step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._placed(observation), float(reward), terminated, truncated, info
+
+    def _placed(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """The observation in D4RL's coordinates."""
+        places = {"achieved_goal": observation["achieved_goal"], "desired_goal": self._maze.goal}
+        return observation | {key: place - self._start for key, place in places.items()}
+
+
+class FixedGoal(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """A PointMaze with one goal cell whose goal is the cell's centre, to which its data are relabelled.
+
+    Left alone, each reset moves the goal by up to a quarter of a cell, out of the agent's sight.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Wrap an environment; that it takes no other argument is recorded in its spec."""
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode and put the goal back to its centre."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        unwrapped = cast(Any, self.env.unwrapped)
+        (goal,) = unwrapped.maze.unique_goal_locations
+        unwrapped.goal = goal.copy()
+        unwrapped.update_target_site_pos()
+        return observation | {"desired_goal": goal.copy()}, info
