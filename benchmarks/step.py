@@ -66,12 +66,13 @@ from fd.method.acting import flow_net
 from fd.method.agent import Agent
 from fd.method.spec import Spec
 from fd.networks.adam import optimiser
+from fd.runtime.device import select
 from fd.runtime.progress import Progress
 from fd.storage import transitions
 from fd.storage.files import write_text
 from fd.storage.transitions import Manifest, Transitions
 from fd.training.bank import Bank, build
-from fd.training.execution import WARM_UP, Update, executed
+from fd.training.execution import WARM_UP, Update, executed, execution
 from fd.training.loop import BLOCK, Window
 from fd.training.policy_training import updates
 from fd.training.random_streams import generator
@@ -124,14 +125,14 @@ def command(
 ) -> None:
     """Measure the training step of methods; by default writes benchmarks/results/<processor or GPU>.json and .md."""
     os.environ["KINETO_LOG_LEVEL"] = "6"  # or the profiler tells on stderr whenever it starts
-    on = device.select(device, threads, tf32=True)
+    on = select(device, threads, tf32=True)
     if executions == "auto":
         executions = "eager" if on.type == "cpu" else "eager,graph,compiled-graph"
     names, compiled_names = (
         among("methods", methods, suite()["methods"]),
         among("compiled", compiled, suite()["methods"]),
     )
-    hows = [device.execution(how, on) for how in among("executions", executions, EXECUTIONS)]
+    hows = [execution(how, on) for how in among("executions", executions, EXECUTIONS)]
     kinds, sizes = among("regimes", regimes, REGIMES), sorted(int(number) for number in seeds.split(","))
     stock = Stock(states, max(sizes), on)
     result: dict[str, Any] = {

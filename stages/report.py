@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fd import params
+from fd.reference import published as reference
 from fd.report import main_page
 from fd.results import estimates, origins, training_log
 from fd.results.grid import plan_of
@@ -44,7 +45,7 @@ def command(
             for method in plan.constrained
         },
         provenance=origins.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals),
-        reference=published.load(published),
+        reference=reference.load(published),
     )
     write_folder(out / plan.suite, files)
 

@@ -20,7 +20,7 @@ class Machine:
 
     Attributes:
         device: of the networks.
-        execution: of an update, see `fd.runtime.device.execution`.
+        execution: of an update, see `fd.training.execution.execution`.
         numerics: what results depend on beside the settings that DVC tracks, as JSON values.
     """
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from agents import METHODS, TRAINED, agent_of, base_of, drawn
 
-from fd.method.acting import act
+from fd.method.acting import act, displace
 from fd.method.agent import Agent, update
 from fd.method.fisher import score
 from fd.method.flow import base_actions
-from fd.method.objective import LOG_DUAL_LIMIT, displace
+from fd.method.objective import LOG_DUAL_LIMIT
 from fd.networks.adam import optimiser, step
 
 

@@ -24,7 +24,8 @@ from test_minari import HAMMER, spec_of, write
 from fd import params
 from fd.datasets import d4rl, fetch, minari, ogbench
 from fd.errors import FdError
-from fd.reference import published, suites
+from fd.reference import published as reference
+from fd.reference import suites
 from fd.report import baseline
 from fd.simulation.environments import make, make_env, register
 from fd.storage.transitions import Manifest
@@ -393,14 +394,14 @@ def published(tmp_path: Path) -> Path:
 def test_hostile_tables(name: str, old: str, new: str, words: str, published: Path) -> None:
     path = published / name
     path.write_text(path.read_text().replace(old, new, 1))
-    refused(lambda: published.load(published), name, words)
+    refused(lambda: reference.load(published), name, words)
 
 
 def test_hostile_values_of_settings_tables(published: Path) -> None:
     path = published / "settings.csv"
     for value in ("[" * 5000, "!!python/name:os.system", "2024-99-99", "9" * 5000, "&a [*a]"):
         path.write_text(f"datasets,method,key,value,source\n*,all,refine.tau,{value},paper\n")
-        refused(lambda: published.hyperparameters(published), "settings.csv:2: ")
+        refused(lambda: reference.hyperparameters(published), "settings.csv:2: ")
 
 
 def test_hostile_suites(tmp_path: Path) -> None:
@@ -463,8 +464,8 @@ def test_fuzzed_tables(edits: Any, tmp_path: Path) -> None:
     for name in ("scores.csv", "protocols.csv", "tasks.csv", "settings.csv"):
         lines = (ROOT / "reference" / name).read_bytes().splitlines(keepends=True)
         (tmp_path / name).write_bytes(mutated(b"".join(lines[:6]), edits))
-    survives(lambda: published.load(tmp_path))
-    survives(lambda: published.hyperparameters(tmp_path))
+    survives(lambda: reference.load(tmp_path))
+    survives(lambda: reference.hyperparameters(tmp_path))
 
 
 @fuzz(800)

@@ -17,8 +17,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from fd.errors import FdError
-from fd.method.acting import act
-from fd.method.objective import displace
+from fd.method.acting import act, displace
 from fd.networks.mlp import StackedMLP
 from fd.policy import Policy, snapshot_name
 from fd.simulation.environments import make_env

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fd.method.acting import displace
 from fd.method.fisher import Metric, basis, divergence, penalty
-from fd.method.objective import displace, refinement_loss
+from fd.method.objective import refinement_loss
 from fd.networks.mlp import StackedMLP
 
 S, B, O, A, K = 2, 6, 3, 2, 4

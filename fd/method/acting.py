@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fd.method.flow import base_actions
-from fd.method.objective import displace
 from fd.method.spec import Spec
 from fd.networks.mlp import StackedMLP, observing
 
@@ -36,6 +35,11 @@ def policy_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
 def critic_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
     """The critic ensemble of S seeds, [S, E]; a seed's critics share their encoder."""
     return _net(spec, generators, inputs=spec.act_dim, outputs=1, ensemble=(CRITICS,), norm=True)
+
+
+def value_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
+    """V of IQL's critic, which reads the state alone."""
+    return _net(spec, generators, inputs=0, outputs=1, norm=True)
 
 
 def _net(spec: Spec, generators: Sequence[torch.Generator], **shape: Any) -> StackedMLP:
@@ -67,3 +71,9 @@ def act(
         for _ in range(refinements):
             action = displace(policy, features, action)[0]
     return action
+
+
+def displace(residual: StackedMLP, obs: Tensor, base_act: Tensor) -> tuple[Tensor, Tensor]:
+    """T_s(a) = clip(a + delta(s, a)) and delta, both [S, B, A], for base actions [S, B, A]."""
+    delta: Tensor = residual(obs, base_act)
+    return (base_act + delta).clamp(-1, 1), delta

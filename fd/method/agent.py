@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fd.method.acting import CRITICS, _net, act, critic_net, flow_net, policy_net
+from fd.method.acting import CRITICS, act, critic_net, displace, flow_net, policy_net, value_net
 from fd.method.baselines import awr_loss, ddpgbc_loss, distillation_loss, expectile_loss, rebrac_loss
 from fd.method.batch import Batch, FlowSamples, Noise
 from fd.method.critic import aggregated_values, critic_loss
 from fd.method.fisher import Metric, score, state_scores
 from fd.method.flow import base_actions, matching_loss
-from fd.method.objective import LOG_DUAL_LIMIT, displace, refinement_loss
+from fd.method.objective import LOG_DUAL_LIMIT, refinement_loss
 from fd.method.spec import Spec
 from fd.networks.adam import step
 from fd.networks.mlp import StackedMLP
@@ -46,7 +46,7 @@ class Agent(nn.Module):
         self.value: StackedMLP | None = None
         self.target_policy: StackedMLP | None = None
         if spec.critic == "expectile":
-            self.value = _net(spec, generators, inputs=0, outputs=1, norm=True)
+            self.value = value_net(spec, generators)
         if spec.policy == "deterministic":
             self.target_policy = policy_net(spec, generators)
             self.target_policy.load_state_dict(self.policy.state_dict())

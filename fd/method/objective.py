@@ -9,17 +9,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fd.method.acting import displace
 from fd.method.critic import values
 from fd.method.fisher import Metric, basis, divergence, mean_trace, penalty
 from fd.networks.mlp import StackedMLP
 
 LOG_DUAL_LIMIT = 20.0  # of |log_dual|: a multiplier within 2e-9 and 5e8, which float32 can square
-
-
-def displace(residual: StackedMLP, obs: Tensor, base_act: Tensor) -> tuple[Tensor, Tensor]:
-    """T_s(a) = clip(a + delta(s, a)) and delta, both [S, B, A], for base actions [S, B, A]."""
-    delta: Tensor = residual(obs, base_act)
-    return (base_act + delta).clamp(-1, 1), delta
 
 
 def q_loss(critic: StackedMLP, obs: Tensor, act: Tensor, *, normalize: bool) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,9 @@ from typing import Any
 from fd.params import Params
 from fd.report import ablation_figure
 from fd.report.text import clock, estimates, interval, plus_minus, protocol
-from fd.results import estimates, training_log
+from fd.results import training_log
 from fd.results.estimates import Results, leaders
+from fd.results.estimates import gather as gather_estimates
 from fd.results.grid import Plan
 from fd.results.origins import merged, mixed, record
 
@@ -61,7 +62,7 @@ class Findings:
     """Scores of an axis' methods and, by (task, method), the end of training and the seconds that refining took; versions of all stages."""
 
     axis: Axis
-    estimates: Results
+    results: Results
     ends: dict[tuple[str, str], dict[str, float]]
     seconds: dict[tuple[str, str], float]
     versions: list[dict[str, str]]
@@ -96,7 +97,7 @@ def gather(axis: Axis, plan: Plan, *, evals: Path, runs: Path) -> Findings:
     Raises:
         FdError: a file, seed, evaluation or episode of one of them is missing, or methods of a task are of different data.
     """
-    found = Findings(axis, estimates.gather(plan, evals), {}, {}, [])
+    found = Findings(axis, gather_estimates(plan, evals), {}, {}, [])
     logged = {value.method: LOGGED.get(value.policy, ()) for value in axis.values}
     for task in plan.tasks:
         wanted: dict[str, Any] = {"task": task.name, "seeds": list(plan.seeds)}

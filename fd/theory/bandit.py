@@ -13,11 +13,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fd.method.acting import displace
 from fd.method.baselines import distillation_loss
 from fd.method.critic import critic_loss
 from fd.method.fisher import Metric, desmoothed, score, state_scores
 from fd.method.flow import base_actions
-from fd.method.objective import displace, refinement_loss
+from fd.method.objective import refinement_loss
 from fd.networks.mlp import StackedMLP
 from fd.theory.distributions import Mixture, planar
 from fd.theory.fit import ACT_DIM, OBS_DIM, Schedule, descend, generators, nothing, part, window

@@ -22,7 +22,7 @@ WARM_UP = 3  # updates of a phase before it is recorded, in which libraries and 
 
 
 def executed(update: Update, module: nn.Module, execution: str) -> Update:
-    """The update in one of the ways that `fd.runtime.device.execution` names; where it is compiled, its calls of `module` are."""
+    """The update in one of the ways that `execution` names; where it is compiled, its calls of `module` are."""
     if execution.startswith("compiled"):
         module.compile(dynamic=False)
     return Recorded(update) if execution.endswith("graph") else update

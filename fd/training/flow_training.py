@@ -30,7 +30,7 @@ def pretrain(
         learning_rate: of Adam.
         checkpoint: log and last state.
         label: what progress and errors call the run.
-        execution: see `fd.runtime.device.execution`.
+        execution: see `fd.training.execution.execution`.
         augmentation: probability that a batch's images are cropped.
     """
     parameters = list(flow.parameters())

@@ -129,7 +129,7 @@ def run(
         seeds: of the first axis.
         checkpoint: last state, log and snapshots.
         label: what progress and errors call the run.
-        execution: of an update, see `fd.runtime.device.execution`.
+        execution: of an update, see `fd.training.execution.execution`.
         period: number of phases that take turns, step after step.
 
     Raises:

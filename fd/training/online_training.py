@@ -62,7 +62,7 @@ def finetune(
         checkpoint: last state, log and snapshots; with each snapshot, the experience is to be saved in `folder`.
         folder: of the files of the experience.
         label: what progress and errors call the run.
-        execution: of an update, see `fd.runtime.device.execution`.
+        execution: of an update, see `fd.training.execution.execution`.
 
     Raises:
         FdError: training diverges, or a simulator fails or does not come back to where it was.
