@@ -5,9 +5,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro test setup check clean
 
 repro: setup
-	$(if $(SUITE),python -m stages.suite $(SUITE))
-	python -m stages.check
-	python -m stages.unlock
+	$(if $(SUITE),fidec suite $(SUITE))
+	fidec check
+	fidec unlock
 	dvc --wait-for-lock repro
 
 test: setup

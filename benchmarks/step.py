@@ -66,18 +66,18 @@ from fd.method.acting import flow_net
 from fd.method.agent import Agent
 from fd.method.spec import Spec
 from fd.networks.adam import optimiser
+from fd.runtime.command_line import main
 from fd.runtime.device import select
 from fd.runtime.progress import Progress
 from fd.storage import transitions
 from fd.storage.files import write_text
 from fd.storage.transitions import Manifest, Transitions
-from fd.training.bank import Bank, build
+from fd.training.bank import Bank, BankPlan, build_bank
 from fd.training.execution import WARM_UP, Update, executed, execution
 from fd.training.loop import BLOCK, Window
 from fd.training.policy_training import updates
 from fd.training.random_streams import generator
 from fd.training.replay import Replay
-from stages.command import main
 
 ROOT = Path(__file__).parent.parent
 METHODS = "fql,deflow,fidec,fidec-official,fidec-action,fidec-stein,ifql,iql,iql-ddpgbc,rebrac"
@@ -392,10 +392,8 @@ class Rates:
         replay = Replay.of(synthetic(states // 200, 200), device)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
             clock = now(device)
-            build(
-                self._spec, self._flows[seeds], replay, seeds=range(seeds), samples=SAMPLES, budget=math.inf,
-                label="bank", path=Path(folder) / "bank.safetensors", key="",
-            )  # fmt: skip
+            plan = BankPlan(SAMPLES, math.inf, Path(folder) / "bank.safetensors", key="")
+            build_bank(self._spec, self._flows[seeds], replay, plan, seeds=range(seeds), label="bank")
             return len(replay.obs) / (now(device) - clock)
 
 

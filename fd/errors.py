@@ -1,5 +1,7 @@
 """The one exception that a user's input can cause."""
 
+from __future__ import annotations
+
 
 class FdError(ValueError):
     """Input that cannot be used. The message is one line: the place, the value, what is allowed.
@@ -10,3 +12,8 @@ class FdError(ValueError):
     def __init__(self, message: str) -> None:
         """Keep the message, its control characters escaped."""
         super().__init__("".join(char if char.isprintable() else repr(char)[1:-1] for char in message))
+
+
+def one_line(told: object) -> str:
+    """What an error or a file says, as one short line."""
+    return " ".join(str(told).split())[:300] or type(told).__name__

@@ -10,8 +10,8 @@ import typer
 from fd import params
 from fd.report import ablation_page
 from fd.results.grid import plan_of
+from fd.runtime.command_line import EvalsOption, ParamsOption, RunsOption, main
 from fd.storage.files import write_folder
-from stages.command import EvalsOption, ParamsOption, RunsOption, main
 
 app = typer.Typer(add_completion=False)
 

@@ -9,8 +9,8 @@ import typer
 from fd import params
 from fd.datasets.prepare import Job, prepare, versions
 from fd.errors import FdError
+from fd.runtime.command_line import DataOption, ParamsOption, TaskOption, main
 from fd.storage import scratch
-from stages.command import DataOption, ParamsOption, TaskOption, main
 
 app = typer.Typer(add_completion=False)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import typer
 
 from fd import params
+from fd.runtime.command_line import DataOption, EvalsOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
 from fd.runtime.device import select
 from fd.simulation.evaluation import Subject, evaluate
 from fd.storage import scratch
 from fd.storage.transitions import read_manifest
-from stages.command import DataOption, EvalsOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
 
 app = typer.Typer(add_completion=False)
 

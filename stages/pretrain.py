@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import typer
@@ -10,15 +9,15 @@ import typer
 from fd import params
 from fd.networks.mlp import observing
 from fd.runtime import memory
-from fd.storage import run_record, scratch, transitions
+from fd.runtime.command_line import BehaviourOption, DataOption, ParamsOption, TaskOption, main
+from fd.storage import transitions
 from fd.storage.tensors import FLOW, write_tensors
 from fd.training.checkpoint import Checkpoint
 from fd.training.flow_training import pretrain
-from fd.training.loop import Schedule
+from fd.training.loop import Run, Schedule
 from fd.training.random_streams import generator
 from fd.training.replay import Replay
-from stages.command import BehaviourOption, DataOption, ParamsOption, TaskOption, main
-from stages.training import machine
+from stages.cell import machine, making
 
 app = typer.Typer(add_completion=False)
 
@@ -32,36 +31,25 @@ def command(
 ) -> None:
     """Train the behaviour flow of every seed on data/<task> by flow matching; writes behaviour/<task>."""
     settings, seeds = (values := params.load(params_file)).settings(task), values.seeds
-    network, place = settings.network, f"tasks.{task}"
-    on = machine(values.compute, network, seeds=len(seeds), batch_size=settings.pretrain.batch_size, place=place)
+    network, section, place = settings.network, settings.pretrain, f"tasks.{task}"
+    on = machine(values.compute, network, seeds=len(seeds), batch_size=section.batch_size, place=place)
     arrays, manifest = transitions.load(data / task), transitions.read_manifest(data / task)
-    sections = [settings.network.model_dump(), settings.pretrain.model_dump()]
-    parts = [manifest.sha256, seeds, sections, *on.numerics]
-    with scratch.claimed("pretrain", task):
-        work = scratch.folder("pretrain", task, parts)
-        streams = [generator(seed, "weights", 0) for seed in seeds]
+    depends = [manifest.sha256, seeds, network.model_dump(), section.model_dump(), *on.numerics]
+    with making("pretrain", task, out / task, depends) as cell:
         flow = observing(
             network.observed(manifest.obs_shape, place), network.encoder, network.hidden,
-            generators=streams, inputs=manifest.act_dim + 1, outputs=manifest.act_dim,
+            generators=[generator(seed, "weights", 0) for seed in seeds],
+            inputs=manifest.act_dim + 1, outputs=manifest.act_dim,
         ).to(on.device)  # fmt: skip
-        built, start = work / "out", time.monotonic()
-        schedule = Schedule(
-            settings.pretrain.steps,
-            settings.pretrain.batch_size,
-            settings.pretrain.log_every,
-            settings.pretrain.log_every,
-        )
-        replay, label = Replay.of(arrays, on.device, frame_stack=network.frame_stack), f"pretrain {task}"
-        with memory.told(label, seeds=len(seeds), fixed=replay.nbytes):
-            pretrain(
-                flow, replay, schedule, seeds=seeds, learning_rate=settings.pretrain.learning_rate,
-                checkpoint=Checkpoint(work, built, lambda step: None), label=label, execution=on.execution,
-                augmentation=network.augmentation,
-            )  # fmt: skip
+        schedule = Schedule(section.steps, section.batch_size, section.log_every, save_every=section.log_every)
+        checkpoint = Checkpoint(cell.work, cell.built, lambda step: None)
+        replay = Replay.of(arrays, on.device, frame_stack=network.frame_stack)
+        run = Run(seeds, schedule, checkpoint, cell.label, on.execution)
+        with memory.told(run.label, seeds=len(seeds), fixed=replay.nbytes):
+            pretrain(flow, replay, run, learning_rate=section.learning_rate, augmentation=network.augmentation)
         record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
-        write_tensors(built / FLOW, {f"flow.{name}": value for name, value in flow.state_dict().items()}, record)
-        run_record.write(out / f"{task}.json", record, output=built, start=start)
-        scratch.publish(built, out / task, work)
+        write_tensors(cell.built / FLOW, {f"flow.{name}": value for name, value in flow.state_dict().items()}, record)
+        cell.publish(record)
 
 
 if __name__ == "__main__":

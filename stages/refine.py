@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+import torch
 import typer
+from torch import Tensor
 
 from fd import params
 from fd.errors import FdError
@@ -14,18 +16,26 @@ from fd.method.agent import Agent
 from fd.method.spec import Spec
 from fd.policy import snapshot_name
 from fd.runtime import memory
-from fd.storage import run_record, scratch, transitions
+from fd.runtime.command_line import (
+    BehaviourOption,
+    DataOption,
+    MethodOption,
+    ParamsOption,
+    RunsOption,
+    TaskOption,
+    main,
+)
+from fd.storage import scratch, transitions
 from fd.storage.files import digest
 from fd.storage.tensors import FLOW, load_net, read_tensors, write_tensors
-from fd.training.bank import build
+from fd.training.bank import BankPlan, build_bank
 from fd.training.checkpoint import STATE, Checkpoint
-from fd.training.loop import Schedule
+from fd.training.loop import Run, Schedule
 from fd.training.policy_training import refine
 from fd.training.random_streams import generator
 from fd.training.replay import Replay
 from fd.training.snapshot import write_snapshot
-from stages.command import BehaviourOption, DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
-from stages.training import machine
+from stages.cell import Cell, machine, making
 
 app = typer.Typer(add_completion=False)
 
@@ -40,63 +50,64 @@ def command(
     out: RunsOption = Path("runs"),
 ) -> None:
     """Refine the policy of every seed with one method; writes snapshots and training log to runs/<task>/<method>."""
-    values = params.load(params_file)
-    settings, seeds, start = values.settings(task, method), values.seeds, time.monotonic()
-    network, place = settings.network, f"tasks.{task}"
-    on = machine(values.compute, network, seeds=len(seeds), batch_size=settings.refine.batch_size, place=place)
+    settings, seeds = (values := params.load(params_file)).settings(task, method), values.seeds
+    network, section, place = settings.network, settings.refine, f"tasks.{task}"
+    on = machine(values.compute, network, seeds=len(seeds), batch_size=section.batch_size, place=place)
     manifest = transitions.read_manifest(data / task)
-    obs_shape = network.observed(manifest.obs_shape, place)
-    shape = {"obs_shape": obs_shape, "act_dim": manifest.act_dim}
-    spec = Spec.of(network.model_dump(), settings.refine.model_dump(), values.method(method).train.model_dump(), shape)
-    schedule = Schedule(
-        settings.refine.steps, settings.refine.batch_size, settings.refine.log_every, settings.refine.evaluate_every
-    )
+    shape = {"obs_shape": network.observed(manifest.obs_shape, place), "act_dim": manifest.act_dim}
+    spec = Spec.of(network.model_dump(), section.model_dump(), values.method(method).train.model_dump(), shape)
+    schedule = Schedule(section.steps, section.batch_size, section.log_every, save_every=section.evaluate_every)
     agent = Agent(spec, [generator(seed, "weights", 0) for seed in seeds]).to(on.device)
     flow_file = behaviour / task / FLOW
-    tensors, origin = read_tensors(flow_file, on.device)
-    if origin.get("data_sha256") != manifest.sha256 or tuple(origin.get("seeds", ())) != seeds:
-        raise FdError(
-            f"{flow_file}: is of other data or seeds {origin.get('seeds')}, allowed: {data / task}, {list(seeds)}"
-        )
+    flow = pretrained(flow_file, data / task, seeds, on.device)
     if spec.behaviour == "frozen":
-        load_net(agent.flow, tensors, "flow.", flow_file)
-    flow_sha256 = digest(flow_file)
-    sizes = {"bank": settings.refine.bank, "memory": settings.refine.bank_memory}
-    parts = [asdict(spec), asdict(schedule), sizes, seeds, flow_sha256, *on.numerics]
-    with scratch.claimed("refine", f"{task}/{method}"):
-        work = scratch.folder("refine", f"{task}/{method}", parts)
-        built, origin = work / "out", {"task": task, "method": method, "data_sha256": manifest.sha256}
-        origin |= {"flow_sha256": flow_sha256}
-        checkpoint = Checkpoint(
-            work, built, lambda step: write_snapshot(built, agent, step=step, seeds=seeds, origin=origin)
-        )
+        load_net(agent.flow, flow, "flow.", flow_file)
+    origin = {"task": task, "method": method, "data_sha256": manifest.sha256, "flow_sha256": digest(flow_file)}
+    sizes = {"bank": section.bank, "memory": section.bank_memory}
+    depends = [asdict(spec), asdict(schedule), sizes, seeds, origin["flow_sha256"], *on.numerics]
+    with making("refine", f"{task}/{method}", out / task / method, depends) as cell:
+        snapshot = partial(write_snapshot, cell.built, agent, seeds=seeds, origin=origin)
+        run = Run(seeds, schedule, Checkpoint(cell.work, cell.built, snapshot), cell.label, on.execution)
         if spec.acts_by_flow and spec.behaviour == "frozen":
-            built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
+            cell.built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
         bank = None
         if agent.trained():
             replay = Replay.of(transitions.load(data / task), on.device, frame_stack=spec.frame_stack)
-            label = f"refine {task} {method}"
-            with memory.told(label, seeds=len(seeds), fixed=replay.nbytes):
-                if spec.based and settings.refine.bank:
-                    bank = build(
-                        spec, agent.flow, replay, seeds=seeds, samples=settings.refine.bank,
-                        budget=settings.refine.bank_memory, label=label, path=scratch.ROOT / "banks" / f"{task}.safetensors",
-                        key=scratch.folder("bank", task, flow_sha256, on.numerics).name,
-                    )  # fmt: skip
-                refine(
-                    agent, replay, bank, schedule, seeds=seeds, checkpoint=checkpoint, label=label,
-                    execution=on.execution,
-                )  # fmt: skip
-            if settings.refine.keep_state:
-                last = {"step": schedule.steps, "snapshot_sha256": digest(built / snapshot_name(schedule.steps))}
-                write_tensors(built / STATE, read_tensors(work / STATE)[0], last | {"data_sha256": manifest.sha256})
+            with memory.told(run.label, seeds=len(seeds), fixed=replay.nbytes):
+                if spec.based and section.bank:
+                    key = scratch.key("fd.training.bank", task, origin["flow_sha256"], on.numerics)
+                    kept = scratch.ROOT / "banks" / f"{task}.safetensors"
+                    plan = BankPlan(section.bank, section.bank_memory, kept, key)
+                    bank = build_bank(spec, agent.flow, replay, plan, seeds=seeds, label=run.label)
+                refine(agent, replay, bank, run)
+            if section.keep_state:
+                keep_state(cell, schedule, manifest.sha256)
         else:
             for step in range(schedule.save_every, schedule.steps + 1, schedule.save_every):
-                write_snapshot(built, agent, step=step, seeds=seeds, origin=origin)
-        record = origin | {"seeds": seeds, "steps": schedule.steps}
-        record["bank"] = 0 if bank is None else settings.refine.bank
-        run_record.write(out / task / f"{method}.json", record, output=built, start=start)
-        scratch.publish(built, out / task / method, work)
+                snapshot(step)
+        made = {"seeds": seeds, "steps": schedule.steps, "bank": 0 if bank is None else section.bank}
+        cell.publish(origin | made)
+
+
+def pretrained(file: Path, data: Path, seeds: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
+    """Weights of the behaviour flows that `pretrain` made of a data folder for these seeds.
+
+    Raises:
+        FdError: they were trained on different data or seeds, or the file is damaged.
+    """
+    tensors, record = read_tensors(file, device)
+    known = record.get("data_sha256") == transitions.read_manifest(data).sha256
+    if not known or tuple(record.get("seeds", ())) != seeds:
+        raise FdError(
+            f"{file}: was trained on different data or seeds {record.get('seeds')}, allowed: {data}, {list(seeds)}"
+        )
+    return tensors
+
+
+def keep_state(cell: Cell, schedule: Schedule, data_sha256: dict[str, str]) -> None:
+    """Keeps the last networks and their optimiser in the run, tied to its last snapshot and its data, for `finetune`."""
+    last = {"step": schedule.steps, "snapshot_sha256": digest(cell.built / snapshot_name(schedule.steps))}
+    write_tensors(cell.built / STATE, read_tensors(cell.work / STATE)[0], last | {"data_sha256": data_sha256})
 
 
 if __name__ == "__main__":

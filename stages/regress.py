@@ -14,8 +14,8 @@ from fd.errors import FdError
 from fd.report import baseline, regression
 from fd.results import estimates, origins
 from fd.results.grid import plan_of
+from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
 from fd.storage.files import write_text
-from stages.command import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
 
 app = typer.Typer(add_completion=False)
 

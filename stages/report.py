@@ -12,8 +12,8 @@ from fd.reference import published as reference
 from fd.report import main_page
 from fd.results import estimates, origins, training_log
 from fd.results.grid import plan_of
+from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
 from fd.storage.files import write_folder
-from stages.command import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
 
 app = typer.Typer(add_completion=False)
 

@@ -9,8 +9,8 @@ import typer
 
 from fd import params
 from fd.report import online_page
+from fd.runtime.command_line import EvalsOption, ParamsOption, RunsOption, main
 from fd.storage.files import write_folder
-from stages.command import EvalsOption, ParamsOption, RunsOption, main
 
 app = typer.Typer(add_completion=False)
 

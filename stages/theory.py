@@ -9,11 +9,11 @@ import typer
 
 from fd import params
 from fd.runtime import device
+from fd.runtime.command_line import ParamsOption, main
 from fd.storage.files import write_folder
 from fd.theory import theory_page
 from fd.theory.demonstrations import Settings, run
 from fd.theory.fit import Schedule
-from stages.command import ParamsOption, main
 
 app = typer.Typer(add_completion=False)
 

@@ -22,7 +22,8 @@ from test_fetch import CONTENT, NAME
 from test_pipeline import ROOT, Pipeline, copied
 from typer.testing import CliRunner
 
-from stages import refine, unlock
+from fd.cli.program import app
+from stages import refine
 
 METHODS = ("fidec", "deflow")
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
@@ -197,7 +198,7 @@ def test_a_list_of_locks_that_no_dvc_stands_behind_is_removed(text: str, stays: 
         subprocess.Popen(sleeping, stdin=subprocess.PIPE) as other,
     ):
         path.write_text(text.replace("OWN", str(other.pid)).replace("DVC", str(dvc.pid)))
-        assert CliRunner().invoke(unlock.app, ["--folder", str(tmp_path)]).exit_code == 0
+        assert CliRunner().invoke(app, ["unlock", "--folder", str(tmp_path)]).exit_code == 0
         assert path.exists() == stays
         for process in (dvc, other):
             assert process.stdin is not None

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
+from fd.runtime.command_line import main
 from fd.storage.transitions import load
-from stages.command import main
 from stages.download import app
 
 ROOT = Path(__file__).parent.parent

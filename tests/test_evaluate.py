@@ -24,6 +24,7 @@ from fd.method.agent import Agent
 from fd.method.spec import Spec
 from fd.policy import Policy, snapshot_name
 from fd.results import episode_scores
+from fd.runtime.command_line import main
 from fd.simulation import evaluation
 from fd.simulation.episodes import Episode
 from fd.simulation.evaluation import score
@@ -33,7 +34,6 @@ from fd.storage.files import write_record
 from fd.storage.transitions import Manifest
 from fd.training.snapshot import write_snapshot
 from stages import evaluate
-from stages.command import main
 
 MANIFEST = Manifest(
     source="generate", dataset="tests/reacher-v0", collector="none",

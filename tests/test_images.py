@@ -21,14 +21,14 @@ from fd.networks.adam import optimiser
 from fd.networks.impala import WIDTH, ImpalaEncoder
 from fd.params import Network
 from fd.policy import Policy
+from fd.runtime.command_line import main
 from fd.simulation.environments import make_env
 from fd.storage.transitions import Transitions, assemble, check, read_manifest
 from fd.training.augmentation import PADDING, cropped, draw_crops
-from fd.training.bank import build
+from fd.training.bank import BankPlan, build_bank
 from fd.training.policy_training import noise_shapes, updates
 from fd.training.replay import Replay
 from stages import download, pretrain, refine
-from stages.command import main
 
 CPU = torch.device("cpu")
 SEEDS = (3, 5)
@@ -156,11 +156,9 @@ def test_a_seed_learns_from_images_as_it_does_among_others() -> None:
 
 def test_a_bank_of_images_is_what_the_flow_gives(tmp_path: Path) -> None:
     agent, replay = agent_of("fidec", *SEEDS, **IMAGES), Replay.of(transitions(9, 9), CPU, frame_stack=3)
-    path = tmp_path / "banks" / "x"
-    bank = build(agent.spec, agent.flow, replay, seeds=SEEDS, samples=4, budget=1.0, label="x", path=path, key="k")
-    again = build(
-        spec_of("fql", **IMAGES), agent.flow, replay, seeds=SEEDS, samples=4, budget=1.0, label="x", path=path, key="k"
-    )
+    plan = BankPlan(4, 1.0, tmp_path / "banks" / "x", "k")
+    bank = build_bank(agent.spec, agent.flow, replay, plan, seeds=SEEDS, label="x")
+    again = build_bank(spec_of("fql", **IMAGES), agent.flow, replay, plan, seeds=SEEDS, label="x")
     assert bank is not None and bank.scores is not None and again is not None and again.noise is not None
     assert torch.equal(bank.actions, again.actions)
     states = replay.states(torch.arange(18)).expand(2, -1, -1, -1, -1)

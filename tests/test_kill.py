@@ -174,7 +174,7 @@ def test_ctrl_c_of_which_foreign_code_makes_another_exception_is_a_line() -> Non
     script = """
 import os, signal
 from fd import interrupt
-from stages.command import main
+from fd.runtime.command_line import main
 
 def app():
     try:

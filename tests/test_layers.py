@@ -1,87 +1,39 @@
-"""The stages' declared code is their import closure, and imports point down the layers only."""
+"""The plan of the house: which package imports which, names that do not collide, and lists of code that are what a program imports."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
-from functools import cache
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
-STDLIB = sys.stdlib_module_names
-ROOT = Path(__file__).parent.parent
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-# Lowest layer first; a module imports from its own layer or those before it.
-LAYERS = [
-    ["errors", "interrupt"],
-    ["documents", "files", "memory", "processes"],
-    [
-        "params",
-        "spec",
-        "transitions",
-        "scratch",
-        "streams",
-        "progress",
-        "provenance",
-        "compute",
-        "graph",
-        "augmentation",
-        "linear",
-        "encoder",
-        "nets",
-        "optim",
-        "robotics",
-    ],
-    ["replay", "flow", "critic", "scores", "stats", "reference", "environments", "checkpoint"],
-    ["fisher", "simulators", "sources", "loop", "suites"],
-    ["refine", "rollout", "lockstep", "pretraining"],
-    ["baselines"],
-    ["agent"],
-    ["bank", "policy"],
-    ["refinement", "online", "evaluation", "report", "theory"],
-    ["stages", "benchmarks"],
-]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+from fd.runtime.closure import ROOT, closure, imported, listing, source
+from stages import code
 
-
-def imported(module: str) -> set[str]:
-    """Modules of this project that a module imports."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source(module).read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return {name for name in found if name.split(".")[0] in {"fd", "stages", "benchmarks"} and source(name).exists()}
-
-
-def source(module: str) -> Path:
-    base = ROOT.joinpath(*module.split("."))
-    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-
-
-@cache
-def closure(module: str) -> frozenset[str]:
-    """A module, all that it imports, directly or not, and the packages that these stand in."""
-    seen: set[str] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            parents = [name.rsplit(".", 1)[0]] if "." in name else []
-            waiting += [*imported(name), *parents]
-    return frozenset(seen)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_declared_code_is_the_import_closure(stage: str) -> None:
-    program = STAGES[stage]["cmd"].split()[2]  # of `python -m stages.<program> ...`
-    needed = {str(source(name).relative_to(ROOT)) for name in closure(program)}
-    declared = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
-    assert declared == needed, f"too many: {sorted(declared - needed)}, missing: {sorted(needed - declared)}"
+# What each package may import of the others, beside `errors`; a module of `fd` itself counts as a package.
+ALLOWED = {
+    "errors": "",
+    "wrappers": "",
+    "runtime": "",
+    "networks": "",
+    "storage": "runtime",
+    "method": "networks",
+    "settings": "storage",
+    "policy": "storage networks method",
+    "simulation": "runtime storage settings policy wrappers",
+    "training": "runtime storage networks method policy simulation",
+    "datasets": "runtime storage settings simulation wrappers",
+    "reference": "storage",
+    "results": "storage settings",
+    "report": "storage method settings policy reference results",
+    "theory": "networks method report",
+    "cli": "runtime storage settings reference results report",
+}
+OUTSIDE = {"stages", "benchmarks"}  # may import everything, and nothing imports them
 
 
 def modules() -> list[str]:
@@ -91,28 +43,86 @@ def modules() -> list[str]:
     )
 
 
-def rank(module: str) -> int:
-    parts = module.split(".")
-    return RANK["stages"] if parts[0] == "stages" else RANK[parts[1]] if len(parts) > 1 else 0
+def package(module: str) -> str:
+    top, *rest = module.split(".")
+    return rest[0] if top == "fd" and rest else top
 
 
-@pytest.mark.parametrize("module", modules())
-def test_imports_point_down(module: str) -> None:
-    wrong = [name for name in imported(module) if rank(name) > rank(module)]
-    assert not wrong, f"{module} imports from a higher layer: {wrong}"
+@pytest.mark.parametrize("module", [name for name in modules() if package(name) not in OUTSIDE])
+def test_a_module_imports_what_its_package_may(module: str) -> None:
+    own = package(module)
+    allowed = {own, "fd", "errors", *ALLOWED[own].split()}
+    wrong = [name for name in imported(module) if package(name) not in allowed]
+    assert not wrong, f"{module} imports {wrong}; {own} may import {sorted(allowed)}"
+
+
+def test_the_packages_have_no_cycle() -> None:
+    below: set[str] = set()
+    for name, allowed in ALLOWED.items():
+        assert set(allowed.split()) <= below, f"{name} imports what stands after it in the table"
+        below.add(name)
+    assert below == {package(name) for name in modules()} - OUTSIDE
+
+
+def test_a_package_begins_with_what_lives_there() -> None:
+    for name in sorted({package(name) for name in modules()} - OUTSIDE):
+        if source(f"fd.{name}").name == "__init__.py":
+            (only,) = ast.parse(source(f"fd.{name}").read_text()).body
+            assert isinstance(only, ast.Expr) and ast.literal_eval(only.value), name
+
+
+def test_no_two_modules_have_one_name() -> None:
+    times = Counter(name.rsplit(".", 1)[-1] for name in modules())
+    assert [name for name, count in times.items() if count > 1] == []
 
 
 def test_losses_know_nothing_of_settings() -> None:
-    for module in ("flow", "fisher", "critic", "refine", "agent", "loop", "bank"):
-        names = {name.rsplit(".", 1)[-1] for name in closure(f"fd.{module}")}
-        assert not names & {"params", "report", "sources", "command"}, module
+    for module in (
+        "method.flow",
+        "method.fisher",
+        "method.objective",
+        "method.agent",
+        "training.loop",
+        "training.bank",
+    ):
+        known = {package(name) for name in closure(f"fd.{module}")}
+        assert not known & {"settings", "report", "datasets", "stages"}, module
 
 
 def test_training_needs_torch_and_numpy_only() -> None:
     allowed = {"torch", "numpy", "safetensors", "filelock", "rich", "fd", "__future__"}
-    for module in closure("fd.training.loop"):
+    for module in closure("fd.training.policy_training"):
         for node in ast.walk(ast.parse(source(module).read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             roots = {name.split(".")[0] for name in names}
-            assert not roots - allowed - STDLIB, f"{module}: {roots}"
+            assert not roots - allowed - sys.stdlib_module_names, f"{module}: {roots}"
+
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PROGRAMS = sorted({stage["cmd"].split()[2] for stage in STAGES.values()} - {"stages.code"})
+
+
+@pytest.mark.parametrize("stage", STAGES.keys() - {"code"})
+def test_a_stage_depends_on_the_list_of_its_program(stage: str) -> None:
+    program = STAGES[stage]["cmd"].split()[2].removeprefix("stages.")
+    listed = [path for path in STAGES[stage]["deps"] if path.startswith(("code/", "fd", "stages"))]
+    assert listed == [f"code/{program}.txt"]
+    assert {f"code/{program}.txt": {"cache": False, "persist": True}} in STAGES["code"]["outs"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_loads_no_other_code_than_its_list_names(program: str) -> None:
+    """Python itself is asked, which also sees what the syntax of an import statement does not show."""
+    asked = f"import sys, {program}; print(*(n for n in sys.modules if n.split('.')[0] in ('fd', 'stages')))"
+    loaded = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(loaded.split()) <= closure(program)
+
+
+def test_the_lists_in_git_are_of_this_code(tmp_path: Path) -> None:
+    """What `git diff code/` shows is what a commit makes stale."""
+    code.command(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        path.name: path.read_text() for path in (ROOT / "code").iterdir()
+    }
+    assert (tmp_path / "refine.txt").read_text() == listing("stages.refine")

@@ -16,7 +16,7 @@ from fd.networks.mlp import StackedMLP
 from fd.storage.tensors import read_tensors
 from fd.training.bank import Bank, draw_actions, draw_noise, draw_scores, kept_actions
 from fd.training.checkpoint import Checkpoint
-from fd.training.loop import BLOCK, Draws, Schedule, Window, run
+from fd.training.loop import BLOCK, Draws, Run, Schedule, Window, train
 from fd.training.random_streams import PURPOSES, generator
 
 CPU = torch.device("cpu")
@@ -65,10 +65,8 @@ def fit(folder: Path, steps: int, *, called: list[int] | None = None, **faults: 
         return {"grad_norm": torch.zeros(2), "q": torch.tensor([float(index), value])}
 
     checkpoint = Checkpoint(folder / "work", folder / "out", lambda step: None)
-    run(
-        one, draws(3, 5), module, adam, Schedule(steps, 1, 5, 10),
-        seeds=(3, 5), checkpoint=checkpoint, label="refine cube fidec", period=steps,
-    )  # fmt: skip
+    run = Run((3, 5), Schedule(steps, 1, 5, 10), checkpoint, "refine cube fidec")
+    train(one, draws(3, 5), module, adam, run, period=steps)
     return module
 
 
@@ -190,9 +188,10 @@ def test_kept_actions_are_used_for_their_key_only(tmp_path: Path) -> None:
     obs, noise, path = torch.randn(5, 3), torch.randn(2, 5, 4, 2), tmp_path / "banks" / "cube.safetensors"
 
     def kept(noise: torch.Tensor, key: str) -> torch.Tensor:
-        return kept_actions(
-            FLOW, replay_of(5, 5, obs=obs), noise, steps=3, solver="euler", label="bank", path=path, key=key
-        )
+        def draw() -> torch.Tensor:
+            return draw_actions(FLOW, replay_of(5, 5, obs=obs), noise, steps=3, solver="euler", label="bank")
+
+        return kept_actions(draw, path, key, noise.device)
 
     first = kept(noise, "a")
     assert torch.equal(kept(torch.zeros_like(noise), "a"), first)

@@ -26,6 +26,7 @@ PARTS = (
     ".dvcignore",
     ".gitignore",
     "dvc.yaml",
+    "code",
     "fd",
     "stages",
     "reference",

@@ -15,9 +15,9 @@ from fd.method.agent import Agent
 from fd.method.fisher import desmoothed, score
 from fd.policy import Policy
 from fd.storage.tensors import read_tensors
-from fd.training.bank import Bank, build, memory
+from fd.training.bank import Bank, BankPlan, build_bank, memory
 from fd.training.checkpoint import Checkpoint
-from fd.training.loop import BLOCK, Schedule
+from fd.training.loop import BLOCK, Run, Schedule
 from fd.training.policy_training import noise_shapes, refine
 from fd.training.random_streams import generator
 from fd.training.replay import Replay
@@ -47,7 +47,7 @@ def train(folder: Path, data: Replay, agent: Agent) -> Agent:
     folder.mkdir(exist_ok=True)
     out = folder / "out"
     checkpoint = Checkpoint(folder, out, lambda step: write_snapshot(out, agent, step=step, seeds=SEEDS, origin={}))
-    refine(agent, data, None, SCHEDULE, seeds=SEEDS, checkpoint=checkpoint, label="refine cube x", execution="eager")
+    refine(agent, data, None, Run(SEEDS, SCHEDULE, checkpoint, "refine cube x"))
     return agent
 
 
@@ -163,9 +163,7 @@ def test_probes_are_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def bank_of(agent: Agent, data: Replay) -> Bank:
     path = Path("banks/cube.safetensors")
-    bank = build(
-        agent.spec, agent.flow, data, seeds=SEEDS, samples=6, budget=1.0, label="refine cube", path=path, key="k"
-    )
+    bank = build_bank(agent.spec, agent.flow, data, BankPlan(6, 1.0, path, "k"), seeds=SEEDS, label="refine cube")
     assert bank is not None
     return bank
 
@@ -178,7 +176,7 @@ def test_methods_without_base_actions_need_no_bank(method: str) -> None:
 def test_desmoothing_without_memory_for_a_bank_is_refused(tmp_path: Path) -> None:
     agent = agent_of("fidec", *SEEDS, desmooth=True)
     with pytest.raises(FdError, match=r"takes .* GiB, refine.bank_memory is 1e-06, and desmooth is done once a state"):
-        build(agent.spec, agent.flow, replay(), seeds=SEEDS, samples=6, budget=1e-6, label="x", path=tmp_path, key="k")
+        build_bank(agent.spec, agent.flow, replay(), BankPlan(6, 1e-6, tmp_path, "k"), seeds=SEEDS, label="x")
 
 
 @pytest.mark.parametrize("method", ["fql", "deflow", "fidec", "fidec-stein"])
@@ -194,10 +192,8 @@ def test_a_bank_beyond_its_budget_is_not_built(
     assert memory(agent.spec, seeds=2, rows=ROWS, samples=6) == pytest.approx(needed)
     capsys.readouterr()
     for budget, built in ((0.999 * needed, False), (1.001 * needed, True)):
-        found = build(
-            agent.spec, agent.flow, data, seeds=SEEDS, samples=6, budget=budget, label="refine cube x",
-            path=Path("banks/cube.safetensors"), key="k",
-        )  # fmt: skip
+        plan = BankPlan(6, budget, Path("banks/cube.safetensors"), "k")
+        found = build_bank(agent.spec, agent.flow, data, plan, seeds=SEEDS, label="refine cube x")
         assert (found is not None) == built
         told = capsys.readouterr().err
         assert ("refine cube x: a bank of 6 base actions a state takes" in told) != built

@@ -12,9 +12,9 @@ import pytest
 from example_suite import change_params, edit, outcome, rewrite, suite_params, write_suite
 from scipy.stats import hypergeom, t
 
+from fd.cli.program import app as fidec
 from fd.params import Regress
 from fd.report import baseline, power, regression
-from stages.power import app as power_app
 from stages.regress import app
 
 TASKS = {"near": "cube-single-play-singletask-task1-v0", "far": "made-v0"}
@@ -252,7 +252,7 @@ def test_returns_are_compared_by_their_spread(suite: Path) -> None:
     code, text = run(suite)
     assert code == 1 and "**Regression: fql on near, fql on all tasks.**" in text
     assert outcome(
-        power_app, [f"--params={suite / 'params.yaml'}", f"--baseline={suite / 'baseline/example.json'}"]
+        fidec, ["power", f"--params={suite / 'params.yaml'}", f"--baseline={suite / 'baseline/example.json'}"]
     ) == (
         2,
         "tasks.near: scored by return, allowed: success",
@@ -346,7 +346,7 @@ def test_power_of_another_suite_is_one_line(suite: Path) -> None:
     path = suite / "baseline" / "example.json"
     line = f"{path}: is of the suite 'example', allowed: that of {suite / 'params.yaml'}, 'other'"
     options = [f"--params={suite / 'params.yaml'}", f"--baseline={path}", f"--out={suite / 'out'}"]
-    assert outcome(power_app, options) == (2, line)
+    assert outcome(fidec, ["power", *options]) == (2, line)
     assert not (suite / "out").exists()
 
 
@@ -354,7 +354,7 @@ def test_the_table_of_power(suite: Path) -> None:
     change_params(suite, lambda params: params["regress"].update(simulations=200, seeds=[3, 8], episodes=[40]))
     options = [f"--params={suite / 'params.yaml'}", f"--baseline={suite / 'baseline/example.json'}"]
     for out in ("one", "two"):
-        assert outcome(power_app, [*options, f"--out={suite / out}"]) == (0, "")
+        assert outcome(fidec, ["power", *options, f"--out={suite / out}"]) == (0, "")
     for name in ("power.md", "power.csv"):
         assert (suite / "one" / name).read_bytes() == (suite / "two" / name).read_bytes()
     lines = (suite / "one" / "power.csv").read_text().splitlines()
@@ -375,5 +375,8 @@ def test_a_baseline_of_one_seed_has_no_spread_to_draw_from(suite: Path) -> None:
         ],
     )
     options = [f"--params={suite / 'params.yaml'}", f"--baseline={suite / 'baseline/example.json'}"]
-    assert outcome(power_app, options) == (2, "seeds: one in the baseline, allowed: two or more, whose spread is known")
+    assert outcome(fidec, ["power", *options]) == (
+        2,
+        "seeds: one in the baseline, allowed: two or more, whose spread is known",
+    )
     assert power.suite_of(found).spread.shape == (2,)

@@ -18,8 +18,8 @@ from typer import Typer
 
 from fd.errors import FdError
 from fd.runtime import memory
+from fd.runtime.command_line import main
 from stages import download, evaluate, pretrain, refine, report
-from stages.command import main
 
 METHOD = "bc"
 STAGES: dict[str, tuple[Typer, Sequence[str], Sequence[str]]] = {  # app, its options, its outputs

@@ -11,9 +11,9 @@ import yaml
 from typer.testing import CliRunner
 
 from fd import params
+from fd.cli.program import app
 from fd.errors import FdError
 from fd.reference.published import hyperparameters, of_dataset
-from stages import task
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "reference"
@@ -41,7 +41,7 @@ def values(dataset: str) -> dict[tuple[str, str], Any]:
 
 def printed(dataset: str) -> str:
     arguments = ["--dataset", dataset, "--reference", str(FOLDER), "--params", str(ROOT / "params.yaml")]
-    return CliRunner().invoke(task.app, arguments, catch_exceptions=False).output
+    return CliRunner().invoke(app, ["task", *arguments], catch_exceptions=False).output
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from fd import params
+from fd.cli.program import app
 from fd.errors import FdError
 from fd.params import Params
 from fd.reference import suites
 from fd.reference.published import benchmark, hyperparameters, of_dataset
-from stages import check, suite
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "reference"
@@ -114,7 +114,7 @@ def test_every_value_of_a_task_names_its_source() -> None:
 
 def select(name: str, target: Path, *options: str) -> None:
     folders = ["--suites", str(ROOT / "suites"), "--reference", str(FOLDER)]
-    CliRunner().invoke(suite.app, [name, "--params", str(target), *folders, *options], catch_exceptions=False)
+    CliRunner().invoke(app, ["suite", name, "--params", str(target), *folders, *options], catch_exceptions=False)
 
 
 def test_selecting(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_selecting(tmp_path: Path) -> None:
     target.write_text(edited, encoding="utf-8")
     with pytest.raises(
         FdError,
-        match=r"holds edits, it is none of ablation, .*, quick; keep it elsewhere, or overwrite it with `python -m stages.suite quick --force`",
+        match=r"holds edits, it is none of ablation, .*, quick; keep it elsewhere, or overwrite it with `fidec suite quick --force`",
     ):
         select("quick", target)
     assert target.read_text(encoding="utf-8") == edited
@@ -161,11 +161,11 @@ def test_no_number_is_text_to_a_reader_of_yaml() -> None:
 
 
 def test_checking_settings(tmp_path: Path) -> None:
-    result = CliRunner().invoke(check.app, ["--params", str(ROOT / "params.yaml")], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["check", "--params", str(ROOT / "params.yaml")], catch_exceptions=False)
     assert (
         "suite quick; tasks: 3, seeds: 3, cells to refine and evaluate: 12; methods: bc, fql, deflow, fidec"
         in result.output
     )
     (tmp_path / "params.yaml").write_text(TEXTS["quick"].replace("&residual", ""), encoding="utf-8")
     with pytest.raises(FdError, match=r"params\.yaml: not YAML: found undefined alias 'residual' in line \d+$"):
-        CliRunner().invoke(check.app, ["--params", str(tmp_path / "params.yaml")], catch_exceptions=False)
+        CliRunner().invoke(app, ["check", "--params", str(tmp_path / "params.yaml")], catch_exceptions=False)

@@ -12,9 +12,9 @@ import yaml
 from conftest import TASK
 from example_suite import ROOT, change_params, edit, outcome
 
+from fd.cli.program import app
 from fd.storage.files import digest
 from stages import ablate, evaluate, refine, report
-from stages.trace import app
 
 METHODS = ("bc", "fidec")
 
@@ -48,7 +48,7 @@ METRICS = "reports/tiny/metrics.json"
 
 
 def test_every_number_of_a_report_has_its_origin(project: Path) -> None:
-    code, text = outcome(app, [METRICS])
+    code, text = outcome(app, ["trace", METRICS])
     found, metrics = json.loads(text), json.loads(Path(METRICS).read_text())
     assert code == 0 and found["suite"] == "tiny" and "torch" in found["versions"]
     for cell in found["cells"]:
@@ -65,7 +65,7 @@ def test_every_number_of_a_report_has_its_origin(project: Path) -> None:
 
 
 def test_one_seed_at_one_step(project: Path) -> None:
-    code, text = outcome(app, ["--task", TASK, "--method", "fidec", "--seed", "1", "--step", "20"])
+    code, text = outcome(app, ["trace", "--task", TASK, "--method", "fidec", "--seed", "1", "--step", "20"])
     (cell,) = json.loads(text)["cells"]
     rows = [line.split(",") for line in (project / "evals" / TASK / "fidec.csv").read_text().splitlines()[1:]]
     scores = [float(row[-1]) for row in rows if row[:2] == ["1", "20"]]
@@ -87,7 +87,7 @@ def test_one_seed_at_one_step(project: Path) -> None:
     ],
 )
 def test_what_is_not_part_of_the_report_is_named(project: Path, arguments: list[str], message: str) -> None:
-    code, text = outcome(app, arguments)
+    code, text = outcome(app, ["trace", *arguments])
     assert code == 2 and message in text and "\n" not in text
 
 
@@ -130,7 +130,7 @@ def _metrics(change: Callable[[dict], object]) -> Callable[[], object]:
 )  # fmt: skip
 def test_what_has_changed_since_is_named(project: Path, broken: Callable[[], object], message: str) -> None:
     broken()
-    code, text = outcome(app, [METRICS])
+    code, text = outcome(app, ["trace", METRICS])
     assert code == 2 and message in text and "\n" not in text
 
 

@@ -20,12 +20,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 from typer import Typer
 
+from fd.runtime.command_line import main
 from fd.runtime.progress import Progress
 from fd.storage.files import digest, read_record, write_record
 from fd.storage.tensors import FLOW, read_tensors, write_tensors
 from fd.training.checkpoint import COLUMNS
 from stages import pretrain, refine
-from stages.command import main
 
 ROOT = Path(__file__).parent.parent
 TASK = "umaze"
@@ -459,7 +459,7 @@ def test_a_full_disk_is_one_line(tiny_project: Path) -> None:
     """Files cannot grow beyond 4 KiB here, which is what a full disk is to the library that writes weights."""
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
-        "from stages.command import main; from stages.pretrain import app; main(app)"
+        "from fd.runtime.command_line import main; from stages.pretrain import app; main(app)"
     )
     found = subprocess.run(
         [sys.executable, "-c", program, "--task", TASK, "--out", "out"],

@@ -1,1 +1,4 @@
-"""One file per source of data; each ends in the arrays of `fd.storage.transitions`."""
+"""Where data come from: OGBench, Minari, D4RL and the collectors that make such sets here.
+
+It imports simulation, settings, storage.
+"""

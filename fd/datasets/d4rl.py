@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from fd.datasets.hdf5_check import check
 from fd.datasets.mazes import between, registered
 from fd.datasets.rows import Rows, check_numbers
-from fd.errors import FdError
+from fd.errors import FdError, one_line
 from fd.params import D4rlData
-from fd.storage.files import one_line
 from fd.storage.transitions import Transitions
 from fd.wrappers import as_d4rl
 

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fd.errors import FdError
-from fd.storage.files import one_line
+from fd.errors import FdError, one_line
 
 # Numbers that a file may stand for; flags shrink a thousandfold, but floats of an experiment hardly.
 RATIO, SMALL = 20, 2**26  # bytes for every byte of the file, and those that any file may

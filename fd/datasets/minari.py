@@ -38,10 +38,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from fd.datasets.hdf5_check import check as check_hdf5
 from fd.datasets.mazes import SUCCESS_RADIUS, between, goal_of, registered
 from fd.datasets.rows import Rows, check_numbers
-from fd.errors import FdError
+from fd.errors import FdError, one_line
 from fd.params import MinariData, RobotData
 from fd.simulation.environments import FlatEnv, make, register, unit_box
-from fd.storage.files import one_line
 from fd.storage.transitions import Transitions
 from fd.storage.untrusted import read_json
 from fd.wrappers import as_d4rl

@@ -1,1 +1,4 @@
-"""reference."""
+"""What others published: tasks of the benchmark, scores, hyperparameters, and the suites composed of them.
+
+It imports storage.
+"""

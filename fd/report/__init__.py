@@ -1,1 +1,4 @@
-"""Tables, figures and pages made from evaluations; the only code that imports pandas and matplotlib."""
+"""Pages, tables and figures of results, the regression test, and the trace of a number.
+
+It imports results, reference and settings.
+"""

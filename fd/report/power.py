@@ -190,7 +190,7 @@ def markdown(found: Power, baseline: Baseline, rule: Regress) -> str:
     shares = baseline.shares()
     size = f"{shares.shape[0]} tasks, {shares.shape[1]} methods, {shares.shape[2]} seeds"
     about = (
-        f"Made by `python -m stages.power` from the baseline ({size}) by simulation, {rule.simulations} runs a number. The rule: a drop of more"
+        f"Made by `fidec power` from the baseline ({size}) by simulation, {rule.simulations} runs a number. The rule: a drop of more"
         f" than {rule.tolerance:g} points, one-sided p of at most {rule.level:g} after Holm's correction for all cells and means over tasks."
     )
     alarms = (

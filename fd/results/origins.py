@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fd.errors import FdError
+from fd.errors import FdError, one_line
 from fd.results.grid import Plan
-from fd.storage.files import one_line, read_record
+from fd.storage.files import read_record
 from fd.storage.transitions import Manifest, read_manifest
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from fd.errors import FdError
-from fd.storage.files import one_line, read_output
+from fd.errors import FdError, one_line
+from fd.storage.files import read_output
 
 COLUMNS = ("dual", "penalty", "delta2")  # of a method with a constraint
 END = 0.1  # share of training that counts as its end; the pages say "the last tenth"

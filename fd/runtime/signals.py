@@ -17,7 +17,7 @@ from types import FrameType
 
 PATIENCE = 3  # seconds that a step may take to its end
 ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_DVC = "DVC_STAGE"  # variable that DVC sets for what it runs
+DVC_STAGE = "DVC_STAGE"  # variable that DVC sets for what it runs
 
 
 class Interrupted(BaseException):
@@ -76,7 +76,7 @@ def deferred() -> Iterator[None]:
 
 def end_with_dvc() -> None:
     """From now on, this process gets SIGTERM when the DVC that started it is gone; nothing where none did."""
-    if _DVC in os.environ:
+    if DVC_STAGE in os.environ:
         threading.Thread(target=_watch, args=(_ancestors(),), daemon=True).start()
 
 
@@ -91,7 +91,7 @@ def _ancestors() -> list[int]:
     parent = Path("/proc", str(os.getppid()))
     found = [os.getppid()]
     try:
-        if f"{_DVC}={os.environ[_DVC]}".encode() in (parent / "environ").read_bytes().split(b"\0"):
+        if f"{DVC_STAGE}={os.environ[DVC_STAGE]}".encode() in (parent / "environ").read_bytes().split(b"\0"):
             found.append(int((parent / "stat").read_text().rsplit(")", 1)[1].split()[1]))
     except OSError:  # the parent has just ended, or this is no Linux
         pass

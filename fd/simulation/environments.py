@@ -21,8 +21,7 @@ from numpy.random import mtrand
 from numpy.typing import NDArray
 
 from fd import wrappers  # noqa: F401  (the specs of manifests name its wrappers)
-from fd.errors import FdError
-from fd.storage.files import one_line
+from fd.errors import FdError, one_line
 from fd.storage.transitions import Manifest
 
 Floats = NDArray[np.float32]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fd.errors import FdError
+from fd.errors import FdError, one_line
 
 SEAL = f"sha256:{0:064d}"
 HEAD = 256  # bytes of a file that hold its seal
@@ -133,11 +133,6 @@ def damaged(path: Path, found: str, *, says: tuple[object, str]) -> FdError:
     return FdError(
         f"{path}: is damaged or was changed, its SHA-256 is {found[:12]}…, {place} says {needed[:12]}…; {AGAIN}"
     )
-
-
-def one_line(told: object) -> str:
-    """What an error or a file says, as one short line."""
-    return " ".join(str(told).split())[:300] or type(told).__name__
 
 
 def _sealed(path: Path) -> tuple[int, str, str]:

@@ -18,11 +18,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fd.errors import FdError
-from fd.runtime import signals
+from fd.runtime import closure, signals
 
 ROOT = Path(".scratch")
 PATIENCE = 10.0  # seconds to wait for a cell: what is asked to end may still be saving its state
-CODE = [Path(__file__).parent, Path(__file__).parent.parent / "stages"]
 
 
 @contextmanager
@@ -45,11 +44,14 @@ def claimed(stage: str, cell: str) -> Iterator[None]:
 
 
 def folder(stage: str, cell: str, *depends: Any) -> Path:
-    """Scratch folder of a cell of a stage (not made); another one whenever the code or `depends` (JSON values) changes."""
-    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
-    for path in sorted(path for package in CODE for path in package.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return ROOT / f"{_name(stage, cell)}-{digest.hexdigest()[:16]}"
+    """Scratch folder of a cell of a stage (not made); another one whenever the stage's code or `depends` (JSON values) changes."""
+    return ROOT / f"{_name(stage, cell)}-{key(f'stages.{stage}', *depends)}"
+
+
+def key(module: str, *depends: Any) -> str:
+    """16 digits for work that depends on `depends` (JSON values) and on the code of a module: itself and all that it imports."""
+    told = json.dumps(depends, sort_keys=True) + closure.listing(module)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _name(stage: str, cell: str) -> str:

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fd.errors import FdError
-from fd.storage.files import SEAL, check_seal, one_line, replacing, seal
+from fd.errors import FdError, one_line
+from fd.storage.files import SEAL, check_seal, replacing, seal
 
 FLOW = "flow.safetensors"  # of a behaviour folder, and of a run whose flow is frozen
 

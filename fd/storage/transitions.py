@@ -17,8 +17,8 @@ import numpy as np
 import numpy.lib.format as npy
 from numpy.typing import NDArray
 
-from fd.errors import FdError
-from fd.storage.files import damaged, digest, one_line, read_record, replacing, write_record
+from fd.errors import FdError, one_line
+from fd.storage.files import damaged, digest, read_record, replacing, write_record
 
 ARRAYS = "transitions.npz"
 MANIFEST = "manifest.json"

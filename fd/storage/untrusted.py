@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from fd.errors import FdError
-from fd.storage.files import one_line
+from fd.errors import FdError, one_line
 
 MOST_BYTES = 2**18  # of settings; those of the whole benchmark have 80,000
 MOST_VALUES = 10**4  # of settings, keys as well; a few nested aliases can stand for any number of values

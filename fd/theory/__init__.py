@@ -1,1 +1,4 @@
-"""Demonstrations on distributions whose scores and divergences are known."""
+"""The claims of the method on distributions that are known in closed form.
+
+It imports method, networks and the figures of report.
+"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,23 @@ class Bank:
         )
 
 
+@dataclass(frozen=True)
+class BankPlan:
+    """How large a bank is to be, and where its base actions are kept for the next method.
+
+    Attributes:
+        samples: base actions M of a state.
+        budget: memory that it may take, in GiB.
+        path: file of the base actions; what it holds under another key is replaced.
+        key: names the flow, the code and all else, but the sizes, that they depend on.
+    """
+
+    samples: int
+    budget: float
+    path: Path
+    key: str
+
+
 def memory(spec: Spec, *, seeds: int, rows: int, samples: int) -> float:
     """GiB that building the bank of `rows` states takes at its height: noise, `samples` base actions and scores."""
     numbers = 2 * samples * spec.act_dim
@@ -65,9 +82,8 @@ def memory(spec: Spec, *, seeds: int, rows: int, samples: int) -> float:
     return 4 * seeds * rows * numbers / 2**30
 
 
-def build(
-    spec: Spec, flow: StackedMLP, replay: Replay, *, seeds: Sequence[int], samples: int, budget: float, label: str,
-    path: Path, key: str,
+def build_bank(
+    spec: Spec, flow: StackedMLP, replay: Replay, plan: BankPlan, *, seeds: Sequence[int], label: str
 ) -> Bank | None:  # fmt: skip
     """The bank of a frozen flow for training with a spec; None, said on stderr, where it would take more memory than allowed.
 
@@ -75,29 +91,30 @@ def build(
         spec: the agent to be trained.
         flow: its flow, of all seeds.
         replay: its R states.
+        plan: size of the bank, and the file in which its base actions are kept.
         seeds: training seeds; each draws from its own streams.
-        samples: base actions M of a state.
-        budget: memory that it may take, in GiB.
         label: what progress and errors call the run.
-        path: file in which the base actions are kept for the next method.
-        key: names the flow and all else, but the sizes, that they depend on.
 
     Raises:
         FdError: a score is not finite, or `desmooth` finds no memory.
     """
-    rows, device = len(replay.obs), replay.act.device
+    rows, samples, device = len(replay.obs), plan.samples, replay.act.device
     needed = memory(spec, seeds=len(seeds), rows=rows, samples=samples)
-    if needed > budget:
-        told = f"{label}: a bank of {samples} base actions a state takes {needed:.3g} GiB, refine.bank_memory is {budget:g}"
+    if needed > plan.budget:
+        told = f"{label}: a bank of {samples} base actions a state takes {needed:.3g} GiB, refine.bank_memory is {plan.budget:g}"
         if spec.desmooth:
             raise FdError(f"{told}, and desmooth is done once a state (allowed: more memory, or desmooth: false)")
         print(f"{told}: base actions are drawn afresh at every step", file=sys.stderr, flush=True)
         return None
     noise = draw_noise(seeds, (rows, samples, spec.act_dim), device)
-    key = f"{key} {device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
-    actions = kept_actions(
-        flow, replay, noise, steps=spec.flow_steps, solver=spec.flow_solver, label=f"{label}: bank", path=path, key=key
-    )
+    key = f"{plan.key} {device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
+
+    def draw() -> Tensor:
+        return draw_actions(
+            flow, replay, noise, steps=spec.flow_steps, solver=spec.flow_solver, label=f"{label}: bank"
+        )  # fmt: skip
+
+    actions = kept_actions(draw, plan.path, key, device)
     scores = None
     if spec.state_scores:
         chosen = actions[:, :, : spec.fisher_samples]
@@ -134,27 +151,19 @@ def draw_actions(flow: StackedMLP, replay: Replay, noise: Tensor, *, steps: int,
     return actions
 
 
-def kept_actions(
-    flow: StackedMLP, replay: Replay, noise: Tensor, *, steps: int, solver: str, label: str, path: Path, key: str
-) -> Tensor:
-    """`draw_actions`, kept in a file for the next method that asks with the same key.
-
-    Args:
-        flow, replay, noise, steps, solver, label: see `draw_actions`.
-        path: the file; what it holds under another key is replaced.
-        key: names all that the actions depend on.
-    """
+def kept_actions(draw: Callable[[], Tensor], path: Path, key: str, device: torch.device) -> Tensor:
+    """What `draw` gives, kept in a file for the next method that asks with the same key; what the file holds under another is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.exists():
             try:
-                tensors, record = read_tensors(path, noise.device)
+                tensors, record = read_tensors(path, device)
                 if record.get("key") == key:
                     return tensors["actions"]
                 del tensors
             except FdError as error:
                 print(f"{error}: base actions are drawn again", file=sys.stderr, flush=True)
-        actions = draw_actions(flow, replay, noise, steps=steps, solver=solver, label=label)
+        actions = draw()
         write_tensors(path, {"actions": actions}, {"key": key})
         return actions
 

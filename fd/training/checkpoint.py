@@ -45,7 +45,7 @@ class Checkpoint:
         folder.mkdir(parents=True, exist_ok=True)
         self._resumable = out.exists()  # else the state's snapshots are gone: killed just after publishing
         out.mkdir(parents=True, exist_ok=True)
-        self._folder, self._out, self._snapshot, self._also, self._start = folder, out, snapshot, also, start
+        self.folder, self._out, self._snapshot, self._also, self._start = folder, out, snapshot, also, start
         self._rows: list[dict[str, Any]] = []
         self.unlogged: list[Any] = []
 
@@ -55,11 +55,11 @@ class Checkpoint:
         Raises:
             FdError: it is damaged or of another run.
         """
-        path = self._folder / STATE
+        path = self.folder / STATE
         if not path.exists() or not self._resumable:
             return self._start
         record = load_state(path, module, adam)
-        if record["key"] != self._folder.name:
+        if record["key"] != self.folder.name:
             raise FdError(f"{path}: is of {record['key']}; remove it")
         self._rows, self.unlogged = record["rows"], record["unlogged"]
         return int(record["step"])
@@ -87,8 +87,8 @@ class Checkpoint:
         trained = _trained(module, adam)
         for index, state in adam.state_dict()["state"].items():
             tensors |= {f"adam.{trained[index]}.{key}": value for key, value in state.items()}
-        record = {"key": self._folder.name, "step": step, "rows": self._rows, "unlogged": unlogged}
-        write_tensors(self._folder / STATE, tensors, record)
+        record = {"key": self.folder.name, "step": step, "rows": self._rows, "unlogged": unlogged}
+        write_tensors(self.folder / STATE, tensors, record)
 
 
 def load_state(path: Path, module: nn.Module, adam: torch.optim.Adam) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -11,31 +9,23 @@ from fd.method.flow import matching_loss
 from fd.networks.adam import optimiser, step
 from fd.networks.mlp import StackedMLP
 from fd.training.augmentation import cropped, draw_crops
-from fd.training.checkpoint import Checkpoint
-from fd.training.loop import BLOCK, Draws, Schedule, run
+from fd.training.loop import BLOCK, Draws, Run, train
 from fd.training.replay import Replay
 
 
-def pretrain(
-    flow: StackedMLP, replay: Replay, schedule: Schedule, *, seeds: Sequence[int], learning_rate: float,
-    checkpoint: Checkpoint, label: str, execution: str, augmentation: float = 0.0,
-) -> None:  # fmt: skip
+def pretrain(flow: StackedMLP, replay: Replay, run: Run, *, learning_rate: float, augmentation: float = 0.0) -> None:
     """Trains the behaviour flow of every seed by flow matching.
 
     Args:
         flow: velocity network.
         replay: transitions.
-        schedule: length and marks of the run.
-        seeds: of the first axis.
+        run: its seeds, schedule, checkpoint, label and execution.
         learning_rate: of Adam.
-        checkpoint: log and last state.
-        label: what progress and errors call the run.
-        execution: see `fd.training.execution.execution`.
         augmentation: probability that a batch's images are cropped.
     """
     parameters = list(flow.parameters())
     adam = optimiser(parameters, learning_rate)
-    size, width, device = schedule.batch_size, replay.act.shape[1], replay.act.device
+    size, width, device = run.schedule.batch_size, replay.act.shape[1], replay.act.device
 
     def draw(stream: torch.Generator) -> list[Tensor]:
         index = torch.randint(len(replay.starts), (BLOCK, size), generator=stream, device=device)
@@ -52,5 +42,4 @@ def pretrain(
         loss = matching_loss(flow, obs, replay.act[rows], x0=x0, t=t)
         return {"flow_loss": loss.detach(), "grad_norm": step(adam, loss, parameters, clip=0)}
 
-    draws = Draws(seeds, "pretrain", device, draw)
-    run(one, draws, flow, adam, schedule, seeds=seeds, checkpoint=checkpoint, label=label, execution=execution)
+    train(one, Draws(run.seeds, "pretrain", device, draw), flow, adam, run)

@@ -34,6 +34,25 @@ class Schedule:
     save_every: int
 
 
+@dataclass(frozen=True)
+class Run:
+    """A training run: what all of its parts need to know of it.
+
+    Attributes:
+        seeds: of the first axis of every tensor.
+        schedule: its length and marks.
+        checkpoint: keeps its state, its log and its snapshots.
+        label: what progress and errors call it.
+        execution: of an update, see `fd.training.execution.execution`.
+    """
+
+    seeds: Sequence[int]
+    schedule: Schedule
+    checkpoint: Checkpoint
+    label: str
+    execution: str = "eager"
+
+
 class Draws:
     """Random numbers of one block for all seeds, each [S, BLOCK, ...]; `draw` is called with each seed's generator."""
 
@@ -115,31 +134,27 @@ class Window:
             )
 
 
-def run(
-    update: Update, draws: Draws, module: nn.Module, adam: torch.optim.Adam, schedule: Schedule, *,
-    seeds: Sequence[int], checkpoint: Checkpoint, label: str, execution: str = "eager", period: int = 1,
+def train(
+    update: Update, draws: Draws, module: nn.Module, adam: torch.optim.Adam, run: Run, *, period: int = 1
 ) -> None:  # fmt: skip
-    """Updates a module in every step still to do.
+    """Updates a module in every step of a run that is still to do.
 
     Args:
         update: called with the phase of a step and its random numbers, updates `module` and returns metrics, each [S].
         draws: the random numbers.
         module, adam: what is updated, and kept in checkpoints.
-        schedule: length and marks of the run.
-        seeds: of the first axis.
-        checkpoint: last state, log and snapshots.
-        label: what progress and errors call the run.
-        execution: of an update, see `fd.training.execution.execution`.
+        run: its seeds, schedule, checkpoint, label and execution.
         period: number of phases that take turns, step after step.
 
     Raises:
         FdError: a metric or a weight is not finite; what was saved before stays.
         Interrupted: a signal asked this process to end; the state after its last step is saved.
     """
+    seeds, schedule, checkpoint, label = run.seeds, run.schedule, run.checkpoint, run.label
     done = checkpoint.restore(module, adam)
     window = Window(seeds, label, schedule.log_every)
     window.restore(checkpoint.unlogged, next(module.parameters()))
-    update = executed(update, module, execution)
+    update = executed(update, module, run.execution)
     with Progress(schedule.steps, label, done=done) as progress, signals.deferred():
         for index in range(done, schedule.steps):
             at = index + 1

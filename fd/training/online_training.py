@@ -7,8 +7,7 @@ grow by what each checkpoint adds: rows of transitions, from which the simulator
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,10 +19,9 @@ from fd.method.agent import Agent
 from fd.policy import Policy
 from fd.simulation.lockstep import Lockstep, Order
 from fd.storage.transitions import ACTION_BOUND
-from fd.training.checkpoint import Checkpoint
 from fd.training.execution import executed
 from fd.training.experience import Experience, labelled
-from fd.training.loop import BLOCK, Draws, Schedule, run
+from fd.training.loop import BLOCK, Draws, Run, train
 from fd.training.policy_training import updates
 from fd.training.random_streams import generator
 
@@ -46,8 +44,7 @@ class Interaction:
 
 
 def finetune(
-    agent: Agent, adam: torch.optim.Adam, experience: Experience, interaction: Interaction, schedule: Schedule, *,
-    seeds: Sequence[int], checkpoint: Checkpoint, folder: Path, label: str, execution: str,
+    agent: Agent, adam: torch.optim.Adam, experience: Experience, interaction: Interaction, run: Run
 ) -> None:  # fmt: skip
     """Goes on with the training of every seed.
 
@@ -57,23 +54,20 @@ def finetune(
         agent, adam: at the end of the offline run.
         experience: what the seeds learn from.
         interaction: with the simulators.
-        schedule: its steps and marks count from the start of the offline run.
-        seeds: of the first axis.
-        checkpoint: last state, log and snapshots; with each snapshot, the experience is to be saved in `folder`.
-        folder: of the files of the experience.
-        label: what progress and errors call the run.
-        execution: of an update, see `fd.training.execution.execution`.
+        run: the steps and marks of its schedule count from the start of the offline run; with each state of its checkpoint, the
+            experience is to be saved in the checkpoint's folder.
 
     Raises:
         FdError: training diverges, or a simulator fails or does not come back to where it was.
     """
-    experience.restore(folder, checkpoint.restore(agent, adam))
-    _enter(experience, interaction.simulators, seeds, label)
+    seeds = run.seeds
+    experience.restore(run.checkpoint.folder, run.checkpoint.restore(agent, adam))
+    _enter(experience, interaction.simulators, seeds, run.label)
     one, numbers = updates(
-        agent, adam, experience.replay, None, seeds=seeds, batch_size=schedule.batch_size, purpose="online",
+        agent, adam, experience.replay, None, seeds=seeds, batch_size=run.schedule.batch_size, purpose="online",
         choose=experience.choose,
     )  # fmt: skip
-    one, device = executed(one, agent, execution), experience.replay.act.device
+    one, device = executed(one, agent, run.execution), experience.replay.act.device
     width = interaction.acting["best_of"] * agent.spec.act_dim
     noise = Draws(
         seeds, "acting", device, lambda stream: [torch.randn(BLOCK, 1, width, generator=stream, device=device)]
@@ -86,7 +80,7 @@ def finetune(
         act = tensor.clamp(-ACTION_BOUND, ACTION_BOUND).cpu().numpy()
         if not np.isfinite(act).all():
             seed = seeds[int(np.argwhere(~np.isfinite(act))[0][0])]
-            raise FdError(f"{label}: the policy of seed {seed} gave NaN as an action, allowed: finite numbers")
+            raise FdError(f"{run.label}: the policy of seed {seed} gave NaN as an action, allowed: finite numbers")
         interaction.simulators.send({index: Order(None, act[index : index + 1]) for index in range(len(seeds))})
         done = experience.steps * interaction.updates
         rows = []
@@ -95,7 +89,9 @@ def finetune(
         _take(act, experience, interaction, seeds)
         return {name: torch.stack([row[name] for row in rows]).mean(dim=0) for name in rows[0]}
 
-    run(step, noise, agent, adam, schedule, seeds=seeds, checkpoint=checkpoint, label=label)
+    train(
+        step, noise, agent, adam, replace(run, execution="eager")
+    )  # it is the updates in a step that are executed otherwise
 
 
 def reset_seed(seed: int, episode: int) -> int:

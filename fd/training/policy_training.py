@@ -15,31 +15,24 @@ from fd.method.spec import Spec
 from fd.networks.adam import optimiser
 from fd.training.augmentation import draw_crops
 from fd.training.bank import Bank
-from fd.training.checkpoint import Checkpoint
 from fd.training.execution import Update
-from fd.training.loop import BLOCK, Draws, Schedule, run
+from fd.training.loop import BLOCK, Draws, Run, train
 from fd.training.replay import Replay
 
 SPAN = 2**62  # of numbers that choose among transitions whose number is not known when they are drawn
 
 
-def refine(
-    agent: Agent, replay: Replay, bank: Bank | None, schedule: Schedule, *, seeds: Sequence[int],
-    checkpoint: Checkpoint, label: str, execution: str,
-) -> None:  # fmt: skip
+def refine(agent: Agent, replay: Replay, bank: Bank | None, run: Run) -> None:
     """Refines the policy of every seed; base actions come from the bank, or fresh from the flow where it is None.
 
     Raises:
         FdError: `desmooth` without a bank, or training diverges.
     """
     if agent.spec.desmooth and bank is None:
-        raise FdError(f"{label}: desmooth is done once a state and needs a bank (allowed here: desmooth: false)")
+        raise FdError(f"{run.label}: desmooth is done once a state and needs a bank (allowed here: desmooth: false)")
     adam = optimiser(agent.trained(), agent.spec.learning_rate)
-    one, draws = updates(agent, adam, replay, bank, seeds=seeds, batch_size=schedule.batch_size)
-    run(
-        one, draws, agent, adam, schedule,
-        seeds=seeds, checkpoint=checkpoint, label=label, execution=execution, period=agent.spec.policy_every,
-    )  # fmt: skip
+    one, draws = updates(agent, adam, replay, bank, seeds=run.seeds, batch_size=run.schedule.batch_size)
+    train(one, draws, agent, adam, run, period=agent.spec.policy_every)
 
 
 def updates(

@@ -11,7 +11,7 @@ from fd.policy import snapshot_name
 from fd.storage.tensors import write_tensors
 
 
-def write_snapshot(folder: Path, agent: Agent, *, step: int, seeds: tuple[int, ...], origin: dict[str, Any]) -> None:
+def write_snapshot(folder: Path, agent: Agent, step: int, *, seeds: tuple[int, ...], origin: dict[str, Any]) -> None:
     """What acting needs of an agent at a step; the flow only where this run trains it. `origin`: its task, method and data."""
     spec = agent.spec
     parts = {"policy": spec.policy != "flow", "critic": spec.critic != "none", "flow": spec.behaviour == "joint"}

@@ -1,8 +1,9 @@
-"""How every stage runs as a program: its Typer app, its common options, a user's mistakes as one line instead of a traceback."""
+"""How every program runs: common options, a user's mistakes as one line instead of a traceback, a check of the code that DVC knows."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from fd.errors import FdError
-from fd.runtime import signals
-from fd.storage.files import one_line
+from fd.errors import FdError, one_line
+from fd.runtime import closure, signals
 
 TaskOption = Annotated[str, typer.Option(help="Name of a task in the file of settings.")]
 MethodOption = Annotated[str, typer.Option(help="Name of a method in the file of settings.")]
@@ -32,6 +32,7 @@ def main(app: typer.Typer) -> None:
     code = 2
     try:
         with signals.raising():
+            _check_code()
             app()
     except FdError as error:
         message = str(error)
@@ -48,3 +49,23 @@ def main(app: typer.Typer) -> None:
     with contextlib.suppress(OSError):  # of a terminal that was closed
         print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def _check_code() -> None:
+    """Holds the code of a stage program against the list `code/<program>.txt`, by which DVC knows it.
+
+    Raises:
+        FdError: DVC started this program, and would record its output under code that did not make it.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = spec.name if spec is not None else ""
+    listed = Path("code", f"{program.removeprefix('stages.')}.txt")
+    if not program.startswith("stages.") or not listed.exists():
+        return
+    changed = closure.changed(program, listed.read_text(encoding="utf-8"))
+    if changed:
+        others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        message = f"{listed}: is not the code of now, {changed[0]}{others} changed; run `dvc repro code` to renew it"
+        if signals.DVC_STAGE in os.environ:
+            raise FdError(message)
+        print(message, file=sys.stderr)

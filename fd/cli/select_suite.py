@@ -10,14 +10,11 @@ import typer
 from fd import params
 from fd.errors import FdError
 from fd.reference.suites import texts
+from fd.runtime.command_line import ParamsOption
 from fd.storage.files import write_text
 from fd.storage.untrusted import read_text
-from stages.command import ParamsOption, main
-
-app = typer.Typer(add_completion=False)
 
 
-@app.command()
 def command(
     name: Annotated[str, typer.Argument(help="Name of a suite; one that does not exist is answered with their names.")],
     params_file: ParamsOption = Path("params.yaml"),
@@ -32,11 +29,7 @@ def command(
     if params_file.exists() and not force and read_text(params_file) not in known.values():
         raise FdError(
             f"{params_file}: holds edits, it is none of {', '.join(known)}; keep it elsewhere, or overwrite it with"
-            f" `python -m stages.suite {name} --force`"
+            f" `fidec suite {name} --force`"
         )
     params.parse(known[name], Path(f"suite {name}"))
     write_text(params_file, known[name])
-
-
-if __name__ == "__main__":
-    main(app)

@@ -7,16 +7,11 @@ from typing import Annotated
 
 import typer
 
-from fd import params
 from fd.errors import FdError
-from fd.report import baseline, power
+from fd.runtime.command_line import ParamsOption
 from fd.storage.files import write_folder
-from stages.command import ParamsOption, main
-
-app = typer.Typer(add_completion=False)
 
 
-@app.command()
 def command(
     params_file: ParamsOption = Path("params.yaml"),
     path: Annotated[Path, typer.Option("--baseline", help="The baseline whose seeds give the spread.")] = Path(
@@ -25,13 +20,12 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/regress"),
 ) -> None:
     """Simulate false alarms and the smallest drops that numbers of seeds and episodes detect; writes power.md and power.csv."""
+    from fd import params  # here, for `fidec --help` needs none of these
+    from fd.report import baseline, power
+
     values = params.load(params_file)
     known = baseline.load(path)
     if values.suite != known.suite:
         raise FdError(f"{path}: is of the suite {known.suite!r}, allowed: that of {params_file}, {values.suite!r}")
     found = power.power(known, values.regress, values.report.seed)
     write_folder(out, {"power.md": power.markdown(found, known, values.regress), "power.csv": power.table_csv(found)})
-
-
-if __name__ == "__main__":
-    main(app)

@@ -14,12 +14,7 @@ from typing import Annotated
 import typer
 from filelock import FileLock
 
-from stages.command import main
 
-app = typer.Typer(add_completion=False)
-
-
-@app.command()
 def command(
     folder: Annotated[Path, typer.Option(help="DVC's folder of the project.")] = Path(".dvc"),
 ) -> None:
@@ -47,7 +42,3 @@ def is_dvc(process: int) -> bool:
         return b"dvc" in Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
         return False
-
-
-if __name__ == "__main__":
-    main(app)

@@ -1,18 +1,13 @@
-"""Reads the settings and says what they ask for: `python -m stages.check`. `make repro` calls it before DVC, whose own errors are longer."""
+"""Reads the settings and says what they ask for: `fidec check`. `make repro` calls it before DVC, whose own errors are longer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
 from fd import params
-from stages.command import ParamsOption, main
-
-app = typer.Typer(add_completion=False)
+from fd.runtime.command_line import ParamsOption
 
 
-@app.command()
 def command(params_file: ParamsOption = Path("params.yaml")) -> None:
     """Check the file of settings."""
     values = params.load(params_file)
@@ -21,7 +16,3 @@ def command(params_file: ParamsOption = Path("params.yaml")) -> None:
         f"{params_file}: suite {values.suite}; tasks: {len(values.tasks)}, seeds: {len(values.seeds)},"
         f" cells to refine and evaluate: {cells}; methods: {', '.join(values.methods)}"
     )
-
-
-if __name__ == "__main__":
-    main(app)

@@ -1,4 +1,4 @@
-"""Prints the entry under `tasks` of a task of the benchmark, with the hyperparameters of the papers: `python -m stages.task`."""
+"""Prints the entry under `tasks` of a task of the benchmark, with the hyperparameters of the papers: `fidec task`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from fd import params
 from fd.errors import FdError
 from fd.reference.published import benchmark, find, hyperparameters, of_dataset
 from fd.reference.suites import entry
+from fd.runtime.command_line import ParamsOption
 from fd.storage.untrusted import read_text, read_yaml
-from stages.command import ParamsOption, main
-
-app = typer.Typer(add_completion=False)
 
 
-@app.command()
 def command(
     dataset: Annotated[
         str,
@@ -39,7 +36,3 @@ def command(
     params.load(params_file)
     settings = read_yaml(read_text(params_file), str(params_file))
     print(entry(task, of_dataset(hyperparameters(published), task.dataset), settings))
-
-
-if __name__ == "__main__":
-    main(app)

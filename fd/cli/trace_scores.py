@@ -8,16 +8,9 @@ from typing import Annotated
 
 import typer
 
-from fd import params
-from fd.report import trace
-from fd.results import estimates, origins
-from fd.results.grid import plan_of
-from stages.command import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
-
-app = typer.Typer(add_completion=False)
+from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption
 
 
-@app.command()
 def command(
     metrics: Annotated[
         Path | None,
@@ -36,6 +29,11 @@ def command(
     behaviour: BehaviourOption = Path("behaviour"),
 ) -> None:
     """Trace the scores of a report to cell, seed, snapshot, data, settings and versions; arrays or weights that have changed since are an error."""
+    from fd import params  # here, for `fidec --help` needs none of these
+    from fd.report import trace
+    from fd.results import estimates, origins
+    from fd.results.grid import plan_of
+
     values = params.load(params_file)
     plan = plan_of(values, tuple(values.methods))
     found = estimates.gather(plan, evals)
@@ -50,7 +48,3 @@ def command(
     )
     cells = list(trace.origins(values, found, origin, trace.Folders(data, behaviour, runs, evals), choice))
     typer.echo(json.dumps({"suite": plan.suite, "versions": origin.versions(), "cells": cells}, indent=1))
-
-
-if __name__ == "__main__":
-    main(app)

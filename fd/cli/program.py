@@ -1,0 +1,26 @@
+"""The console command `fidec` and its subcommands, one a module of this package."""
+
+from __future__ import annotations
+
+import typer
+
+from fd.cli import check_settings, detection_power, dvc_lock, print_task, select_suite, trace_scores
+from fd.runtime import command_line, signals
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Settings, scores and housekeeping of the pipeline. The pipeline itself runs by `dvc repro`, or `make repro`.",
+)
+app.command("check")(check_settings.command)
+app.command("suite")(select_suite.command)
+app.command("task")(print_task.command)
+app.command("trace")(trace_scores.command)
+app.command("power")(detection_power.command)
+app.command("unlock")(dvc_lock.command)
+
+
+def main() -> None:
+    """Run `fidec`; see `fd.runtime.command_line.main`."""
+    signals.listen()
+    command_line.main(app)
