@@ -35,7 +35,7 @@ PARTS = (
 METHODS = ("deflow", "fidec", "ifql")
 REFINE, EVALUATE = ({f"{stage}@umaze-{method}" for method in METHODS} for stage in ("refine", "evaluate"))
 PAGES = {"report", "ablate@metric", "regress"}
-CELLS = {"download@umaze", "pretrain@umaze", "theory"} | REFINE | EVALUATE | PAGES
+CELLS = {"code", "download@umaze", "pretrain@umaze", "theory"} | REFINE | EVALUATE | PAGES
 
 
 @dataclass(frozen=True)
@@ -228,3 +228,74 @@ def test_a_switch_runs_its_cells_and_a_removed_method_leaves_the_report(ready: P
     ready.write(ready.values)
     assert ready.repro() == PAGES  # the cells as they were come out of the run cache
     assert ready.stale() == set()
+
+
+# An edit of a module of each package -> the stages that it makes stale; what comes after them follows.
+CODE_EDITS: dict[str, set[str]] = {
+    "fd/wrappers.py": {"download@umaze"} | EVALUATE,
+    "fd/policy.py": REFINE | EVALUATE,
+    "fd/runtime/device.py": {"pretrain@umaze", "theory"} | REFINE | EVALUATE,
+    "fd/storage/run_record.py": {"pretrain@umaze"} | REFINE | EVALUATE,
+    "fd/networks/adam.py": {"pretrain@umaze", "theory"} | REFINE,
+    "fd/method/fisher.py": {"theory"} | REFINE,
+    "fd/method/agent.py": REFINE,
+    "fd/settings/report_settings.py": PAGES,
+    "fd/simulation/rollout.py": EVALUATE,
+    "fd/training/bank.py": REFINE,
+    "fd/training/flow_training.py": {"pretrain@umaze"},
+    "fd/datasets/waypoint.py": {"download@umaze"},
+    "fd/reference/published.py": {"report"},
+    "fd/results/statistics.py": PAGES,
+    "fd/report/ablation_figure.py": {"ablate@metric"},
+    "fd/report/regression.py": {"regress"},
+    "fd/theory/gap.py": {"theory"},
+    "fd/cli/program.py": set(),
+    "stages/refine.py": REFINE,
+}
+
+
+@pytest.mark.parametrize("path", CODE_EDITS)
+def test_an_edit_of_code_makes_exactly_these_cells_stale(path: str, ready: Pipeline) -> None:
+    file = ready.folder / path
+    before = file.read_bytes()
+    try:
+        file.write_bytes(before + b"# edited\n")
+        assert ready.stale() == {"code"}
+        ready.dvc("repro", "code")
+        assert ready.stale() == CODE_EDITS[path]
+    finally:
+        file.write_bytes(before)
+        ready.dvc("repro", "code")
+    assert ready.stale() == set()
+
+
+def test_every_package_has_an_edit_in_the_table() -> None:
+    edited = {Path(path).parts[1] for path in CODE_EDITS}
+    packages = {path.name for path in (ROOT / "fd").iterdir() if (path / "__init__.py").exists()}
+    assert packages - {"__pycache__"} <= edited
+
+
+def test_dvc_starts_no_stage_whose_list_is_of_other_code(ready: Pipeline) -> None:
+    """`dvc repro -s` runs a stage alone: its output would be recorded under code that did not make it."""
+    file = ready.folder / "fd/report/main_page.py"
+    before = file.read_bytes()
+    try:
+        file.write_bytes(before + b"# edited\n")
+        found = subprocess.run(
+            [sys.executable, "-m", "dvc", "repro", "-s", "-f", "report"],
+            cwd=ready.folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        line = "error: code/report.txt: is not the code of now, fd/report/main_page.py changed; run `dvc repro code`"
+        assert found.returncode != 0 and line in found.stderr
+        by_hand = subprocess.run(
+            [sys.executable, "-m", "stages.report", "--help"],
+            cwd=ready.folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert by_hand.stderr.startswith("code/report.txt: is not the code of now") and "Usage" in by_hand.stdout
+    finally:
+        file.write_bytes(before)
+    ready.dvc("checkout", "--force")
+    assert ready.repro() <= PAGES

@@ -356,7 +356,7 @@ def bad_settings() -> None:
 
 FLOW_PATH, DATA_PATH = f"behaviour/{TASK}/{FLOW}", f"data/{TASK}"
 BROKEN: list[tuple[Callable[[], None], tuple[str, ...]]] = [
-    (other_data, (FLOW_PATH, "is of other data or seeds", DATA_PATH)),
+    (other_data, (FLOW_PATH, "was trained on different data or seeds", DATA_PATH)),
     (other_seeds, (FLOW_PATH, "seeds [0, 1], allowed", "[0, 2]")),
     (wider, (FLOW_PATH, "flow.weights.1 is [2, 16, 16], allowed: [2, 16, 24]")),
     (deeper, (FLOW_PATH, "flow.weights.2 is [2, 16, 2], allowed: [2, 16, 16]")),
