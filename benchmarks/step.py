@@ -66,6 +66,7 @@ from fd.method.acting import flow_net
 from fd.method.agent import Agent
 from fd.method.spec import Spec
 from fd.networks.adam import optimiser
+from fd.report.markdown import markdown_table
 from fd.runtime.command_line import main
 from fd.runtime.device import select
 from fd.runtime.progress import Progress
@@ -718,7 +719,7 @@ def net_tables(rate: dict[str, Any], steps: Sequence[dict[str, Any]]) -> list[st
 
     def by_seeds(cell: Callable[[dict[str, Any]], str]) -> str:
         head = ["method", "regime", "execution", *(f"S = {size}" for size in sizes)]
-        return table(head, [[*row, *(cell(found[size]) for size in sizes)] for row, found in rows.items()])
+        return markdown_table(head, [[*row, *(cell(found[size]) for size in sizes)] for row, found in rows.items()])
 
     own = ", ".join(f"{figure(value)} with S = {size}" for size, value in rate["net_gflops"].items())
     return [
@@ -769,7 +770,7 @@ def comparisons(steps: Sequence[dict[str, Any]]) -> str:
             *single("fidec bank", lambda one: spread(100 * one["share"], [100 * x for x in one["share_quartiles"]])),
         ],
     ]
-    return table(["", *(" ".join(column) for column in columns)], rows)
+    return markdown_table(["", *(" ".join(column) for column in columns)], rows)
 
 
 def breakdown_table(result: dict[str, Any]) -> str:
@@ -778,7 +779,7 @@ def breakdown_table(result: dict[str, Any]) -> str:
         [one["net"], str(one["seeds"]), one["execution"], *(percent(one[part]) for part in PARTS)]
         for one in result["breakdown"]
     ]
-    return table(["net", "S", "execution", "matrix products", "other kernels", "outside kernels"], rows)
+    return markdown_table(["net", "S", "execution", "matrix products", "other kernels", "outside kernels"], rows)
 
 
 def banks_table(result: dict[str, Any]) -> str:
@@ -786,13 +787,7 @@ def banks_table(result: dict[str, Any]) -> str:
     rows = [
         [one["net"], str(one["seeds"]), spread(one["states_per_second"], one["quartiles"])] for one in result["banks"]
     ]
-    return table(["net", "S", "states/s, median (quartiles)"], rows)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(["net", "S", "states/s, median (quartiles)"], rows)
 
 
 def spread(median: float, between: Sequence[float]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +11,8 @@ from typing import Any
 
 from fd.params import Params
 from fd.report import ablation_figure
+from fd.report.csv_text import csv_text
+from fd.report.markdown import markdown_table
 from fd.report.text import clock, estimates, interval, plus_minus, protocol
 from fd.results import training_log
 from fd.results.estimates import Results, leaders
@@ -170,10 +170,8 @@ def _line(value: Value) -> str:
 
 
 def _table(found: Findings) -> str:
-    lines = [
-        "| task | value | score | interval | mean δ² | penalty | budget | multiplier | refine |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    head = ["task", "value", "score", "interval", "mean δ²", "penalty", "budget", "multiplier", "refine"]
+    rows = []
     for task in found.results.plan.tasks:
         best = _best(found, task.name)
         for value in found.axis.values:
@@ -182,10 +180,9 @@ def _table(found: Findings) -> str:
             score = plus_minus(cell.mean, cell.std)
             measured = found.ends[key] | {"budget": found.results.plan.budgets.get(key, math.nan)}
             numbers = (_number(measured.get(name, math.nan), 3) for name in ("delta2", "penalty", "budget", "dual"))
-            cells = [task.name, value.label.replace("|", r"\|"), f"**{score}**" if value.method in best else score]
-            cells += [interval(cell.low, cell.high), *numbers, clock(found.seconds[key])]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            cells = [task.name, value.label, f"**{score}**" if value.method in best else score]
+            rows.append([*cells, interval(cell.low, cell.high), *numbers, clock(found.seconds[key])])
+    return markdown_table(head, rows, "llr")
 
 
 def _best(found: Findings, task: str) -> set[str]:
@@ -195,22 +192,20 @@ def _best(found: Findings, task: str) -> set[str]:
 
 def _csv(found: Findings) -> str:
     plan = found.results.plan
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(
-        ["task", "value", "method", "mean", "std", "low", "high", "seeds", *COLUMNS, "budget", "refine_seconds"]
-    )
+    rows = []
     for task in plan.tasks:
         for value in found.axis.values:
             key = task.name, value.method
-            cell, end = found.results.summaries[key], found.ends[key]
-            scores = (
-                "" if math.isnan(score) else f"{score:.2f}" for score in (cell.mean, cell.std, cell.low, cell.high)
+            numbers = {name: found.ends[key].get(name, math.nan) for name in COLUMNS}
+            numbers |= {"budget": plan.budgets.get(key, math.nan)}
+            rows.append(
+                {"task": task.name, "value": value.label, "method": value.method}
+                | vars(found.results.summaries[key])
+                | {"seeds": len(plan.seeds)}
+                | {name: _number(number, 6) for name, number in numbers.items()}
+                | {"refine_seconds": f"{found.seconds[key]:.1f}"}
             )
-            numbers = [end.get(name, math.nan) for name in COLUMNS] + [plan.budgets.get(key, math.nan)]
-            row = [task.name, value.label, value.method, *scores, len(plan.seeds)]
-            table.writerow([*row, *(_number(number, 6) for number in numbers), f"{found.seconds[key]:.1f}"])
-    return text.getvalue()
+    return csv_text(rows)
 
 
 def _number(value: float, digits: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fd.reference.published import Comparison, Reference, Setting, compare
 from fd.report import figures, published_page, tables
+from fd.report.markdown import markdown_table
 from fd.report.style import style, svg
 from fd.report.text import clock, protocol
 from fd.results.estimates import Results
@@ -49,7 +50,7 @@ def render(
     comparisons = {name: compare(reference, setting, results.plan.methods) for name, setting in settings.items()}
     rows = published_page.rows(results, reference, settings)
     files = {
-        "scores.md": f"{tables.scores_markdown(results)}\n{tables.caption(results)}\n",
+        "scores.md": f"{tables.scores_markdown(results)}\n\n{tables.caption(results)}\n",
         "scores.csv": tables.scores_csv(results),
         "scores.tex": tables.scores_latex(results),
         "curves.csv": tables.curves_csv(results),
@@ -87,7 +88,7 @@ def _report(
         protocol(plan),
         *_ablations(plan),
         "## Scores",
-        tables.scores_markdown(results).rstrip(),
+        tables.scores_markdown(results),
         tables.caption(results),
         "![Final scores](scores.svg)",
         "Final scores. Symbol and bar: mean and interval as in the table, cut at 0 and 100; dots: the seeds.",
@@ -96,7 +97,7 @@ def _report(
         + (" Grey: the range of the means of all methods." if plan.many else ""),
         *_constraint(results, training),
         "## Published figures",
-        tables.published_markdown(results, comparisons).rstrip(),
+        tables.published_markdown(results, comparisons),
         PUBLISHED,
         "## Data",
         _data(plan, provenance),
@@ -118,7 +119,7 @@ def _constraint(results: Results, training: Mapping[tuple[str, str], Training]) 
         return []
     return [
         "## The constraint",
-        tables.constraint_markdown(results, training).rstrip(),
+        tables.constraint_markdown(results, training),
         PENALTIES,
         "![The constraint over training](constraint.svg)",
         CONSTRAINT,
@@ -126,21 +127,19 @@ def _constraint(results: Results, training: Mapping[tuple[str, str], Training]) 
 
 
 def _data(plan: Plan, provenance: Provenance) -> str:
-    lines = [
-        "| task | dataset | origin | episodes | transitions | with success | horizon | score | reward of |",
-        "|---|---|---|---:|---:|---:|---:|---|---|",
-    ]
+    head = ["task", "dataset", "origin", "episodes", "transitions", "with success", "horizon", "score", "reward of"]
+    rows = []
     for task in plan.tasks:
         data = provenance.manifests[task.name]
         origin = f"generated here ({data.collector})" if data.source == "generate" else f"published ({data.source})"
         counts = [f"{count:,}" for count in (data.episodes, data.transitions, data.successes, data.horizon)]
-        cells = [task.name, f"`{data.dataset}`", origin, *counts, data.score, TIMING[data.success_timing]]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", GENERATED])
+        rows.append([task.name, f"`{data.dataset}`", origin, *counts, data.score, TIMING[data.success_timing]])
+    return f"{markdown_table(head, rows, 'lllrrrrl')}\n\n{GENERATED}"
 
 
 def _time(plan: Plan, provenance: Provenance) -> str:
-    rows = [["" if plan.many else "task", "pretrain", *(f"{method}: refine + evaluate" for method in plan.methods)]]
+    head = ["" if plan.many else "task", "pretrain", *(f"{method}: refine + evaluate" for method in plan.methods)]
+    rows = []
     for task in plan.tasks:
         cells = [task.name, clock(provenance.pretrain[task.name].seconds)]
         for method in plan.methods:
@@ -157,7 +156,7 @@ def _time(plan: Plan, provenance: Provenance) -> str:
     )
     if rates:
         text += f" Simulator steps in a second of evaluation: {min(rates):,.0f} to {max(rates):,.0f}."
-    return f"{tables.markdown(rows, turned=plan.many)}\n{text}"
+    return f"{tables.score_table(head, rows, turned=plan.many)}\n\n{text}"
 
 
 def _machines(provenance: Provenance) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +14,9 @@ from matplotlib.lines import Line2D
 from fd.errors import FdError
 from fd.params import Params
 from fd.reference.published import REGENERATED, SCORE_COLUMNS, Task, benchmark, find, table
+from fd.report.csv_text import csv_text
 from fd.report.figures import appearance
+from fd.report.markdown import markdown_table
 from fd.report.style import DARK, WIDTH, style, svg
 from fd.report.text import interval, plus_minus
 from fd.results import grid as plans
@@ -199,12 +199,12 @@ def _page(found: Findings) -> str:
 
 
 def _table(found: Findings) -> str:
-    lines = ["| task | method | steps | start | end | gain |", "|---|---|---|---:|---:|---:|"]
+    rows = []
     for name, method, pair in _rows(found):
         steps = next((f"{g.start:,} to {g.end:,}" for g in found.goings if g.task.name == name), "")
         cells = [_cell(summary) for summary in _summaries(pair, found.plan.confidence).values()]
-        lines.append(f"| {name} | {method} | {steps} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, method, steps, *cells])
+    return markdown_table(["task", "method", "steps", "start", "end", "gain"], rows, "lllr")
 
 
 def _rows(found: Findings) -> list[tuple[str, str, tuple[Floats, Floats]]]:
@@ -226,29 +226,23 @@ def _cell(summary: Summary) -> str:
 
 
 def _published(found: Findings) -> str:
-    lines = []
+    rows, notes = [], []
     for name, pairs in found.published.items():
-        lines += [f"| {name} | {pair.method} | {pair.start} | {pair.end} | {pair.source} |" for pair in pairs]
-    if lines:
-        lines = ["| task | method | start | end | source |", "|---|---|---:|---:|---|", *lines, ""]
-    for name, pairs in found.published.items():
+        rows += [[name, pair.method, pair.start, pair.end, pair.source] for pair in pairs]
         if not pairs:
-            lines.append(f"- {name}: there is no published figure for this data set.")
+            notes.append(f"- {name}: there is no published figure for this data set.")
         elif found.reasons[name]:
-            lines.append(f"- {name}: not comparable with ours; {found.reasons[name]}.")
-    return "\n".join(lines).rstrip()
+            notes.append(f"- {name}: not comparable with ours; {found.reasons[name]}.")
+    table = markdown_table(["task", "method", "start", "end", "source"], rows, "llrrl") if rows else ""
+    return "\n\n".join(part for part in (table, "\n".join(notes)) if part)
 
 
 def _csv(found: Findings) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["task", "method", "quantity", "mean", "std", "low", "high", "seeds"])
-    for name, method, pair in _rows(found):
-        for quantity, summary in _summaries(pair, found.plan.confidence).items():
-            numbers = (summary.mean, summary.std, summary.low, summary.high)
-            shown = ("" if math.isnan(number) else f"{number:.2f}" for number in numbers)
-            writer.writerow([name, method, quantity, *shown, len(found.plan.seeds)])
-    return text.getvalue()
+    return csv_text(
+        {"task": name, "method": method, "quantity": quantity} | vars(summary) | {"seeds": len(found.plan.seeds)}
+        for name, method, pair in _rows(found)
+        for quantity, summary in _summaries(pair, found.plan.confidence).items()
+    )
 
 
 def _figure(found: Findings) -> Drawing:

@@ -6,8 +6,6 @@ seeds of the baseline are apart beyond what their episodes explain, by the estim
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,6 +16,8 @@ from scipy.special import betaincinv
 from fd.errors import FdError
 from fd.params import Regress
 from fd.report.baseline import Baseline
+from fd.report.csv_text import csv_text
+from fd.report.markdown import markdown_table
 from fd.report.regression import ALL, Strata, decide, dispersion, strata
 from fd.results.statistics import Floats
 
@@ -176,13 +176,7 @@ def _smallest(seen: Callable[[int], bool], most: int) -> int | None:
 
 def table_csv(found: Power) -> str:
     """One row for each number of seeds and episodes and each task."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["seeds", "episodes", "task", "method", "score", "drop"])
-    for row in found.detectable:
-        drop = "" if row.drop is None else row.drop
-        writer.writerow([row.seeds, row.episodes, row.task, row.method, f"{row.score:.1f}", drop])
-    return text.getvalue()
+    return csv_text((vars(row) | {"drop": _drop(row, "")} for row in found.detectable), "%.1f")
 
 
 def markdown(found: Power, baseline: Baseline, rule: Regress) -> str:
@@ -209,30 +203,30 @@ def markdown(found: Power, baseline: Baseline, rule: Regress) -> str:
 
 
 def _spreads(found: Power, baseline: Baseline) -> str:
-    lines = [
-        "| task | episodes of a seed | intraclass correlation | standard deviation of a seed's true rate of 50 % |",
-        "|---|---:|---:|---:|",
+    deviation = "standard deviation of a seed's true rate of 50 %"
+    rows = [
+        [name, str(baseline.tasks[name].episodes), f"{spread:.3f}", f"{50 * np.sqrt(spread):.1f}"]
+        for name, spread in zip(found.names, found.suite.spread, strict=True)
     ]
-    for name, spread in zip(found.names, found.suite.spread, strict=True):
-        lines.append(f"| {name} | {baseline.tasks[name].episodes} | {spread:.3f} | {50 * np.sqrt(spread):.1f} |")
-    return "\n".join(lines)
+    return markdown_table(["task", "episodes of a seed", "intraclass correlation", deviation], rows, "lr")
 
 
 def _alarm_table(found: Power, rule: Regress) -> str:
-    most = f"{rule.level * GROUP:g}"
-    lines = [
-        f"| seeds | drawn | rate in {rule.simulations} runs | groups of {GROUP} runs with more than {most} |",
-        "|---:|---|---:|---:|",
-    ]
-    lines += [f"| {row.seeds} | {row.drawn} | {row.rate:.4f} | {row.groups:.2f} |" for row in found.alarms]
-    return "\n".join(lines)
+    groups = f"groups of {GROUP} runs with more than {rule.level * GROUP:g}"
+    rows = [[str(row.seeds), row.drawn, f"{row.rate:.4f}", f"{row.groups:.2f}"] for row in found.alarms]
+    return markdown_table(["seeds", "drawn", f"rate in {rule.simulations} runs", groups], rows, "rlr")
 
 
 def _drop_table(found: Power) -> str:
     columns = list(dict.fromkeys((row.task, row.score) for row in found.detectable))
     heads = [f"{task} (score {score:.0f})" for task, score in columns]
-    lines = [f"| seeds | episodes | {' | '.join(heads)} |", "|---:|---:|" + "---:|" * len(heads)]
-    for size in dict.fromkeys((row.seeds, row.episodes) for row in found.detectable):
-        drops = [row.drop for row in found.detectable if (row.seeds, row.episodes) == size]
-        lines.append(f"| {size[0]} | {size[1]} | {' | '.join('—' if drop is None else str(drop) for drop in drops)} |")
-    return "\n".join(lines)
+    rows = dict[tuple[int, int], list[str]]()
+    for row in found.detectable:
+        rows.setdefault((row.seeds, row.episodes), []).append(_drop(row, "—"))
+    return markdown_table(
+        ["seeds", "episodes", *heads], [[*map(str, size), *drops] for size, drops in rows.items()], "r"
+    )
+
+
+def _drop(row: Detectable, none: str) -> str:
+    return none if row.drop is None else str(row.drop)

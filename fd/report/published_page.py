@@ -5,14 +5,14 @@ A reader's context, not a comparison: which figures may stand beside ours is the
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fd.reference.published import Figure, Reference, Setting, Task, find, obstacle
+from fd.report.csv_text import csv_text
+from fd.report.markdown import markdown_table
 from fd.report.text import plus_minus
 from fd.results.estimates import Results
 from fd.results.statistics import Summary, summarise
@@ -118,23 +118,20 @@ def table_csv(results: Results, found: Sequence[Row]) -> str:
 
     `status` is `comparable` or why not, of ours; `primary` or `secondary` of a published figure.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows = list[list[str]]()
     for row in found:
         if not row.here:
-            writer.writerow([row.scope, row.name, "here", "", "", "", "", "", "not run"])
+            rows.append([row.scope, row.name, "here", "", "", "", "", "", "not run"])
         for method, value in row.here.items():
-            numbers = [f"{value.mean:.2f}", "" if np.isnan(value.std) else f"{value.std:.2f}", len(results.plan.seeds)]
-            writer.writerow(
-                [row.scope, row.name, "here", method, *numbers, results.plan.suite, row.reason or "comparable"]
-            )
+            spread = "" if np.isnan(value.std) else f"{value.std:.2f}"
+            numbers = [f"{value.mean:.2f}", spread, str(len(results.plan.seeds))]
+            rows.append([row.scope, row.name, "here", method, *numbers, results.plan.suite, row.reason or "comparable"])
         for item in row.figures:
             spread = "" if item.spread is None else f"{item.spread:g}"
             status = "secondary" if item.secondary else "primary"
             figure = [item.method, f"{item.mean:g}", spread, item.seeds, item.source, status]
-            writer.writerow([row.scope, row.name, "published", *figure])
-    return buffer.getvalue()
+            rows.append([row.scope, row.name, "published", *figure])
+    return csv_text(dict(zip(COLUMNS, row, strict=True)) for row in rows)
 
 
 def _of(figures: Sequence[Figure], name: str) -> list[Figure]:
@@ -171,15 +168,14 @@ def _whole(reference: Reference, families: set[str]) -> list[Figure]:
 
 
 def _table(found: Sequence[Row], numbers: Mapping[str, str]) -> str:
-    lines = [f"| {found[0].scope} | here | {' | '.join(METHODS)} | best |", "|---|---|" + "---|" * (len(METHODS) + 1)]
+    rows = []
     for row in found:
         here = "<br>".join(f"{method} {plus_minus(value.mean, value.std)}" for method, value in row.here.items())
         cells = [f"{row.name} {INCOMPARABLE}" if row.reason else row.name, here or "not run"]
         cells += [_cell([f for f in row.figures if f.method == method], numbers) for method in METHODS]
         best = max(row.figures, key=lambda figure: figure.mean, default=None)
-        cells.append(f"{best.method} {_cell([best], numbers)}" if best else "-")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([*cells, f"{best.method} {_cell([best], numbers)}" if best else "-"])
+    return markdown_table([found[0].scope, "here", *METHODS, "best"], rows)
 
 
 def _cell(figures: Sequence[Figure], numbers: Mapping[str, str]) -> str:

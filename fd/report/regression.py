@@ -20,6 +20,7 @@ from scipy.special import stdtr
 from fd.errors import FdError
 from fd.params import Regress
 from fd.report.baseline import Baseline
+from fd.report.markdown import markdown_table
 from fd.results.statistics import Floats
 
 ALL = "all tasks"  # the mean over them
@@ -239,17 +240,17 @@ def markdown(verdict: Verdict) -> str:
         f"Mean scores of the suite `{verdict.suite}` in percent. A regression is a drop of more than {rule.tolerance:g} points that is"
         f" significant: one-sided p, corrected for {count} comparisons (Holm), of at most {rule.level:g}. Seeds are the unit of replication."
     )
-    lines = ["| task | method | baseline | now | change | p | |", "|---|---|---:|---:|---:|---:|---|"]
+    rows = []
     for row in verdict.rows:
         change = f"{row.after - row.before:+.1f}" if not row.identical else "0"
         word = "**regression**" if row.regression else "identical" if row.identical else ""
         p = "" if row.identical else f"{row.p:.2g}"
-        lines.append(f"| {row.task} | {row.method} | {row.before:.1f} | {row.after:.1f} | {change} | {p} | {word} |")
+        rows.append([row.task, row.method, f"{row.before:.1f}", f"{row.after:.1f}", change, p, word])
     warnings = ["Not the same as in the baseline:", "", *(f"- {text}" for text in verdict.warnings)]
     parts = [
         "## Scores against the baseline",
         head,
-        "\n".join(lines),
+        markdown_table(["task", "method", "baseline", "now", "change", "p", ""], rows, "llrrrrl"),
         about,
         "\n".join(warnings) if verdict.warnings else "",
     ]

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
 from fd.reference.published import METHODS, Comparison, Figure
+from fd.report.csv_text import csv_text
+from fd.report.markdown import markdown_table
 from fd.report.text import estimates, interval, plus_minus
 from fd.results.estimates import AGGREGATE, Results, leaders
 from fd.results.training_log import Training
@@ -60,15 +60,14 @@ def scores_markdown(results: Results) -> str:
 
     plan = results.plan
     rows = [[row.name, *(cell(row, method) for method in plan.methods)] for row in _rows(results)]
-    return markdown([["method" if plan.many else "task", *plan.methods], *rows], turned=plan.many)
+    return score_table(["method" if plan.many else "task", *plan.methods], rows, turned=plan.many)
 
 
-def markdown(rows: Sequence[Sequence[str]], *, turned: bool) -> str:
-    """A table of its rows, the head first; turned, of its columns."""
-    head, *body = zip(*rows, strict=True) if turned else rows
-    lines = [f"| {' | '.join(row)} |" for row in (head, *body)]
-    lines.insert(1, "|---" + "|---:" * (len(head) - 1) + "|")
-    return "\n".join(lines) + "\n"
+def score_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, turned: bool) -> str:
+    """A table whose first column is names; turned, its columns become its rows."""
+    if turned:
+        head, *rows = zip(head, *rows, strict=True)
+    return markdown_table(head, rows, "lr")
 
 
 def scores_latex(results: Results) -> str:
@@ -116,25 +115,17 @@ def scores_csv(results: Results) -> str:
         shared = {"task": AGGREGATE, "method": method, "seeds": len(plan.seeds)}
         rows.append(shared | {"statistic": "iqm", "value": total.iqm, "low": total.low, "high": total.high})
         rows.append(shared | {"statistic": "mean", "value": total.mean})
-    return _csv(pd.DataFrame(rows))
+    return csv_text(rows)
 
 
 def curves_csv(results: Results) -> str:
     """One row an evaluated step of a cell: the lines of the learning curves."""
-    rows = [
-        {
-            "task": task.name,
-            "method": method,
-            "step": step,
-            "mean": point.mean,
-            "low": point.low,
-            "high": point.high,
-        }
+    return csv_text(
+        {"task": task.name, "method": method, "step": step, "mean": point.mean, "low": point.low, "high": point.high}
         for task in results.plan.tasks
         for method in results.plan.methods
         for step, point in results.curve(task.name, method)
-    ]
-    return _csv(pd.DataFrame(rows))
+    )
 
 
 def metrics_json(results: Results) -> str:
@@ -156,19 +147,17 @@ def metrics_json(results: Results) -> str:
 
 def published_markdown(results: Results, comparisons: Mapping[str, Comparison]) -> str:
     """Published figures beside ours where they are comparable, and one line a task that says why or why not."""
-    lines: list[str] = []
+    rows = []
     for task in results.plan.tasks:
         for figure in comparisons[task.name].figures:
             method = next(name for name in results.plan.methods if METHODS.get(name) == figure.method)
             here = results.summaries[task.name, method]
             seeds = f"{figure.seeds} seeds" if figure.seeds else "seeds not stated"
             source = f"{figure.source} ({seeds})" + (", at second hand" if figure.secondary else "")
-            ours = plus_minus(here.mean, here.std)
-            lines.append(f"| {task.name} | {method} | {ours} | {_published(figure)} | {source} |")
-    if lines:
-        lines = ["| task | method | here | published | source |", "|---|---|---:|---:|---|", *lines, ""]
-    notes = [f"- {task.name}: {comparisons[task.name].note}." for task in results.plan.tasks]
-    return "\n".join(lines + notes) + "\n"
+            rows.append([task.name, method, plus_minus(here.mean, here.std), _published(figure), source])
+    table = markdown_table(["task", "method", "here", "published", "source"], rows, "llrrl") if rows else ""
+    notes = "\n".join(f"- {task.name}: {comparisons[task.name].note}." for task in results.plan.tasks)
+    return f"{table}\n\n{notes}" if table else notes
 
 
 def constraint_markdown(results: Results, training: Mapping[tuple[str, str], Training]) -> str:
@@ -176,17 +165,14 @@ def constraint_markdown(results: Results, training: Mapping[tuple[str, str], Tra
 
     A method whose multiplier is fixed has no budget.
     """
-    lines = [
-        "| task | method | budget | penalty | penalty / budget | mean δ² | multiplier |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
+    head = ["task", "method", "budget", "penalty", "penalty / budget", "mean δ²", "multiplier"]
+    rows = []
     for task in results.plan.tasks:
         for method in results.plan.constrained:
             end, budget = training[task.name, method].end(), results.plan.budgets.get((task.name, method), math.nan)
             numbers = (budget, end["penalty"], end["penalty"] / budget, end["delta2"], end["dual"])
-            cells = ("" if math.isnan(number) else f"{number:.3g}" for number in numbers)
-            lines.append(f"| {task.name} | {method} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            rows.append([task.name, method, *("" if math.isnan(number) else f"{number:.3g}" for number in numbers)])
+    return markdown_table(head, rows, "llr")
 
 
 def _rows(results: Results) -> list[Row]:
@@ -218,10 +204,6 @@ def _published(figure: Figure) -> str:
 
 def _finite(values: Mapping[str, float]) -> dict[str, object]:
     return {key: round(value, 2) for key, value in values.items() if math.isfinite(value)}
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, float_format="%.2f", lineterminator="\n")
 
 
 def _escape(text: str) -> str:

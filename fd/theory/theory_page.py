@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Iterable, Sequence
@@ -11,6 +9,8 @@ from typing import Any
 
 import torch
 
+from fd.report.csv_text import csv_text
+from fd.report.markdown import markdown_table
 from fd.report.style import style, svg
 from fd.theory import bandit, gap, score_error, second_order, theory_figures
 from fd.theory.bandit import Outcome
@@ -22,6 +22,7 @@ INTRODUCTION = (
     "Made by the stage `theory`. Scores and densities of the targets are closed forms; a KL of a displaced policy is integrated on"
     " a grid, to better than 1e-8 nats where the field is a formula. Trained results: {seeds} seeds."
 )
+DIGITS = "%.8g"  # of the numbers in the CSV files
 CLOSED_TIMES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 DEVIATIONS = ((0.02, 0.2), (0.05, 0.5), (0.1, 1.0))
 
@@ -31,10 +32,10 @@ def render(found: Findings) -> dict[str, str]:
     files = {
         "theory.md": _page(found),
         "metrics.json": json.dumps(metrics(found), indent=2, allow_nan=False) + "\n",
-        "score_error.csv": _csv(_score_rows(found.curves)),
-        "second_order.csv": _csv(_order_rows(found.cases)),
-        "gap.csv": _csv(_gap_rows(found.refined)),
-        "bandit.csv": _csv(_bandit_rows(found.outcomes)),
+        "score_error.csv": csv_text(_score_rows(found.curves), DIGITS),
+        "second_order.csv": csv_text(_order_rows(found.cases), DIGITS),
+        "gap.csv": csv_text(_gap_rows(found.refined), DIGITS),
+        "bandit.csv": csv_text(_bandit_rows(found.outcomes), DIGITS),
     }
     with style():
         files["score_error.svg"] = svg(theory_figures.score_errors(found.curves))
@@ -109,7 +110,7 @@ def _formulas(found: Findings) -> str:
         rows.append([target, f"`{formula}`, {label}", *(f"{error:.1e}" for error in errors)])
     header = ["target", "formula", *(f"t = {t:g}" for t in score_error.EXACT_TIMES)]
     return (
-        _table(header, rows)
+        markdown_table(header, rows)
         + "\n\nRelative RMS error of both formulas, given the exact velocity, at points of the path: the first is the score to rounding,"
         " the second, the official code's, is another quantity."
     )
@@ -154,7 +155,9 @@ def _minima(curves: Sequence[score_error.Curve]) -> str:
         "smoothing",
         "learned velocity",
     ]
-    return _table(header, rows) + "\n\nMeans, and in brackets the range over seeds, at the t of the second column."
+    return (
+        markdown_table(header, rows) + "\n\nMeans, and in brackets the range over seeds, at the t of the second column."
+    )
 
 
 def _at_best(curve: score_error.Curve, runs: Sequence[Sequence[float]]) -> list[float]:
@@ -177,7 +180,7 @@ def _orders(cases: Sequence[second_order.Case]) -> str:
             for ratio, slope in zip(ratios, slopes, strict=True)
         ]
         rows.append([case.target, case.field, *cells])
-    return _table(["target", "field", *second_order.FORMS], rows)
+    return markdown_table(["target", "field", *second_order.FORMS], rows)
 
 
 def _order_caption() -> str:
@@ -199,7 +202,7 @@ def _closed() -> str:
     return (
         "Q is linear with gradient q, the behaviour Gaussian with condition number 100. Share of the best value at the same KL that the"
         " direction F⁻¹ q reaches, for the q that is worst for F, in closed form:\n\n"
-        + _table(["standard deviations", "isotropic", *(f"state, t = {t:g}" for t in CLOSED_TIMES)], rows)
+        + markdown_table(["standard deviations", "isotropic", *(f"state, t = {t:g}" for t in CLOSED_TIMES)], rows)
     )
 
 
@@ -239,7 +242,7 @@ def _trained(refined: Sequence[Refined]) -> str:
                 f"{min(divergences):.3f} to {max(divergences):.3f}",
             ]
         )
-    return _table(
+    return markdown_table(
         [
             "metric",
             "t",
@@ -266,7 +269,7 @@ def _sampled(found: Findings) -> str:
         f"What K costs, apart from all learning: median share at t = {SHOWN_TIME:g} with F from K exact scores, no training"
         f" (K → ∞: {share:.3f} plain, 1 desmoothed). Undoing the smoothing subtracts two nearly equal numbers in narrow directions, here"
         f" {narrow:.4f} - {(1 - SHOWN_TIME) ** 2:.2g}, so it needs thousands of scores a state, where the plain form needs a handful:\n\n"
-        + _table(["F", *(f"K = {count:,}" for count in SAMPLES)], rows)
+        + markdown_table(["F", *(f"K = {count:,}" for count in SAMPLES)], rows)
     )
 
 
@@ -300,7 +303,7 @@ def _bandit_table(outcomes: Sequence[Outcome]) -> str:
         )
     header = ["layout", "method", "value", "off support (%)", "modes kept", "mean (a - a_b)²", "KL (nats)"]
     return (
-        _table(header, rows)
+        markdown_table(header, rows)
         + f"\n\nMean ± standard deviation over seeds. Off support: where the behaviour's density is below the level that {bandit.SUPPORT:.0%}"
         f" of its own mass exceeds, so an exact copy of the behaviour scores 1 %. Kept: a mode with at least {bandit.KEPT:.0%} of its mass."
         " KL: that of the displacement T under the known behaviour, by quadrature: without the flow's own error, which bc shows alone (it has"
@@ -348,21 +351,6 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 def _widths(hidden: Sequence[int]) -> str:
     return " and ".join(map(str, hidden))
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
-    )
-    return text.getvalue()
 
 
 def _score_rows(curves: Sequence[score_error.Curve]) -> list[dict[str, Any]]:

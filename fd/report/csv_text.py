@@ -1,0 +1,13 @@
+"""Tables as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+
+def csv_text(rows: Iterable[dict[str, Any]], floats: str = "%.2f") -> str:
+    """Rows by column name as CSV; nan, None and a missing value are empty. A column of floats has the format `floats`."""
+    return pd.DataFrame(rows).to_csv(index=False, float_format=floats, lineterminator="\n")
