@@ -607,7 +607,7 @@ def loading(count: int, processes: int) -> dict[str, Any]:
         **transitions.measured(arrays),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        transitions.save(Path(folder), arrays, manifest)
+        transitions.save_transitions(Path(folder), arrays, manifest)
         done = [
             subprocess.run([sys.executable, "-c", LOADER, folder], cwd=ROOT, check=True, capture_output=True, text=True)
             for _ in range(processes)
@@ -625,7 +625,7 @@ def loading(count: int, processes: int) -> dict[str, Any]:
 def load(folder: str) -> dict[str, float]:
     """Return the `seconds` that loading takes here, and how far the memory's peak is above what is taken before, in `bytes`."""
     before, clock = status("VmRSS"), time.perf_counter()
-    replay = Replay.of(transitions.load(Path(folder)), torch.device("cpu"))
+    replay = Replay.of(transitions.load_transitions(Path(folder)), torch.device("cpu"))
     seconds = time.perf_counter() - clock
     assert len(replay.starts)
     return {"seconds": seconds, "bytes": status("VmHWM") - before}

@@ -24,7 +24,7 @@ DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_
 DatasetId = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*-v[0-9]+$")
 ]
-# Not AntMaze v5: its observation has 105 numbers where D4RL has 27. Facts of these simulators: fd.wrappers.
+# Not AntMaze v5: its observation has 105 numbers where D4RL has 27. Facts of these simulators: fd.robotics.
 RobotEnvironment = Annotated[
     str,
     StringConstraints(

@@ -1,7 +1,9 @@
-"""Environments of gymnasium-robotics 1.4.2 as D4RL has them: wrappers that the specs of evaluation environments name.
+"""Wrappers that the specs of evaluation environments name, in data manifests and in Minari's files.
 
-Published returns and the return ranges of D4RL are those of its own simulators. Where gymnasium-robotics differs in
-what is scored, a wrapper puts it right; a spec tells which, so that the manifest of a set does.
+The name of this module and those of its classes are stored in data as `fd.wrappers:<class>`. So they never change.
+
+Published returns and the return ranges of D4RL are those of its own simulators. gymnasium-robotics 1.4.2 differs in what is
+scored, and a wrapper puts that right. The spec in the manifest of a set tells which wrapper its scores belong to.
 """
 
 from copy import deepcopy
@@ -31,6 +33,27 @@ def as_d4rl(spec: EnvSpec) -> EnvSpec:
     if spec.id in _ADROIT:
         spec.additional_wrappers = (WrapperSpec("AdroitAsD4rl", "fd.wrappers:AdroitAsD4rl", _ADROIT[spec.id]),)
     return spec
+
+
+class FixedGoal(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """A PointMaze with one goal cell whose goal is the cell's centre, to which its data are relabelled.
+
+    Left alone, each reset moves the goal by up to a quarter of a cell, out of the agent's sight.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Wrap an environment; that it takes no other argument is recorded in its spec."""
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode and put the goal back to its centre."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        unwrapped = cast(Any, self.env.unwrapped)
+        (goal,) = unwrapped.maze.unique_goal_locations
+        unwrapped.goal = goal.copy()
+        unwrapped.update_target_site_pos()
+        return observation | {"desired_goal": goal.copy()}, info
 
 
 class AdroitAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -104,22 +127,6 @@ class AntMazeAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         return observation | {key: place - self._start for key, place in places.items()}
 
 
-class FixedGoal(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """A PointMaze with one goal cell whose goal is the cell's centre, to which its data are relabelled.
-
-    Left alone, each reset moves the goal by up to a quarter of a cell, out of the agent's sight.
-    """
-
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Wrap an environment; that it takes no other argument is recorded in its spec."""
-        RecordConstructorArgs.__init__(self)
-        super().__init__(env)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode and put the goal back to its centre."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        unwrapped = cast(Any, self.env.unwrapped)
-        (goal,) = unwrapped.maze.unique_goal_locations
-        unwrapped.goal = goal.copy()
-        unwrapped.update_target_site_pos()
-        return observation | {"desired_goal": goal.copy()}, info
+KNOWN = frozenset(
+    f"{cls.__module__}:{cls.__name__}" for cls in (FixedGoal, AdroitAsD4rl, AntMazeAsD4rl)
+)  # as specs name them

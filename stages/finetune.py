@@ -19,10 +19,9 @@ from fd.runtime import memory
 from fd.runtime.command_line import DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
 from fd.simulation.environments import make_env
 from fd.simulation.lockstep import Lockstep
-from fd.storage import transitions
 from fd.storage.files import digest
 from fd.storage.tensors import FLOW, write_tensors
-from fd.storage.transitions import Manifest
+from fd.storage.transitions import Manifest, load_transitions, read_manifest
 from fd.training.checkpoint import STATE, Checkpoint, load_state
 from fd.training.experience import Experience
 from fd.training.loop import Run, Schedule
@@ -53,12 +52,12 @@ def command(
     offline = Policy.load(source := runs / task / method)
     seeds, place = offline.seeds, f"online.tasks.{task}"
     on = machine(values.compute, offline.spec, seeds=len(seeds), batch_size=settings.batch_size, place=place)
-    manifest = transitions.read_manifest(data / task)
+    manifest = read_manifest(data / task)
     agent, adam = resumed(source, offline, settings.behaviour, manifest, on.device)
     schedule = Schedule(offline.step + settings.steps, settings.batch_size, settings.log_every, settings.evaluate_every)
     depends = [settings.model_dump(), acting, asdict(manifest), digest(source / STATE), *on.numerics]
     with making("finetune", f"{task}/{method}", out / task / method, depends) as cell:
-        replay = Replay.of(transitions.load(data / task), on.device, frame_stack=agent.spec.frame_stack)
+        replay = Replay.of(load_transitions(data / task), on.device, frame_stack=agent.spec.frame_stack)
         experience = Experience(replay, seeds=len(seeds), steps=settings.steps, balanced=settings.balanced)
         origin = {"task": task, "method": method, "data_sha256": manifest.sha256}
         checkpoint = Checkpoint(

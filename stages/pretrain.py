@@ -10,8 +10,8 @@ from fd import params
 from fd.networks.mlp import observing
 from fd.runtime import memory
 from fd.runtime.command_line import BehaviourOption, DataOption, ParamsOption, TaskOption, main
-from fd.storage import transitions
 from fd.storage.tensors import FLOW, write_tensors
+from fd.storage.transitions import load_transitions, read_manifest
 from fd.training.checkpoint import Checkpoint
 from fd.training.flow_training import pretrain
 from fd.training.loop import Run, Schedule
@@ -33,7 +33,7 @@ def command(
     settings, seeds = (values := params.load(params_file)).settings(task), values.seeds
     network, section, place = settings.network, settings.pretrain, f"tasks.{task}"
     on = machine(values.compute, network, seeds=len(seeds), batch_size=section.batch_size, place=place)
-    arrays, manifest = transitions.load(data / task), transitions.read_manifest(data / task)
+    arrays, manifest = load_transitions(data / task), read_manifest(data / task)
     depends = [manifest.sha256, seeds, network.model_dump(), section.model_dump(), *on.numerics]
     with making("pretrain", task, out / task, depends) as cell:
         flow = observing(

@@ -25,9 +25,10 @@ from fd.runtime.command_line import (
     TaskOption,
     main,
 )
-from fd.storage import scratch, transitions
+from fd.storage import scratch
 from fd.storage.files import digest
 from fd.storage.tensors import FLOW, load_net, read_tensors, write_tensors
+from fd.storage.transitions import load_transitions, read_manifest
 from fd.training.bank import BankPlan, build_bank
 from fd.training.checkpoint import STATE, Checkpoint
 from fd.training.loop import Run, Schedule
@@ -53,7 +54,7 @@ def command(
     settings, seeds = (values := params.load(params_file)).settings(task, method), values.seeds
     network, section, place = settings.network, settings.refine, f"tasks.{task}"
     on = machine(values.compute, network, seeds=len(seeds), batch_size=section.batch_size, place=place)
-    manifest = transitions.read_manifest(data / task)
+    manifest = read_manifest(data / task)
     shape = {"obs_shape": network.observed(manifest.obs_shape, place), "act_dim": manifest.act_dim}
     spec = Spec.of(network.model_dump(), section.model_dump(), values.method(method).train.model_dump(), shape)
     schedule = Schedule(section.steps, section.batch_size, section.log_every, save_every=section.evaluate_every)
@@ -72,7 +73,7 @@ def command(
             cell.built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
         bank = None
         if agent.trained():
-            replay = Replay.of(transitions.load(data / task), on.device, frame_stack=spec.frame_stack)
+            replay = Replay.of(load_transitions(data / task), on.device, frame_stack=spec.frame_stack)
             with memory.told(run.label, seeds=len(seeds), fixed=replay.nbytes):
                 if spec.based and section.bank:
                     key = scratch.key("fd.training.bank", task, origin["flow_sha256"], on.numerics)
@@ -96,7 +97,7 @@ def pretrained(file: Path, data: Path, seeds: tuple[int, ...], device: torch.dev
         FdError: they were trained on different data or seeds, or the file is damaged.
     """
     tensors, record = read_tensors(file, device)
-    known = record.get("data_sha256") == transitions.read_manifest(data).sha256
+    known = record.get("data_sha256") == read_manifest(data).sha256
     if not known or tuple(record.get("seeds", ())) != seeds:
         raise FdError(
             f"{file}: was trained on different data or seeds {record.get('seeds')}, allowed: {data}, {list(seeds)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fd.datasets.collection import Episode, collect, read
+from fd.datasets.collection import Episode, collect_episodes, read_shard
 
 
 class Counting:
@@ -35,11 +35,11 @@ class Counting:
 def run(folder: Path, indices: list[int], workers: int = 2) -> list[int]:
     """Collect with the counting collector."""
     (folder / "traces").mkdir(exist_ok=True)
-    paths = collect(
+    paths = collect_episodes(
         partial(Counting, folder / "traces"),
         [[0, index] for index in indices],
         folder=folder / "episodes",
         workers=workers,
         label="test",
     )
-    return [int(read(path)["index"][0]) for path in paths]
+    return [int(read_shard(path)["index"][0]) for path in paths]

@@ -16,7 +16,7 @@ from fd.datasets.prepare import Job, prepare
 from fd.errors import FdError
 from fd.params import D4rlData, Download, Maze
 from fd.simulation.environments import make, make_env
-from fd.storage.transitions import Manifest, Transitions, load, read_manifest
+from fd.storage.transitions import Manifest, Transitions, load_transitions, read_manifest
 
 DOOR = D4rlData(
     source="d4rl",
@@ -69,7 +69,7 @@ def write(data: D4rlData, fields: Fields) -> None:
 def made(data: D4rlData) -> tuple[Transitions, Manifest]:
     """What the stage makes of a file."""
     prepare(data, Path("data"), Job("test", Download(folder="~", mirrors=(), timeout=1.0), 1, Path("scratch")))
-    return load(Path("data")), read_manifest(Path("data"))
+    return load_transitions(Path("data")), read_manifest(Path("data"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from fd.runtime.command_line import main
-from fd.storage.transitions import load
+from fd.storage.transitions import load_transitions
 from stages.download import app
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +69,7 @@ def test_makes_the_folder_of_the_task_and_clears_up(
     with pytest.raises(SystemExit) as end:
         download(WALKS, monkeypatch)
     assert end.value.code == 0
-    assert load(project / "data" / "walk").observations.shape == (62, 4)
+    assert load_transitions(project / "data" / "walk").observations.shape == (62, 4)
     assert {path.name for path in project.iterdir()} == {"params.yaml", "data", ".scratch"}
     assert not list(project.glob(".scratch/*-*"))
     assert {path.name for path in (project / "data" / "walk").iterdir()} == {
@@ -207,5 +207,5 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(
     assert [path.name for path in scratch.iterdir()] == ["episodes"]
     with pytest.raises(SystemExit):
         download(WALKS, monkeypatch)
-    assert load(old).ends.sum() == 2
+    assert load_transitions(old).ends.sum() == 2
     assert not (old / "old").exists()

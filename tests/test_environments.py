@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from two_episodes import manifest_of, two_episodes
 
-from fd.datasets.ogbench import parse
+from fd.datasets.ogbench import parse_name
 from fd.datasets.waypoint import evaluation_spec
 from fd.errors import FdError
 from fd.simulation.environments import FlatEnv, make, make_env
@@ -182,7 +182,7 @@ def test_the_table_names_all_tasks_of_ogbench() -> None:
 @pytest.mark.parametrize("row", TASKS, ids=[row["task"] for row in TASKS])
 def test_every_task_of_ogbench_is_as_the_table_says(row: dict[str, str]) -> None:
     horizon, shape = int(row["horizon"]), tuple(int(size) for size in row["observation"].split())
-    name = parse(row["dataset"])
+    name = parse_name(row["dataset"])
     assert gymnasium.spec(name.task).max_episode_steps == horizon
     env = make_env(replace(ogbench(name.task), horizon=horizon))
     images = len(shape) == 3

@@ -20,7 +20,7 @@ from fd.results import episode_scores, origins, training_log
 from fd.storage import files
 from fd.storage.files import SEAL, digests, read_record, write_record
 from fd.storage.tensors import read_tensors
-from fd.storage.transitions import Transitions, load, read_manifest, read_npz
+from fd.storage.transitions import Transitions, load_transitions, read_manifest, read_npz
 
 CELL = episode_scores.Cell("cube", "fql", SEEDS, STEPS, EPISODES)
 EDITS = st.lists(
@@ -87,7 +87,7 @@ def read_log(path: Path) -> Any:
 
 
 READERS: dict[str, Reader] = {
-    "data": Reader("transitions.npz", lambda path: load(path.parent), 1200),
+    "data": Reader("transitions.npz", lambda path: load_transitions(path.parent), 1200),
     "manifest": Reader("manifest.json", lambda path: read_manifest(path.parent), 1200),
     "weights": Reader("flow.safetensors", read_tensors, 1600),
     "record": Reader("umaze.json", lambda path: origins.record(path, {}), 1200),

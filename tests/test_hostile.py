@@ -188,7 +188,7 @@ HDF5: dict[str, tuple[Fields, str]] = {
 def test_hostile_files_of_d4rl(name: str, tmp_path: Path) -> None:
     fields, words = HDF5[name]
     path = door(tmp_path, **fields)
-    refused(lambda: d4rl.convert(path, DOOR), str(path), words)
+    refused(lambda: d4rl.convert_d4rl(path, DOOR), str(path), words)
 
 
 def test_a_file_of_d4rl_that_is_fine_is_read(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_file_of_d4rl_that_is_fine_is_read(tmp_path: Path) -> None:
         file["elsewhere"] = file  # a circle of hard links, all within the file
         file.create_dataset(name, data=np.ones(ROWS), chunks=(10,), compression=9, shuffle=True, fletcher32=True)
 
-    assert d4rl.convert(door(tmp_path, rewards=packed), DOOR).rewards.sum() == ROWS - 1
+    assert d4rl.convert_d4rl(door(tmp_path, rewards=packed), DOOR).rewards.sum() == ROWS - 1
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 
 def converted() -> None:
-    minari.convert(minari.find(HAMMER), HAMMER)
+    minari.convert_minari(minari.find_minari(HAMMER), HAMMER)
 
 
 def respec(**changes: Any) -> Callable[[dict[str, Any]], object]:
@@ -302,6 +302,11 @@ def test_a_manifest_names_code_that_is_not_run(tmp_path: Path) -> None:
     for spec, words in (
         (known | {"entry_point": "os:system", "kwargs": {"command": f"touch {tmp_path / 'proof'}"}}, "'os:system'"),
         (known | {"additional_wrappers": [wrapper]}, "'os:system' is not known"),
+        (known | {"additional_wrappers": [wrapper | {"entry_point": "fd.wrappers:cast"}]}, "'fd.wrappers:cast' is not"),
+        (
+            known | {"additional_wrappers": [wrapper | {"entry_point": "fd.simulation.environments:FlatEnv"}]},
+            "FlatEnv' is not",
+        ),
         (known | {"id": "Nowhere-v0"}, "'Nowhere-v0' is not known"),
         (known | {"additional_wrappers": 3}, "cannot be read"),
         ({}, "cannot be read"),
@@ -353,14 +358,14 @@ def test_hostile_files_of_ogbench(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez("set.npz", **(rows_of(maze) | {field: values}))
-    name = ogbench.parse("pointmaze-medium-navigate-singletask-task1-v0")
-    refused(lambda: ogbench.convert(Path("set.npz"), name), "set.npz: ", words)
+    name = ogbench.parse_name("pointmaze-medium-navigate-singletask-task1-v0")
+    refused(lambda: ogbench.convert_ogbench(Path("set.npz"), name), "set.npz: ", words)
     assert not Path("unpickled").exists()
 
 
 @pytest.mark.parametrize("name", ["../x-play-singletask-v0", "cube-single-play-singletask-v0/../..", "a\n-b-singletask-v0", "/etc-x-singletask-v0"])  # fmt: skip
 def test_names_of_sets_stay_in_their_folder(name: str) -> None:
-    refused(lambda: ogbench.parse(name), "is no OGBench single-task set")
+    refused(lambda: ogbench.parse_name(name), "is no OGBench single-task set")
 
 
 @pytest.mark.parametrize(
@@ -487,7 +492,7 @@ def test_fuzzed_records_of_downloads(edits: Any, tmp_path: Path) -> None:
 def test_fuzzed_files_of_d4rl(edits: Any, tmp_path: Path) -> None:
     path = door(tmp_path)
     path.write_bytes(mutated(path.read_bytes(), edits))
-    survives(lambda: d4rl.convert(path, DOOR))
+    survives(lambda: d4rl.convert_d4rl(path, DOOR))
 
 
 @fuzz(200)
@@ -505,6 +510,6 @@ def test_fuzzed_files_of_minari(edits: Any, hammer: Path) -> None:
     try:
         path.write_bytes(mutated(whole, edits))
         with minari.root_at(hammer):
-            survives(lambda: minari.convert(minari.find(HAMMER), HAMMER))
+            survives(lambda: minari.convert_minari(minari.find_minari(HAMMER), HAMMER))
     finally:
         path.write_bytes(whole)

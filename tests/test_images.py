@@ -23,7 +23,7 @@ from fd.params import Network
 from fd.policy import Policy
 from fd.runtime.command_line import main
 from fd.simulation.environments import make_env
-from fd.storage.transitions import Transitions, assemble, check, read_manifest
+from fd.storage.transitions import Transitions, assemble, check_transitions, read_manifest
 from fd.training.augmentation import PADDING, cropped, draw_crops
 from fd.training.bank import BankPlan, build_bank
 from fd.training.policy_training import noise_shapes, updates
@@ -58,7 +58,7 @@ def encoder(*seeds: int) -> ImpalaEncoder:
 def test_images_stay_bytes() -> None:
     arrays = transitions(3, 4)
     assert arrays.observations.dtype == np.uint8 and arrays.observations.shape == (7, *SHAPE)
-    check(Path("here"), arrays)
+    check_transitions(Path("here"), arrays)
     assert Replay.of(arrays, CPU).obs.dtype == torch.uint8
 
 

@@ -23,7 +23,7 @@ from fd.params import Download, Maze, MinariData
 from fd.simulation.environments import make, make_env, register
 from fd.simulation.episodes import Episode
 from fd.simulation.evaluation import score
-from fd.storage.transitions import Manifest, Transitions, load, read_manifest
+from fd.storage.transitions import Manifest, Transitions, load_transitions, read_manifest
 
 UMAZE = [[1, 1, 1, 1, 1], [1, "g", 0, 0, 1], [1, 1, 1, 0, 1], [1, "r", 0, 0, 1], [1, 1, 1, 1, 1]]
 FLIPPED = [[1, 1, 1, 1, 1], [1, 0, 0, "r", 1], [1, 0, 1, 1, 1], [1, 0, 0, "g", 1], [1, 1, 1, 1, 1]]
@@ -104,7 +104,7 @@ def write(dataset: str, spec: Any, walks: list[Walk], *, eval_env: Any = None, *
 def made(data: MinariData, folder: Path) -> tuple[Transitions, Manifest]:
     """What the stage makes of a set."""
     prepare(data, folder / "data", Job("test", Download(folder="~", mirrors=(), timeout=1.0), 1, folder / "scratch"))
-    return load(folder / "data"), read_manifest(folder / "data")
+    return load_transitions(folder / "data"), read_manifest(folder / "data")
 
 
 def states(episode: Walk) -> Any:

@@ -28,8 +28,7 @@ from fd.simulation.environments import make, make_env
 from fd.simulation.lockstep import Lockstep, Order, Outcome
 from fd.storage.files import digest, digests, read_record, write_record
 from fd.storage.tensors import FLOW, read_tensors
-from fd.storage.transitions import ACTION_BOUND, read_manifest
-from fd.storage.transitions import load as load_data
+from fd.storage.transitions import ACTION_BOUND, load_transitions, read_manifest
 from fd.training.checkpoint import STATE, Checkpoint, load_state
 from fd.training.experience import Experience, Label, labelled
 from fd.training.online_training import reset_seed
@@ -315,7 +314,7 @@ def test_rows_are_what_the_simulator_gave(tiny_project: Path, monkeypatch: pytes
     monkeypatch.setattr(Experience, "__init__", made)
     run("fql")
     (experience,), env = kept, make_env(read_manifest(Path("data", TASK)))
-    offline_count = len(Replay.of(load_data(Path("data", TASK)), torch.device("cpu")).starts)
+    offline_count = len(Replay.of(load_transitions(Path("data", TASK)), torch.device("cpu")).starts)
     rows = experience.choose(torch.arange(offline_count, offline_count + 100).expand(2, -1))
     batch = experience.replay.batch(rows)
     for index, seed in enumerate((0, 1)):

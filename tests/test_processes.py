@@ -25,7 +25,7 @@ from counting import run
 from processes import session
 from test_rollout import SEEDS, Walk, rows_of, walks
 
-from fd.datasets.collection import Episode, collect, read
+from fd.datasets.collection import Episode, collect_episodes, read_shard
 from fd.datasets.navigate import NavigateCollector
 from fd.datasets.play import PlayCollector
 from fd.datasets.waypoint import WaypointCollector
@@ -328,13 +328,13 @@ class Steps:
 
 def test_a_collector_that_hangs_is_named_by_its_episode_and_seed(tmp_path: Path) -> None:
     with pytest.raises(FdError) as error:
-        collect(Steps, [[1], [66]], folder=tmp_path, workers=2, label="generate", timeout=3.0)
+        collect_episodes(Steps, [[1], [66]], folder=tmp_path, workers=2, label="generate", timeout=3.0)
     assert str(error.value) == "generate: episode 1 of seed [66]: hangs, no progress in 3 s"
 
 
 def test_an_episode_may_take_longer_than_a_hang(tmp_path: Path) -> None:
-    (path,) = collect(Steps, [[1]], folder=tmp_path, workers=2, label="generate", timeout=3.0)
-    assert read(path)["steps"] == 12
+    (path,) = collect_episodes(Steps, [[1]], folder=tmp_path, workers=2, label="generate", timeout=3.0)
+    assert read_shard(path)["steps"] == 12
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_a_killed_collection_leaves_complete_episodes_and_goes_on(tmp_path: Path
     found = sorted(path.name for path in (tmp_path / "episodes").iterdir())
     complete = [name for name in found if not name.startswith(".")]
     assert complete and len(found) - len(complete) <= 2
-    assert all(read(tmp_path / "episodes" / name)["index"] == 1000 + int(name[:6]) for name in complete)
+    assert all(read_shard(tmp_path / "episodes" / name)["index"] == 1000 + int(name[:6]) for name in complete)
     indices = list(range(1000, 1000 + len(complete) + 6))
     assert run(tmp_path, indices) == indices
     left = {path.name for path in (tmp_path / "episodes").iterdir()}

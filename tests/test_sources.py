@@ -21,7 +21,7 @@ from fd.datasets.prepare import Job, prepare
 from fd.errors import FdError
 from fd.params import Data, Download, Maze, MinariData, OgbenchData, OracleData, WaypointData
 from fd.simulation.environments import make, quiet
-from fd.storage.transitions import load, read_manifest
+from fd.storage.transitions import load_transitions, read_manifest
 
 NO_DOWNLOAD = Download(folder="~/sets", mirrors=(), timeout=1.0)
 NAVIGATE = OracleData(
@@ -107,7 +107,7 @@ def test_a_generated_set_is_the_same_bytes(data: Data, tmp_path: Path) -> None:
 
 def test_another_seed_is_another_set(navigated: Path, tmp_path: Path) -> None:
     other = made(NAVIGATE.model_copy(update={"seed": 1}), tmp_path)
-    assert not np.array_equal(load(navigated).observations, load(other).observations)
+    assert not np.array_equal(load_transitions(navigated).observations, load_transitions(other).observations)
 
 
 def test_regenerated_set_is_what_ogbench_itself_reads(navigated: Path) -> None:
@@ -117,7 +117,7 @@ def test_regenerated_set_is_what_ogbench_itself_reads(navigated: Path) -> None:
         NAVIGATE.dataset, dataset_path=str(navigated / "regenerated" / "pointmaze-medium-navigate-v0.npz")
     )
     env.close()
-    arrays = load(navigated)
+    arrays = load_transitions(navigated)
     going = ~arrays.ends
     assert len(validation["rewards"]) == 1000
     assert (arrays.ends.sum(), going.sum()) == (3, 3000)
@@ -142,7 +142,7 @@ def test_manifests_tell_what_evaluation_needs(navigated: Path, walked: Path) -> 
 
 def test_play_set_holds_what_any_process_collects(tmp_path: Path) -> None:
     folder = made(PLAY, tmp_path)
-    arrays, manifest = load(folder), read_manifest(folder)
+    arrays, manifest = load_transitions(folder), read_manifest(folder)
     assert (manifest.episodes, manifest.transitions, manifest.obs_shape, manifest.act_dim) == (1, 200, [28], 5)
     assert manifest.horizon == 200
     assert set(np.unique(arrays.rewards)) <= {-1, 0}
@@ -173,7 +173,7 @@ def written(environment: str, steps: int, folder: Path) -> Path:
     """The file of one episode of play data."""
     episode = play.PlayCollector(f"{environment}-v0", steps)(np.random.SeedSequence([0]))
     np.savez(folder / "episode.npz", allow_pickle=False, **episode)
-    ogbench.write(folder / f"{environment}.npz", [folder / "episode.npz"])
+    ogbench.write_ogbench(folder / f"{environment}.npz", [folder / "episode.npz"])
     return folder / f"{environment}.npz"
 
 
@@ -185,7 +185,9 @@ def test_every_manipulation_task_is_relabelled_as_its_simulator_rewards(environm
     simulator: Any = make(f"{environment}-singletask-v0").unwrapped
     assert simulator._reward_task_id == ENVIRONMENTS[environment]
     for task in range(1, 6):
-        rewards = ogbench.convert(path, ogbench.parse(f"{environment}-play-singletask-task{task}-v0")).rewards
+        rewards = ogbench.convert_ogbench(
+            path, ogbench.parse_name(f"{environment}-play-singletask-task{task}-v0")
+        ).rewards
         simulator._reward_task_id = task
         with quiet():
             simulator.reset(seed=0)
@@ -199,7 +201,7 @@ def test_writing_a_set_holds_one_episode_in_memory(tmp_path: Path) -> None:
     episode = {"observations": np.zeros((50, 64, 64, 3), np.uint8), "terminals": np.arange(50) == 49}
     np.savez(tmp_path / "episode.npz", allow_pickle=False, **episode)
     tracemalloc.start()
-    ogbench.write(tmp_path / "set.npz", [tmp_path / "episode.npz"] * 40)
+    ogbench.write_ogbench(tmp_path / "set.npz", [tmp_path / "episode.npz"] * 40)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * episode["observations"].nbytes
@@ -215,11 +217,11 @@ def test_visual_sets_are_the_states_seen(environment: str, tmp_path: Path) -> No
         assert set(images.files) == set(vectors.files)
         for name in set(images.files) - {"observations"}:
             np.testing.assert_array_equal(images[name], vectors[name])
-        arrays = ogbench.convert(seen, ogbench.parse(f"visual-{environment}-play-singletask-task1-v0"))
+        arrays = ogbench.convert_ogbench(seen, ogbench.parse_name(f"visual-{environment}-play-singletask-task1-v0"))
         assert (arrays.observations.shape, arrays.observations.dtype) == ((4, 64, 64, 3), np.uint8)
         np.testing.assert_array_equal(arrays.observations, images["observations"])
     assert len({image.tobytes() for image in arrays.observations}) == 4
-    expected = ogbench.convert(states, ogbench.parse(f"{environment}-play-singletask-task1-v0"))
+    expected = ogbench.convert_ogbench(states, ogbench.parse_name(f"{environment}-play-singletask-task1-v0"))
     assert arrays.rewards.tobytes() == expected.rewards.tobytes()
 
 
@@ -237,7 +239,7 @@ def test_images_of_another_set_are_one_line(changes: dict[str, Any], message: st
     arrays |= {"qpos": np.zeros((2, 21), np.float32), "qvel": np.zeros((2, 20), np.float32)}
     np.savez(tmp_path / "set.npz", **(arrays | changes))
     with pytest.raises(FdError) as error:
-        ogbench.convert(tmp_path / "set.npz", ogbench.parse("visual-cube-single-play-singletask-v0"))
+        ogbench.convert_ogbench(tmp_path / "set.npz", ogbench.parse_name("visual-cube-single-play-singletask-v0"))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -247,7 +249,7 @@ def test_a_visual_set_is_generated_like_any_other(tmp_path: Path) -> None:
     folder = made(data, tmp_path, workers=1)
     manifest = read_manifest(folder)
     assert (manifest.obs_shape, manifest.transitions, manifest.horizon) == ([64, 64, 3], 2, 200)
-    assert load(folder).observations.dtype == np.uint8
+    assert load_transitions(folder).observations.dtype == np.uint8
     with np.load(folder / "regenerated" / "visual-cube-single-play-v0-val.npz") as file:
         assert file["observations"].shape == (3, 64, 64, 3)
 
@@ -304,7 +306,7 @@ def test_specs_leave_the_registry_as_it_is() -> None:
 
 
 def test_rewards_are_those_of_the_state_after_the_step(walked: Path) -> None:
-    arrays = load(walked)
+    arrays = load_transitions(walked)
     goal = np.array([-1.0, 1.0])
     going = np.flatnonzero(~arrays.ends)
     reached = np.linalg.norm(arrays.observations[going + 1, :2] - goal, axis=1) <= 0.45
@@ -352,7 +354,7 @@ def test_damaged_ogbench_file_is_one_line(
     target = tmp_path / "set.npz"
     damage(navigated / "regenerated" / "pointmaze-medium-navigate-v0.npz", target)
     with pytest.raises(FdError) as error:
-        ogbench.convert(target, ogbench.parse(NAVIGATE.dataset))
+        ogbench.convert_ogbench(target, ogbench.parse_name(NAVIGATE.dataset))
     assert str(target) in str(error.value)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -399,7 +401,7 @@ def fetched(folder: Path, *mirrors: str) -> Path:
 def test_a_published_set_is_fetched_once_and_recorded(home: Path, host: str, navigated: Path, tmp_path: Path) -> None:
     folder = fetched(tmp_path, f"{host}/none", host)
     assert {path.name for path in (home / "sets").glob("[!.]*")} == {FILE, f"{FILE}.json"}
-    assert load(folder).observations.tobytes() == load(navigated).observations.tobytes()
+    assert load_transitions(folder).observations.tobytes() == load_transitions(navigated).observations.tobytes()
     manifest = read_manifest(folder)
     assert (manifest.source, manifest.collector, manifest.seed) == ("ogbench", None, None)
     assert manifest.files == {FILE: describe(navigated / "regenerated" / FILE)}
@@ -415,7 +417,7 @@ def test_a_file_in_the_folder_of_ogbench_needs_no_host(home: Path, navigated: Pa
     own = home / ".ogbench" / "data"
     own.mkdir(parents=True)
     shutil.copy(navigated / "regenerated" / FILE, own)
-    assert load(fetched(tmp_path)).rewards.tobytes() == load(navigated).rewards.tobytes()
+    assert load_transitions(fetched(tmp_path)).rewards.tobytes() == load_transitions(navigated).rewards.tobytes()
     assert not (home / "sets").exists()
 
 
@@ -434,7 +436,7 @@ def test_no_host_is_one_line_with_a_hint(home: Path, host: str, tmp_path: Path) 
 
 
 def test_no_hint_at_generation_where_there_is_none() -> None:
-    assert "cannot make it" in generate.hint(ogbench.parse("antmaze-large-navigate-singletask-v0"))
+    assert "cannot make it" in generate.hint(ogbench.parse_name("antmaze-large-navigate-singletask-v0"))
 
 
 @pytest.fixture
@@ -467,7 +469,7 @@ LOCAL = MinariData(
 @pytest.mark.usefixtures("local")
 def test_a_local_minari_set_needs_no_network(walked: Path, tmp_path: Path) -> None:
     folder = made(LOCAL, tmp_path)
-    assert load(folder).rewards.tobytes() == load(walked).rewards.tobytes()
+    assert load_transitions(folder).rewards.tobytes() == load_transitions(walked).rewards.tobytes()
     manifest = read_manifest(folder)
     assert manifest.environment == read_manifest(walked).environment
     assert set(manifest.files) == {"main_data.hdf5", "metadata.json"}
@@ -506,10 +508,10 @@ def test_a_broken_minari_file_is_one_line(walked: Path, tmp_path: Path, monkeypa
 
 @pytest.mark.usefixtures("local")
 def test_dense_rewards_are_kept_and_bootstrapped() -> None:
-    dataset = minari.find(LOCAL)
-    sparse = minari.convert(dataset, LOCAL)
+    dataset = minari.find_minari(LOCAL)
+    sparse = minari.convert_minari(dataset, LOCAL)
     change = {"observation": ("observation", "desired_goal"), "reward": "dense", "maze": None}
-    dense = minari.convert(dataset, LOCAL.model_copy(update=change))
+    dense = minari.convert_minari(dataset, LOCAL.model_copy(update=change))
     assert dense.observations.shape[1] == 6
     assert dense.masks.min() == 1
     going = ~dense.ends

@@ -13,14 +13,23 @@ from two_episodes import manifest_of, two_episodes
 
 from fd.errors import FdError
 from fd.storage.files import read_record, write_record
-from fd.storage.transitions import ACTION_BOUND, ARRAYS, MANIFEST, assemble, load, read_manifest, read_npz, save
+from fd.storage.transitions import (
+    ACTION_BOUND,
+    ARRAYS,
+    MANIFEST,
+    assemble,
+    load_transitions,
+    read_manifest,
+    read_npz,
+    save_transitions,
+)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     arrays = two_episodes()
     manifest = manifest_of(arrays)
-    save(tmp_path, arrays, manifest)
-    loaded = load(tmp_path)
+    save_transitions(tmp_path, arrays, manifest)
+    loaded = load_transitions(tmp_path)
     for name in ("observations", "actions", "rewards", "masks", "ends"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(arrays, name))
     assert read_manifest(tmp_path) == manifest
@@ -31,7 +40,7 @@ def test_same_arrays_are_the_same_bytes(tmp_path: Path) -> None:
     contents = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        save(tmp_path / name, two_episodes(), manifest_of(two_episodes()))
+        save_transitions(tmp_path / name, two_episodes(), manifest_of(two_episodes()))
         contents.append([(tmp_path / name / file).read_bytes() for file in (ARRAYS, MANIFEST)])
     assert contents[0] == contents[1]
 
@@ -57,7 +66,7 @@ def damaged(**changes: Any) -> Callable[[Path], None]:
 
     def write(folder: Path) -> None:
         arrays = two_episodes()
-        save(folder, replace(arrays, **{key: change(getattr(arrays, key)) for key, change in changes.items()}),
+        save_transitions(folder, replace(arrays, **{key: change(getattr(arrays, key)) for key, change in changes.items()}),
              manifest_of(arrays))  # fmt: skip
 
     return write
@@ -178,7 +187,7 @@ def missing(folder: Path) -> None:
 def test_damaged_arrays_are_one_line(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     damage(tmp_path)
     with pytest.raises(FdError) as error:
-        load(tmp_path)
+        load_transitions(tmp_path)
     assert str(tmp_path / ARRAYS) in str(error.value)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -230,7 +239,7 @@ def test_damaged_manifest_is_one_line(change: Callable[[Path], object], message:
     path = tmp_path / MANIFEST
     change(path)
     with pytest.raises(FdError) as error:
-        load(tmp_path)
+        load_transitions(tmp_path)
     assert str(path) in str(error.value)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -238,4 +247,4 @@ def test_damaged_manifest_is_one_line(change: Callable[[Path], object], message:
 
 def test_folder_without_data_names_the_stage(tmp_path: Path) -> None:
     with pytest.raises(FdError, match=r"manifest\.json: no such file; run the stage download"):
-        load(tmp_path)
+        load_transitions(tmp_path)

@@ -32,7 +32,7 @@ class Collector(Protocol):
         ...
 
 
-def collect(
+def collect_episodes(
     make: Callable[[], Collector],
     seeds: list[list[int]],
     *,
@@ -41,7 +41,7 @@ def collect(
     label: str,
     timeout: float = TIMEOUT,
 ) -> list[Path]:
-    """Return the files of one episode for each seed, in order; `read` gives the arrays of one.
+    """Return the files of one episode for each seed, in order; `read_shard` gives the arrays of one.
 
     Nothing but the episodes being collected is held in memory, however many there are.
 
@@ -70,7 +70,7 @@ def collect(
     return paths
 
 
-def read(path: Path, *names: str) -> Episode:
+def read_shard(path: Path, *names: str) -> Episode:
     """The named arrays of the file of one episode; all when none is named.
 
     Raises:

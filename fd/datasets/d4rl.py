@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 
-from fd.datasets.hdf5_check import check
+from fd.datasets.hdf5_check import check_hdf5
 from fd.datasets.mazes import between, registered
 from fd.datasets.rows import Rows, check_numbers
 from fd.errors import FdError, one_line
@@ -32,7 +32,7 @@ CELL = 4.0  # metres, width of a maze's cell
 OUTSIDE = 0.01  # share of positions that may lie beyond the maze's free cells; a leg's length from a wall some do
 
 
-def find(data: D4rlData) -> Path:
+def find_d4rl(data: D4rlData) -> Path:
     """Return the path of the file.
 
     Raises:
@@ -63,7 +63,7 @@ def evaluation_spec(data: D4rlData) -> EnvSpec:
     return spec
 
 
-def convert(path: Path, data: D4rlData) -> Transitions:
+def convert_d4rl(path: Path, data: D4rlData) -> Transitions:
     """Flatten the episodes of a file.
 
     Raises:
@@ -113,7 +113,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     """The fields of the file, the flags as booleans."""
     import h5py
 
-    check(path)
+    check_hdf5(path)
     try:
         with h5py.File(path) as file:
             missing = [name for name in FIELDS if not isinstance(file.get(name), h5py.Dataset)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from gymnasium.envs.registration import EnvSpec
 
 from fd.datasets import minari, navigate, ogbench, play, waypoint
-from fd.datasets.collection import Collector, collect, read
+from fd.datasets.collection import Collector, collect_episodes, read_shard
 from fd.errors import FdError
 from fd.params import Maze, MinariData, OracleData, WaypointData
 from fd.storage.transitions import Transitions
@@ -52,7 +52,7 @@ class Work:
 
     def collect(self, make: Callable[[], Collector], seeds: list[list[int]]) -> list[Path]:
         """The files of one episode for each seed, in order."""
-        return collect(make, seeds, folder=self.episodes, workers=self.workers, label=self.label)
+        return collect_episodes(make, seeds, folder=self.episodes, workers=self.workers, label=self.label)
 
 
 def oracle(data: OracleData, work: Work) -> Transitions:
@@ -63,7 +63,7 @@ def oracle(data: OracleData, work: Work) -> Transitions:
     Raises:
         FdError: there is no such set, or it needs another collector.
     """
-    name = ogbench.parse(data.dataset)
+    name = ogbench.parse_name(data.dataset)
     environments = ENVIRONMENTS[data.collector]
     if name.environment not in environments or name.kind != data.collector:
         allowed = ", ".join(f"{env.removesuffix('-v0')}-{data.collector}" for env in environments)
@@ -75,9 +75,9 @@ def oracle(data: OracleData, work: Work) -> Transitions:
     episodes = work.collect(partial(_COLLECTORS[data.collector], name.environment, data.steps), seeds)
     published = work.folder / "regenerated"
     published.mkdir()
-    ogbench.write(published / f"{name.file}.npz", episodes[: data.episodes])
-    ogbench.write(published / f"{name.file}-val.npz", episodes[data.episodes :])
-    return ogbench.convert(published / f"{name.file}.npz", name)
+    ogbench.write_ogbench(published / f"{name.file}.npz", episodes[: data.episodes])
+    ogbench.write_ogbench(published / f"{name.file}-val.npz", episodes[data.episodes :])
+    return ogbench.convert_ogbench(published / f"{name.file}.npz", name)
 
 
 def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
@@ -91,20 +91,22 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
     """
     evaluate = waypoint.evaluation_spec(data.environment, data.horizon, start=data.start, goal=data.goal)
     collector = partial(waypoint.WaypointCollector, data.environment, data.horizon, data.action_noise)
-    episodes = [read(path) for path in work.collect(collector, [[data.seed, index] for index in range(data.episodes)])]
+    episodes = [
+        read_shard(path) for path in work.collect(collector, [[data.seed, index] for index in range(data.episodes)])
+    ]
     root = work.folder / "minari"
     collected = waypoint.maze_spec(data.environment, data.horizon)
     arrays = sum(values.nbytes for episode in episodes for values in episode.values())
     _make_room(work.folder, 2 * arrays + len(episodes) * GROUP)  # positions stand there twice, goals beside
-    waypoint.write(root, data.dataset, episodes, collect=collected, evaluate=evaluate)
+    waypoint.write_walks(root, data.dataset, episodes, collect=collected, evaluate=evaluate)
     written = MinariData(
         source="minari", dataset=data.dataset, environment=data.environment, observation=data.observation,
         reward=data.reward, cut_at_success=False, maze=Maze(start=data.start, goal=data.goal), horizon=data.horizon,
         score="success", return_range=None, differs=None,
     )  # fmt: skip
     with minari.root_at(root):
-        dataset = minari.find(written)
-    return minari.convert(dataset, written), minari.evaluation_spec(dataset, written)
+        dataset = minari.find_minari(written)
+    return minari.convert_minari(dataset, written), minari.evaluation_spec(dataset, written)
 
 
 def _make_room(folder: Path, size: int) -> None:

@@ -9,7 +9,7 @@ from fd.errors import FdError, one_line
 RATIO, SMALL = 20, 2**26  # bytes for every byte of the file, and those that any file may
 
 
-def check(path: Path) -> int:
+def check_hdf5(path: Path) -> int:
     """How many groups and arrays stand at the top of a file, all of which lies in it.
 
     Raises:

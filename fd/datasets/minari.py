@@ -9,7 +9,7 @@ What is known of the published sets of D4RL's tasks, and what is done about it:
   `maze` they are computed anew for the one goal that D4RL has, which is also that of evaluation. Without, they stay as
   recorded.
 - Its episodes go on at the goal, are never terminated and are cut at 700 or 1000 steps, with a reward of 1 at each step
-  there; D4RL has -1 a step, and success ends the bootstrap. See `convert`.
+  there; D4RL has -1 a step, and success ends the bootstrap. See `convert_minari`.
 - Its reference scores are returns summed up at the goal, no shares of episodes: `score: success` reads none.
 - Adroit v2 replays D4RL's actions from D4RL's first states, in episodes of up to 625 steps (hammer); D4RL's evaluation
   has 200, pen's 100: `horizon`.
@@ -35,7 +35,7 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 from packaging.requirements import InvalidRequirement, Requirement
 
-from fd.datasets.hdf5_check import check as check_hdf5
+from fd.datasets.hdf5_check import check_hdf5
 from fd.datasets.mazes import SUCCESS_RADIUS, between, goal_of, registered
 from fd.datasets.rows import Rows, check_numbers
 from fd.errors import FdError, one_line
@@ -50,7 +50,7 @@ WIDEST = 64  # cells of a maze
 GOAL_MARKS = ("g", "c")  # of cells of a maze that can be goals; without any, all free cells can
 
 
-def find(data: MinariData) -> Any:
+def find_minari(data: MinariData) -> Any:
     """Return a set from Minari's local folder, or download it there first; a set that is there needs no network.
 
     Raises:
@@ -217,7 +217,7 @@ def root_at(folder: Path) -> Iterator[None]:
             os.environ[name] = before
 
 
-def convert(dataset: Any, data: MinariData) -> Transitions:
+def convert_minari(dataset: Any, data: MinariData) -> Transitions:
     """Flatten the episodes of a Minari set.
 
     A sparse reward is 1 where the step reached the goal; it becomes 0 there and -1 elsewhere, and ends the bootstrap

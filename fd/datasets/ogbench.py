@@ -11,13 +11,13 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
-from fd.datasets.collection import read
+from fd.datasets.collection import read_shard
 from fd.datasets.fetch import fetch
 from fd.datasets.rows import check_numbers
 from fd.errors import FdError
 from fd.params import Download
 from fd.simulation.environments import make, quiet, register, renders
-from fd.storage.transitions import Transitions, assemble, check, read_npz
+from fd.storage.transitions import Transitions, assemble, check_transitions, read_npz
 
 _NAME = re.compile(r"(?P<env>[a-z0-9-]+?)-(?P<kind>[a-z]+)-singletask(?P<task>-task[1-5])?-v0")
 
@@ -41,7 +41,7 @@ class Name:
     file: str
 
 
-def parse(name: str) -> Name:
+def parse_name(name: str) -> Name:
     """Split the name of a single-task set.
 
     Raises:
@@ -59,13 +59,13 @@ def parse(name: str) -> Name:
     return parts
 
 
-def spec(name: Name) -> EnvSpec:
+def task_spec(name: Name) -> EnvSpec:
     """Return the spec of a task's environment."""
     register()
     return gymnasium.spec(name.task)
 
 
-def find(name: Name, download: Download, *, label: str, hint: str) -> Path:
+def find_ogbench(name: Name, download: Download, *, label: str, hint: str) -> Path:
     """Return the published training file, fetched first if neither its folder nor ogbench's own has it.
 
     Args:
@@ -90,14 +90,17 @@ def find(name: Name, download: Download, *, label: str, hint: str) -> Path:
         raise FdError(f"dataset: '{name.full}': {error}; {hint}") from None
 
 
-def write(path: Path, episodes: list[Path]) -> None:
+def write_ogbench(path: Path, episodes: list[Path]) -> None:
     """Write episodes as one file in OGBench's format, flat arrays of all rows in time order, one episode in memory.
 
     Args:
         path: of the file.
         episodes: files of the episodes.
     """
-    first, rows = read(episodes[0]), sum(len(read(episode, "terminals")["terminals"]) for episode in episodes)
+    first, rows = (
+        read_shard(episodes[0]),
+        sum(len(read_shard(episode, "terminals")["terminals"]) for episode in episodes),
+    )
     with zipfile.ZipFile(path, "w") as archive:
         for key, values in first.items():
             member = zipfile.ZipInfo(f"{key}.npy")
@@ -107,10 +110,10 @@ def write(path: Path, episodes: list[Path]) -> None:
             with archive.open(member, "w", force_zip64=True) as file:
                 np.lib.format.write_array_header_1_0(file, layout | {"shape": (rows, *values.shape[1:])})
                 for episode in episodes:
-                    file.write(np.ascontiguousarray(read(episode, key)[key]).data)
+                    file.write(np.ascontiguousarray(read_shard(episode, key)[key]).data)
 
 
-def convert(path: Path, name: Name) -> Transitions:
+def convert_ogbench(path: Path, name: Name) -> Transitions:
     """Read the training file of a set and relabel it for the single task with ogbench itself.
 
     The rewards of a set of images follow from its states as well, so nothing is rendered.
@@ -118,7 +121,7 @@ def convert(path: Path, name: Name) -> Transitions:
     Raises:
         FdError: the file is missing, truncated or not an npz file, lacks a field, or holds unusable values.
     """
-    task = spec(name)
+    task = task_spec(name)
     from ogbench.relabel_utils import relabel_dataset
 
     images = (task.kwargs["height"], task.kwargs["width"], 3) if renders(task) else None
@@ -136,7 +139,7 @@ def convert(path: Path, name: Name) -> Transitions:
         masks=rows["masks"],
         ends=rows["terminals"].astype(np.bool_),
     )
-    check(path, arrays)
+    check_transitions(path, arrays)
     return arrays
 
 

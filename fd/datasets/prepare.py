@@ -17,7 +17,7 @@ from fd.datasets.fetch import describe, remember, verified
 from fd.errors import FdError
 from fd.params import D4rlData, Data, Download, MinariData, OgbenchData, OracleData, RobotData, WaypointData
 from fd.storage.scratch import publish
-from fd.storage.transitions import Manifest, Transitions, measured, save
+from fd.storage.transitions import Manifest, Transitions, measured, save_transitions
 
 PACKAGES = ("numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robotics")
 
@@ -51,7 +51,7 @@ def prepare(data: Data, folder: Path, job: Job) -> Manifest:
         building.mkdir(parents=True)
         arrays, facts = _fetch(data, building, job)
         manifest = _manifest(data, arrays, facts)
-        save(building, arrays, manifest)
+        save_transitions(building, arrays, manifest)
         publish(building, folder, job.scratch)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -68,32 +68,32 @@ def _fetch(data: Data, folder: Path, job: Job) -> tuple[Transitions, dict[str, A
     """The arrays, and what the manifest says of their source beyond the parameters."""
     match data:
         case OgbenchData():
-            name = ogbench.parse(data.dataset)
-            path = ogbench.find(name, job.download, label=job.label, hint=generate.hint(name))
+            name = ogbench.parse_name(data.dataset)
+            path = ogbench.find_ogbench(name, job.download, label=job.label, hint=generate.hint(name))
             file = verified(path)
-            arrays = ogbench.convert(path, name)
+            arrays = ogbench.convert_ogbench(path, name)
             remember(path, file)  # not before: a file of another set is not to be recorded
             return arrays, _ogbench_facts(name) | {"files": {path.name: file}}
         case MinariData():
-            dataset = minari.find(data)
+            dataset = minari.find_minari(data)
             spec = minari.evaluation_spec(dataset, data)
             facts = _robot_facts(data, spec)
             if data.score == "return" and data.return_range is None:
                 facts["return_range"] = minari.return_range(dataset)
-            arrays = minari.convert(dataset, data)
+            arrays = minari.convert_minari(dataset, data)
             minari.check_shapes(spec, data, arrays)
             paths = sorted(path for path in Path(dataset.storage.data_path).iterdir() if path.is_file())
             return arrays, facts | {"files": {path.name: describe(path) for path in paths}}
         case D4rlData():
-            path, spec = d4rl.find(data), d4rl.evaluation_spec(data)
+            path, spec = d4rl.find_d4rl(data), d4rl.evaluation_spec(data)
             file = verified(path)
-            arrays = d4rl.convert(path, data)
+            arrays = d4rl.convert_d4rl(path, data)
             minari.check_shapes(spec, data, arrays)
             remember(path, file)
             return arrays, _robot_facts(data, spec) | {"files": {path.name: file}}
         case OracleData():
             work = generate.Work(folder, job.scratch / "episodes", job.workers, job.label)
-            return generate.oracle(data, work), _ogbench_facts(ogbench.parse(data.dataset))
+            return generate.oracle(data, work), _ogbench_facts(ogbench.parse_name(data.dataset))
         case WaypointData():
             work = generate.Work(folder, job.scratch / "episodes", job.workers, job.label)
             arrays, spec = generate.walks(data, work)
@@ -102,7 +102,7 @@ def _fetch(data: Data, folder: Path, job: Job) -> tuple[Transitions, dict[str, A
 
 def _ogbench_facts(name: ogbench.Name) -> dict[str, Any]:
     """Facts of an OGBench task; since ogbench 1.2.0 the rewards of the 50 are those of the state before the step."""
-    spec = ogbench.spec(name)
+    spec = ogbench.task_spec(name)
     return {
         "environment": {"suite": "ogbench", "name": name.task},
         "horizon": spec.max_episode_steps,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fd.errors import FdError
 from fd.params import RobotData
-from fd.storage.transitions import Transitions, assemble, check
+from fd.storage.transitions import Transitions, assemble, check_transitions
 
 
 class Rows:
@@ -67,7 +67,7 @@ class Rows:
         rows = {key: np.concatenate([episode[key] for episode in self._episodes]) for key in self._episodes[0]}
         observations, actions = rows.pop("observations"), rows.pop("actions")
         arrays = assemble(observations, actions, rewards=rows["rewards"], masks=rows["masks"], ends=rows["ends"])
-        check(path, arrays)
+        check_transitions(path, arrays)
         return arrays
 
 

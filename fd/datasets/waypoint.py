@@ -104,7 +104,7 @@ def evaluation_spec(environment: str, horizon: int, *, start: Cell, goal: Cell) 
     return spec
 
 
-def write(root: Path, dataset: str, episodes: list[Episode], *, collect: EnvSpec, evaluate: EnvSpec) -> None:
+def write_walks(root: Path, dataset: str, episodes: list[Episode], *, collect: EnvSpec, evaluate: EnvSpec) -> None:
     """Write episodes as a Minari set, relabelled to the goal of the evaluation environment.
 
     Args:
@@ -127,7 +127,7 @@ def write(root: Path, dataset: str, episodes: list[Episode], *, collect: EnvSpec
             algorithm_name="noisy waypoint controller",
             author="fd",
             author_email="",
-            code_permalink="fd/datasets/waypoint.py",
+            code_permalink="fisher-decorator/waypoint",
             description="Walks between random cells, relabelled to one goal",
             data_format="hdf5",
         )

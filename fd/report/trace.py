@@ -18,7 +18,7 @@ from fd.results.estimates import Results
 from fd.results.origins import Provenance
 from fd.storage.files import digest, read_record
 from fd.storage.tensors import FLOW, read_tensors
-from fd.storage.transitions import load
+from fd.storage.transitions import load_transitions
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _settings(values: Params, task: str, method: str) -> dict[str, Any]:
 def _data(provenance: Provenance, folders: Folders, task: str) -> dict[str, Any]:
     manifest = provenance.manifests[task]
     named = {"folder": str(folders.data / task), "source": manifest.source, "dataset": manifest.dataset}
-    load(folders.data / task)  # which holds the arrays against the manifest
+    load_transitions(folders.data / task)  # which holds the arrays against the manifest
     return named | {"sha256": manifest.sha256, "behaviour": _file(folders.behaviour / task / FLOW)}
 
 

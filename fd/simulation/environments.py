@@ -20,9 +20,9 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.random import mtrand
 from numpy.typing import NDArray
 
-from fd import wrappers  # noqa: F401  (the specs of manifests name its wrappers)
 from fd.errors import FdError, one_line
 from fd.storage.transitions import Manifest
+from fd.wrappers import KNOWN
 
 Floats = NDArray[np.float32]
 Observation = NDArray[np.float32] | NDArray[np.uint8]
@@ -160,7 +160,7 @@ def _trusted(values: Any) -> EnvSpec:
     known = gymnasium.registry.get(spec.id)
     if known is not None and spec.entry_point != known.entry_point:
         raise FdError(f"environment.spec: {spec.id} is made by {spec.entry_point!r}, allowed: {known.entry_point!r}")
-    strange = [name for name in wrappers if not name.startswith("fd.")]
+    strange = [name for name in wrappers if name not in KNOWN]
     if known is None or strange:
         raise FdError(f"environment.spec: {(strange or [spec.id])[0]!r} is not known, allowed: what this project makes")
     return spec

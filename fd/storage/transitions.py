@@ -124,7 +124,7 @@ def assemble(
     )
 
 
-def save(folder: Path, arrays: Transitions, manifest: Manifest) -> None:
+def save_transitions(folder: Path, arrays: Transitions, manifest: Manifest) -> None:
     """Write the arrays and the manifest into an existing folder; each gets its name once it is complete.
 
     The manifest's file has, beside its fields and a seal, SHA-256 of the file of the arrays under the name "arrays".
@@ -134,7 +134,7 @@ def save(folder: Path, arrays: Transitions, manifest: Manifest) -> None:
     write_record(folder / MANIFEST, asdict(manifest) | {"arrays": digest(folder / ARRAYS)})
 
 
-def load(folder: Path) -> Transitions:
+def load_transitions(folder: Path) -> Transitions:
     """Read the arrays of a data folder, checked against the manifest.
 
     Raises:
@@ -147,7 +147,7 @@ def load(folder: Path) -> Transitions:
     if (found := digest(path)) != needed:
         raise damaged(path, found, says=(MANIFEST, needed))
     arrays = Transitions(**read_npz(path, [field.name for field in fields(Transitions)]))
-    check(path, arrays)
+    check_transitions(path, arrays)
     counts = {"obs_shape": list(arrays.observations.shape[1:]), "act_dim": arrays.actions.shape[1]}
     counts |= {"transitions": int((~arrays.ends).sum()), "episodes": int(arrays.ends.sum())}
     for name, count in counts.items():
@@ -181,7 +181,7 @@ def _manifest(folder: Path) -> tuple[Manifest, str]:
     return Manifest(**values), arrays
 
 
-def check(path: Path, arrays: Transitions) -> None:
+def check_transitions(path: Path, arrays: Transitions) -> None:
     """Check types, shapes, finiteness and the episode ends of arrays read from `path`.
 
     Raises:
