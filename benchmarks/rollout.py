@@ -221,16 +221,21 @@ def load(case: str, params_file: Path, method: str, step: int) -> Act:
 
 def untrained(case: str, params_file: Path, method: str) -> Policy:
     """Return a policy with fresh weights, of the shapes that the settings give."""
-    from fd import params
     from fd.method.acting import critic_net, flow_net, policy_net
     from fd.method.spec import Spec
     from fd.policy import Policy
+    from fd.settings.refine_settings import TRAIN, Refine
+    from fd.settings.settings_file import read_settings
+    from fd.settings.training_settings import Network
     from fd.training.random_streams import generator
 
-    env, values = build(case), params.load(params_file)
+    env, values = build(case), read_settings(params_file)
     obs_shape, (act_dim,) = env.observation_space.shape or (), env.action_space.shape or ()
-    network = values.settings(case).network if case in values.tasks else values.network
-    sections = (network, values.refine, values.method(method).train)
+    sections = (
+        values.section(Network, "network", case if case in values.tasks else None),
+        values.section(Refine, "refine"),
+        values.part(TRAIN, "methods", method, "train"),
+    )
     spec = Spec.of(*(section.model_dump() for section in sections), {"obs_shape": obs_shape, "act_dim": act_dim})
     weights = [generator(seed, "weights", 0) for seed in SEEDS]
     return Policy(spec, SEEDS, 0, *(net(spec, weights) for net in (flow_net, policy_net, critic_net)))

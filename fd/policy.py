@@ -119,15 +119,7 @@ class Policy:
             FdError: a shape is another, or `best_of` or `refinements` is more than this policy can.
         """
         seeds, shape, act_dim = len(self.seeds), self.spec.obs_shape, self.spec.act_dim
-        if best_of < 1:
-            raise FdError(f"best_of: {best_of}, allowed: 1 or more")
-        if best_of > 1 and (self.spec.critic == "none" or self.spec.policy in ("gaussian", "deterministic")):
-            reason = "has no critic" if self.spec.critic == "none" else "draws no actions"
-            raise FdError(f"best_of: {best_of}, but this run {reason} (allowed: 1)")
-        if refinements != 1 and (self.spec.policy != "residual" or refinements < 1):
-            raise FdError(
-                f"refinements: {refinements} of a policy {self.spec.policy!r} (allowed: 1; with a residual, more)"
-            )
+        self.spec.check_acting(best_of, refinements)
         given = torch.as_tensor(obs, device=self.net.weights[0].device)
         if self.spec.encoder and given.dtype != torch.uint8:
             raise FdError(f"obs: {given.dtype}, allowed: torch.uint8, for this policy sees images")

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from fd import params
 from fd.report import ablation_page
 from fd.results.grid import plan_of
 from fd.runtime.command_line import EvalsOption, ParamsOption, RunsOption, main
+from fd.settings.settings_file import read_settings
 from fd.storage.files import write_folder
 
 app = typer.Typer(add_completion=False)
@@ -28,7 +28,7 @@ def command(
 
     A method, task, seed, evaluation or episode that is missing is an error, and nothing is written.
     """
-    values = params.load(params_file)
+    values = read_settings(params_file)
     chosen = ablation_page.axis_of(values, axis)
     plan = plan_of(values, chosen.methods())
     found = ablation_page.gather(chosen, plan, evals=evals, runs=runs)

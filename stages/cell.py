@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from fd.method.spec import Spec
-from fd.params import Compute, Network
 from fd.runtime import memory
 from fd.runtime.device import select
+from fd.settings.machine_settings import Compute
+from fd.settings.training_settings import Network
 from fd.storage import run_record, scratch
 from fd.training.execution import execution
 

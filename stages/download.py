@@ -6,10 +6,12 @@ from pathlib import Path
 
 import typer
 
-from fd import params
 from fd.datasets.prepare import Job, prepare, versions
 from fd.errors import FdError
 from fd.runtime.command_line import DataOption, ParamsOption, TaskOption, main
+from fd.settings.data_settings import DATA, Download
+from fd.settings.machine_settings import Compute
+from fd.settings.settings_file import read_settings
 from fd.storage import scratch
 
 app = typer.Typer(add_completion=False)
@@ -22,10 +24,11 @@ def command(
     out: DataOption = Path("data"),
 ) -> None:
     """Download or generate the set of a task and convert it; writes data/<task>."""
-    settings = params.load(params_file)
-    data = settings.task(task).data
+    settings = read_settings(params_file)
+    data = settings.part(DATA, "tasks", task, "data")
     work = scratch.folder("download", task, data.model_dump(), versions())
-    job = Job(f"download {task}", settings.download, settings.compute.workers, work)
+    workers = settings.part(Compute, "compute").workers
+    job = Job(f"download {task}", settings.part(Download, "download"), workers, work)
     with scratch.claimed("download", task):
         try:
             prepare(data, out / task, job)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import typer
 
-from fd import params
 from fd.runtime.command_line import DataOption, EvalsOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
 from fd.runtime.device import select
+from fd.settings.machine_settings import Compute
+from fd.settings.settings_file import read_settings
+from fd.settings.simulation_settings import Act, Evaluate
 from fd.simulation.evaluation import Subject, evaluate
 from fd.storage import scratch
 from fd.storage.transitions import read_manifest
@@ -26,14 +28,14 @@ def command(
     out: EvalsOption = Path("evals"),
 ) -> None:
     """Run the policies of every snapshot of a run in its simulator; writes evals/<task>/<method>.csv and .json."""
-    values = params.load(params_file)
-    settings, how = values.settings(task).evaluate, values.method(method).act
+    values = read_settings(params_file)
+    settings, how = values.section(Evaluate, "evaluate", task), values.part(Act, "methods", method, "act")
+    compute = values.part(Compute, "compute")
     subject = Subject(task, method, runs / task / method, how, read_manifest(data / task))
-    device = select(
-        values.compute.device, threads=1, deterministic=values.compute.deterministic
-    )  # the policies act in the simulators' processes
+    # The policies act in the simulators' processes.
+    device = select(compute.device, threads=1, deterministic=compute.deterministic)
     with scratch.claimed("evaluate", f"{task}/{method}"):
-        evaluate(subject, out, settings, workers=values.compute.workers, device=device)
+        evaluate(subject, out, settings, workers=compute.workers, device=device)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,17 @@ from typing import Annotated
 import torch
 import typer
 
-from fd import params
 from fd.errors import FdError
 from fd.method.agent import Agent
+from fd.method.spec import Behaviour
 from fd.networks.adam import optimiser
 from fd.policy import Policy, snapshot_name
 from fd.runtime import memory
 from fd.runtime.command_line import DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
+from fd.settings.machine_settings import Compute
+from fd.settings.online_settings import finetuning
+from fd.settings.settings_file import read_settings
+from fd.settings.simulation_settings import Act, Evaluate
 from fd.simulation.environments import make_env
 from fd.simulation.lockstep import Lockstep
 from fd.storage.files import digest
@@ -47,11 +51,12 @@ def command(
 
     Steps are counted from the start of the offline run.
     """
-    values = params.load(params_file)
-    settings, acting = values.finetuning(task, method), values.method(method).act.model_dump()
+    values = read_settings(params_file)
+    settings, compute = finetuning(values, task, method), values.part(Compute, "compute")
+    acting = values.part(Act, "methods", method, "act").model_dump()
     offline = Policy.load(source := runs / task / method)
     seeds, place = offline.seeds, f"online.tasks.{task}"
-    on = machine(values.compute, offline.spec, seeds=len(seeds), batch_size=settings.batch_size, place=place)
+    on = machine(compute, offline.spec, seeds=len(seeds), batch_size=settings.batch_size, place=place)
     manifest = read_manifest(data / task)
     agent, adam = resumed(source, offline, settings.behaviour, manifest, on.device)
     schedule = Schedule(offline.step + settings.steps, settings.batch_size, settings.log_every, settings.evaluate_every)
@@ -71,9 +76,9 @@ def command(
         run = Run(seeds, schedule, checkpoint, cell.label, on.execution)
         with Lockstep(
             partial(make_env, manifest), name=task, seeds=seeds, shapes=(tuple(manifest.obs_shape), (manifest.act_dim,)),
-            workers=values.compute.workers, timeout=values.settings(task).evaluate.timeout,
+            workers=compute.workers, timeout=values.section(Evaluate, "evaluate", task).timeout,
         ) as simulators:  # fmt: skip
-            convention = getattr(values.task(task).data, "reward", "own")
+            convention = values.at("tasks", task, "data").get("reward", "own")
             interaction = Interaction(simulators, convention, settings.updates, acting)
             with memory.told(run.label, seeds=len(seeds), fixed=experience.replay.nbytes):
                 finetune(agent, adam, experience, interaction, run)
@@ -82,7 +87,7 @@ def command(
 
 
 def resumed(
-    run: Path, last: Policy, behaviour: str, data: Manifest, device: torch.device
+    run: Path, last: Policy, behaviour: Behaviour, data: Manifest, device: torch.device
 ) -> tuple[Agent, torch.optim.Adam]:  # fmt: skip
     """The agent and its optimiser at the end of a run whose policy is `last`, its flow fixed or trained from here on.
 

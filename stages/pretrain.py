@@ -6,10 +6,12 @@ from pathlib import Path
 
 import typer
 
-from fd import params
 from fd.networks.mlp import observing
 from fd.runtime import memory
 from fd.runtime.command_line import BehaviourOption, DataOption, ParamsOption, TaskOption, main
+from fd.settings.machine_settings import Compute
+from fd.settings.settings_file import read_settings
+from fd.settings.training_settings import Network, Pretrain
 from fd.storage.tensors import FLOW, write_tensors
 from fd.storage.transitions import load_transitions, read_manifest
 from fd.training.checkpoint import Checkpoint
@@ -30,9 +32,12 @@ def command(
     out: BehaviourOption = Path("behaviour"),
 ) -> None:
     """Train the behaviour flow of every seed on data/<task> by flow matching; writes behaviour/<task>."""
-    settings, seeds = (values := params.load(params_file)).settings(task), values.seeds
-    network, section, place = settings.network, settings.pretrain, f"tasks.{task}"
-    on = machine(values.compute, network, seeds=len(seeds), batch_size=section.batch_size, place=place)
+    settings = read_settings(params_file)
+    network, section = settings.section(Network, "network", task), settings.section(Pretrain, "pretrain", task)
+    seeds, place = settings.seeds, f"tasks.{task}"
+    on = machine(
+        settings.part(Compute, "compute"), network, seeds=len(seeds), batch_size=section.batch_size, place=place
+    )
     arrays, manifest = load_transitions(data / task), read_manifest(data / task)
     depends = [manifest.sha256, seeds, network.model_dump(), section.model_dump(), *on.numerics]
     with making("pretrain", task, out / task, depends) as cell:

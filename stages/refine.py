@@ -10,10 +10,8 @@ import torch
 import typer
 from torch import Tensor
 
-from fd import params
 from fd.errors import FdError
 from fd.method.agent import Agent
-from fd.method.spec import Spec
 from fd.policy import snapshot_name
 from fd.runtime import memory
 from fd.runtime.command_line import (
@@ -25,6 +23,10 @@ from fd.runtime.command_line import (
     TaskOption,
     main,
 )
+from fd.settings.machine_settings import Compute
+from fd.settings.refine_settings import Refine, spec_of
+from fd.settings.settings_file import read_settings
+from fd.settings.training_settings import Network
 from fd.storage import scratch
 from fd.storage.files import digest
 from fd.storage.tensors import FLOW, load_net, read_tensors, write_tensors
@@ -51,12 +53,15 @@ def command(
     out: RunsOption = Path("runs"),
 ) -> None:
     """Refine the policy of every seed with one method; writes snapshots and training log to runs/<task>/<method>."""
-    settings, seeds = (values := params.load(params_file)).settings(task, method), values.seeds
-    network, section, place = settings.network, settings.refine, f"tasks.{task}"
-    on = machine(values.compute, network, seeds=len(seeds), batch_size=section.batch_size, place=place)
+    settings = read_settings(params_file)
+    network, section = settings.section(Network, "network", task), settings.section(Refine, "refine", task, method)
+    seeds, place = settings.seeds, f"tasks.{task}"
+    on = machine(
+        settings.part(Compute, "compute"), network, seeds=len(seeds), batch_size=section.batch_size, place=place
+    )
     manifest = read_manifest(data / task)
-    shape = {"obs_shape": network.observed(manifest.obs_shape, place), "act_dim": manifest.act_dim}
-    spec = Spec.of(network.model_dump(), section.model_dump(), values.method(method).train.model_dump(), shape)
+    obs_shape = network.observed(manifest.obs_shape, place)
+    spec = spec_of(settings, task, method, obs_shape=obs_shape, act_dim=manifest.act_dim)
     schedule = Schedule(section.steps, section.batch_size, section.log_every, save_every=section.evaluate_every)
     agent = Agent(spec, [generator(seed, "weights", 0) for seed in seeds]).to(on.device)
     flow_file = behaviour / task / FLOW

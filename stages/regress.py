@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
-from fd import params
 from fd.errors import FdError
 from fd.report import baseline, regression
 from fd.results import estimates, origins
 from fd.results.grid import plan_of
 from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
+from fd.settings.report_settings import Regress
+from fd.settings.settings_file import read_settings
 from fd.storage.files import write_text
 
 app = typer.Typer(add_completion=False)
@@ -41,8 +42,8 @@ def command(
 
     Exit code 0: no regression; 1: a drop of more than the tolerance that is significant; 2: they cannot be compared.
     """
-    values = params.load(params_file)
-    plan, path = plan_of(values, tuple(values.methods)), folder / f"{values.suite}.json"
+    values = read_settings(params_file)
+    plan, path = plan_of(values, values.methods), folder / f"{values.suite}.json"
     try:
         found = estimates.gather(plan, evals)
         origin = origins.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
@@ -51,7 +52,7 @@ def command(
             baseline.save(path, now)
             typer.echo(f"{path}: the scores as they are now")
             return
-        verdict = regression.compare(baseline.load(path), now, values.regress)
+        verdict = regression.compare(baseline.load(path), now, values.part(Regress, "regress"))
         text, failed = regression.markdown(verdict), verdict.regressions > 0
     except FdError as error:
         if gate or update:

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from fd import params
 from fd.reference import published as reference
 from fd.report import main_page
 from fd.results import estimates, origins, training_log
 from fd.results.grid import plan_of
 from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
+from fd.settings.settings_file import read_settings
 from fd.storage.files import write_folder
 
 app = typer.Typer(add_completion=False)
@@ -34,8 +34,8 @@ def command(
 
     A task, method, seed, evaluation or episode that is missing is an error, and nothing is written.
     """
-    values = params.load(params_file)
-    plan = plan_of(values, tuple(values.methods))
+    values = read_settings(params_file)
+    plan = plan_of(values, values.methods)
     found = estimates.gather(plan, evals)
     files = main_page.render(
         found,

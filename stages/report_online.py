@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from fd import params
 from fd.report import online_page
 from fd.runtime.command_line import EvalsOption, ParamsOption, RunsOption, main
+from fd.settings.settings_file import read_settings
 from fd.storage.files import write_folder
 
 app = typer.Typer(add_completion=False)
@@ -32,7 +32,7 @@ def command(
 
     A task, method, seed, evaluation or episode that is missing is an error, and nothing is written.
     """
-    values = params.load(params_file)
+    values = read_settings(params_file)
     found = online_page.gather(
         values,
         page,

@@ -12,10 +12,9 @@ from typing import Annotated
 
 import typer
 
-from fd import params
 from fd.runtime.command_line import ParamsOption, main
+from fd.settings.settings_file import read_settings
 from fd.storage.files import write_folder
-from fd.storage.untrusted import read_text, read_yaml
 
 CELLS = ("suite", "seeds", "tasks", "methods", "refine", "evaluate")
 SECTIONS = {
@@ -34,9 +33,7 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of the files.")] = Path("settings"),
 ) -> None:
     """Check the file of settings; write the sections that pages depend on to settings/<program>.json."""
-    text = read_text(params_file)
-    params.parse(text, params_file)
-    values = read_yaml(text, str(params_file))
+    values = read_settings(params_file).values
     write_folder(
         out,
         {

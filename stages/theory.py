@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from fd import params
 from fd.runtime import device
 from fd.runtime.command_line import ParamsOption, main
+from fd.settings.machine_settings import Compute
+from fd.settings.settings_file import SettingsFile, read_settings
+from fd.settings.theory_settings import Theory
 from fd.storage.files import write_folder
 from fd.theory import theory_page
 from fd.theory.demonstrations import Settings, run
@@ -18,9 +20,9 @@ from fd.theory.fit import Schedule
 app = typer.Typer(add_completion=False)
 
 
-def settings_of(values: params.Params) -> Settings:
+def settings_of(values: SettingsFile) -> Settings:
     """The section `theory` of params.yaml."""
-    section = values.theory.model_dump()
+    section = values.part(Theory, "theory").model_dump()
     return Settings(**section | {name: Schedule(**section[name]) for name in ("flow", "refine")})
 
 
@@ -33,8 +35,8 @@ def command(
 
     It trains small networks on the CPU, for a minute or two, and writes all files or none.
     """
-    values = params.load(params_file)
-    device.select("cpu", values.compute.threads)
+    values = read_settings(params_file)
+    device.select("cpu", values.part(Compute, "compute").threads)
     found = run(settings_of(values))
     for curve in found.curves:
         typer.echo(f"score error of the learned flow, {curve.target}: least at t = {curve.best:g}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,23 +12,22 @@ from torch import Tensor
 from fd.method.agent import Agent
 from fd.method.batch import Batch, FlowSamples, Noise
 from fd.method.spec import Spec
-from fd.params import load
+from fd.settings.refine_settings import spec_of as spec_of_settings
+from fd.settings.settings_file import read_settings
 from fd.storage.transitions import Transitions
 from fd.training.policy_training import noise_shapes
 from fd.training.random_streams import generator
 from fd.training.replay import Replay
 
-PARAMS = load(Path(__file__).parent / "tiny.yaml")
-METHODS = tuple(PARAMS.methods)
+PARAMS = read_settings(Path(__file__).parent / "tiny.yaml")
+METHODS = PARAMS.methods
 TRAINED = tuple(name for name in METHODS if name != "bc")
 SHAPE = {"obs_shape": (5,), "act_dim": 3}
 SIZE = 8
 
 
 def spec_of(method: str, **changes: object) -> Spec:
-    settings = PARAMS.settings("umaze", method)
-    sections = (settings.network, settings.refine, PARAMS.method(method).train)
-    return Spec.of(*(section.model_dump() for section in sections), SHAPE, changes)
+    return Spec.of(asdict(spec_of_settings(PARAMS, "umaze", method, obs_shape=(5,), act_dim=3)), changes)
 
 
 def agent_of(method: str, *seeds: int, **changes: object) -> Agent:

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from example_suite import STEPS, change_params, edit, outcome, rewrite, suite_params, write_suite
 
-from fd.params import load
 from fd.report.ablation_figure import Layout
 from fd.report.ablation_page import axis_of
+from fd.settings.settings_file import read_settings
 from fd.storage.files import write_record
 from stages.ablate import app
 
@@ -140,7 +140,7 @@ def test_page_says_what_differs_and_how_it_was_measured(pages: Path) -> None:
 
 def test_overrides_of_a_method_differ_from_what_each_task_has(suite: Path) -> None:
     change_params(suite, lambda params: params["ablations"]["t-eps"].update(values={"tight": "late", "own": "loose"}))
-    first, second = axis_of(load(suite / "params.yaml"), "t-eps").values
+    first, second = axis_of(read_settings(suite / "params.yaml"), "t-eps").values
     assert first.settings["refine.target_divergence"] == "0.01 (near), 0.03 (far)"
     assert second.settings["refine.target_divergence"] == "0.5"
     assert list(second.settings) == ["train.t_eps", "train.dual", "refine.target_divergence"]
@@ -148,7 +148,7 @@ def test_overrides_of_a_method_differ_from_what_each_task_has(suite: Path) -> No
 
 def test_two_labels_of_one_method_are_refused(suite: Path) -> None:
     change_params(suite, lambda params: params["ablations"]["t-eps"].update(values={"a": "late", "b": "late"}))
-    message = f"{suite / 'params.yaml'}: ablations.t-eps: values: 'late' stands twice, allowed: each once"
+    message = f"{suite / 'params.yaml'}: ablations.t-eps: values: duplicate 'late', allowed: each once"
     assert run(suite, "t-eps") == (2, message)
     assert not (suite / "reports").exists()
 

@@ -152,7 +152,7 @@ class Slow(http.server.BaseHTTPRequestHandler):
 FETCH = """
 import sys
 from pathlib import Path
-from fd.params import Download
+from fd.settings.data_settings import Download
 from fd.sources.fetch import fetch
 download = Download(folder=sys.argv[1], mirrors=(sys.argv[2],), timeout=30.0)
 print(fetch(sys.argv[3], download, label="set").stat().st_size)

@@ -14,7 +14,7 @@ from robots import walk
 from fd.datasets import d4rl
 from fd.datasets.prepare import Job, prepare
 from fd.errors import FdError
-from fd.params import D4rlData, Download, Maze
+from fd.settings.data_settings import D4rlData, Download, Maze
 from fd.simulation.environments import make, make_env
 from fd.storage.transitions import Manifest, Transitions, load_transitions, read_manifest
 

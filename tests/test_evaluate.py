@@ -18,13 +18,14 @@ import pytest
 import torch
 import yaml
 
-from fd import params
 from fd.errors import FdError
 from fd.method.agent import Agent
 from fd.method.spec import Spec
 from fd.policy import Policy, snapshot_name
 from fd.results import episode_scores
 from fd.runtime.command_line import main
+from fd.settings.settings_file import read_settings
+from fd.settings.simulation_settings import Act
 from fd.simulation import evaluation
 from fd.simulation.episodes import Episode
 from fd.simulation.evaluation import score
@@ -201,7 +202,7 @@ def test_a_policy_acts_as_its_method_says(project: Path, capsys: Any, monkeypatc
         tables.add(Path("evals/reacher/fidec.csv").read_bytes())
         assert watched.noise[-1] == 2 * how["best_of"]
         noise = torch.linspace(-2, 2, 8 * watched.noise[-1]).reshape(2, 4, -1)
-        acting = params.load(Path("params.yaml")).method("fidec").act
+        acting = read_settings(Path("params.yaml")).part(Act, "methods", "fidec", "act")
         subject = evaluation.Subject("reacher", "fidec", folder, acting, MANIFEST)
         found.append(evaluation.load(subject, torch.device("cpu"), 20)(obs.numpy(), noise.numpy()))
         assert (found[-1] == Policy.load(folder, 20).act(obs, noise, **how).detach().numpy()).all()

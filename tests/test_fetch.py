@@ -16,7 +16,7 @@ import pytest
 
 from fd.datasets.fetch import describe, fetch, remember, verified
 from fd.errors import FdError
-from fd.params import Download
+from fd.settings.data_settings import Download
 
 NAME = "cube-single-play-v0.npz"
 

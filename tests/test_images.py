@@ -19,9 +19,9 @@ from fd.method.batch import Noise
 from fd.method.flow import base_actions
 from fd.networks.adam import optimiser
 from fd.networks.impala import WIDTH, ImpalaEncoder
-from fd.params import Network
 from fd.policy import Policy
 from fd.runtime.command_line import main
+from fd.settings.training_settings import Network
 from fd.simulation.environments import make_env
 from fd.storage.transitions import Transitions, assemble, check_transitions, read_manifest
 from fd.training.augmentation import PADDING, cropped, draw_crops

@@ -22,7 +22,7 @@ ALLOWED = {
     "networks": "",
     "storage": "runtime",
     "method": "networks",
-    "settings": "storage",
+    "settings": "storage method",
     "policy": "storage networks method",
     "simulation": "runtime storage settings policy wrappers",
     "training": "runtime storage networks method policy simulation",

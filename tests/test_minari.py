@@ -19,7 +19,7 @@ from robots import Walk, goal_reached_once, walk
 from fd.datasets import minari
 from fd.datasets.prepare import Job, prepare
 from fd.errors import FdError
-from fd.params import Download, Maze, MinariData
+from fd.settings.data_settings import Download, Maze, MinariData
 from fd.simulation.environments import make, make_env, register
 from fd.simulation.episodes import Episode
 from fd.simulation.evaluation import score

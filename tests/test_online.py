@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 from fd.errors import FdError
 from fd.networks.adam import optimiser, step
-from fd.params import load
 from fd.policy import Policy
 from fd.reference.published import REGENERATED
+from fd.settings.settings_file import SettingsFile, read_settings
 from fd.simulation.environments import make, make_env
 from fd.simulation.lockstep import Lockstep, Order, Outcome
 from fd.storage.files import digest, digests, read_record, write_record
@@ -471,7 +471,7 @@ def test_a_run_without_its_state_is_one_line(tiny_project: Path) -> None:
         (lambda v: v["online"].update(methods=["rebrac"]), "online.methods: 'rebrac' acts by a mean"),
         (lambda v: v["online"].update(methods=["iql"]), "online.methods: 'iql' acts by a mean"),
         (lambda v: v["online"].update(methods=["sac"]), "online.methods: 'sac' does not exist, allowed: bc, ifql"),
-        (lambda v: v["online"].update(methods=["fql", "fql"]), "online.methods: 'fql' stands twice, allowed: each once"),
+        (lambda v: v["online"].update(methods=["fql", "fql"]), "online.methods: duplicate 'fql', allowed: each once"),
         (lambda v: v["online"]["tasks"].update(maze=GOING), "online.tasks: 'maze' does not exist, allowed: umaze"),
         (lambda v: v["online"].update(pages={"all": ["maze"]}), "online.pages.all: 'maze' does not exist, allowed: umaze"),
         (lambda v: v["online"]["tasks"][TASK].update(steps=70), "online.tasks.umaze: steps: 70 is not a multiple of"),
@@ -485,10 +485,10 @@ def test_wrong_settings_are_one_line(
     change: Callable[[dict[str, Any]], object], message: str, tiny_project: Path
 ) -> None:
     edit(going("fql", "fidec"))
-    load(Path("params.yaml"))
+    read_settings(Path("params.yaml"))
     edit(change)
     with pytest.raises(FdError) as error:
-        load(Path("params.yaml"))
+        read_settings(Path("params.yaml"))
     assert str(error.value).startswith(f"params.yaml: {message}") and "\n" not in str(error.value)
 
 
@@ -571,11 +571,10 @@ def test_published_pairs_stand_beside_ours_by_the_name_of_the_data(tiny_project:
     from fd.report.online_page import Evaluated, gather, render
 
     edit(going("fql", steps=20))
-    values = load(Path("params.yaml"))
-    task = values.tasks[TASK].model_copy(
-        update={"data": values.tasks[TASK].data.model_copy(update={"dataset": "cube-double-play-singletask-v0"})}
-    )
-    values = values.model_copy(update={"tasks": {TASK: task}})
+    values = read_settings(Path("params.yaml"))
+    sizes = {"steps": 1000, "episodes": 1, "validation_episodes": 1, "seed": 0}
+    data = {"source": "generate", "collector": "play", "dataset": "cube-double-play-singletask-v0"} | sizes
+    values = SettingsFile(values.values | {"tasks": {TASK: values.at("tasks", TASK) | {"data": data}}})
     for folder, steps in (("evals", (20, 40)), ("evals-online", (60,))):
         rows = [f"{seed},{at},{episode},-1.0,0,9,50.0" for seed in (0, 1) for at in steps for episode in (0, 1)]
         write_evaluations(folder, "fql", rows)

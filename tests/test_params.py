@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
-from dvc.utils.serialize import load_yaml
+from dvc.utils.serialize import load_yaml, modify_yaml
 
 from fd.errors import FdError
-from fd.method.spec import Spec
-from fd.params import Params, load
+from fd.settings.data_settings import DATA
+from fd.settings.refine_settings import TRAIN, Refine, spec_of
+from fd.settings.settings_file import read_settings
+from fd.settings.simulation_settings import Evaluate
+from fd.settings.training_settings import Network, Pretrain
+from fd.storage.untrusted import read_yaml
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "params.yaml", ROOT / "tests" / "tiny.yaml", *sorted((ROOT / "suites").glob("*.yaml")))
@@ -23,34 +27,32 @@ TINY = yaml.safe_load(FILES[1].read_text())
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_committed_files_are_valid_for_every_task(path: Path) -> None:
-    params = load(path)
-    for task in params.tasks:
-        settings = params.settings(task)
-        assert settings.refine.steps % settings.refine.evaluate_every == 0
-        for section in ("network", "pretrain", "refine", "evaluate"):
-            whole = getattr(params, section).model_dump() | getattr(params.tasks[task], section)
-            assert getattr(settings, section).model_dump() == whole
-        for name, method in params.methods.items():
-            whole = params.refine.model_dump() | params.tasks[task].refine | method.refine
-            assert params.settings(task, name).refine.model_dump() == whole
+    settings = read_settings(path)
+    for task in settings.tasks:
+        refine = settings.section(Refine, "refine", task)
+        assert refine.steps % refine.evaluate_every == 0
+        for name, model in (("network", Network), ("pretrain", Pretrain), ("refine", Refine), ("evaluate", Evaluate)):
+            whole = settings.at(name) | settings.at("tasks", task, name)
+            assert settings.section(model, name, task).model_dump(mode="json") == whole
+        for method in settings.methods:
+            whole = settings.at("refine") | settings.at("tasks", task, "refine")
+            whole |= settings.at("methods", method, "refine") | settings.at("tasks", task, "methods").get(method, {})
+            assert settings.section(Refine, "refine", task, method).model_dump() == whole
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_committed_methods_are_agents(path: Path) -> None:
     """Every switch of a method is one of the agent's, under the same name."""
-    params = load(path)
-    for task, (name, method) in product(params.tasks, params.methods.items()):
-        settings, train = params.settings(task, name), method.train.model_dump()
-        spec = Spec.of(
-            settings.network.model_dump(), settings.refine.model_dump(), train, {"obs_shape": (1,), "act_dim": 1}
-        )
+    settings = read_settings(path)
+    for task, method in product(settings.tasks, settings.methods):
+        train = settings.part(TRAIN, "methods", method, "train").model_dump()
+        spec = spec_of(settings, task, method, obs_shape=(1,), act_dim=1)
         assert train == {switch: getattr(spec, switch) for switch in train}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_dvc_reads_the_same_values(path: Path) -> None:
-    """DVC follows YAML 1.2, this project's reader YAML 1.1: a number as `3e-4` would be text in one of them."""
-    ours, theirs = yaml.safe_load(path.read_text()), load_yaml(str(path))
+    ours, theirs = read_settings(path).values, load_yaml(str(path))
     assert ours == theirs
     assert repr(ours) == repr(theirs)  # 1, 1.0 and True are equal
 
@@ -71,9 +73,9 @@ MAZE, CUBE, FIDEC = ("tasks", "umaze"), ("tasks", "cube-single"), ("methods", "f
 FLOW = TINY["methods"]["bc"]
 BAD_VALUES: list[tuple[str, str]] = [
     (edited("seed", to=3), "unknown key 'seed', allowed: suite, seeds, tasks,"),
-    (edited("refine", "leraning_rate", to=1.0), "refine: unknown key 'leraning_rate', allowed: steps,"),
+    (edited("refine", "leraning_rate", to=1.0), "refine: unknown key 'leraning_rate', allowed: learning_rate,"),
     (edited("refine", "learning_rate", to=1e31), "refine.learning_rate: 1e+31, allowed: less than or equal to 1000"),
-    (edited("refine", "learning_rate", to="3e-4"), "refine.learning_rate: '3e-4', allowed: a number (with a dot"),
+    (edited("refine", "learning_rate", to="fast"), "refine.learning_rate: 'fast', allowed: a number"),
     (edited("refine", "steps", to=40.5), "refine.steps: 40.5, allowed: a whole number"),
     (edited("refine", "steps", to=True), "refine.steps: True, allowed: a whole number"),
     (edited("refine", "normalize_q", to="no"), "refine.normalize_q: 'no', allowed: true or false"),
@@ -86,10 +88,10 @@ BAD_VALUES: list[tuple[str, str]] = [
     (edited("evaluate", to={"timeout": 1.0}), "evaluate.episodes: is missing, environments too, final_evaluations too"),
     (edited("refine", to=None), "refine: None, allowed: a mapping"),
     (edited("refine", "evaluate_every", to=30), "refine: steps: 40 is not a multiple of evaluate_every: 30"),
-    (edited("refine", "log_every", to=15), "refine: evaluate_every: 20 is not a multiple of log_every: 15"),
+    (edited("refine", "log_every", to=15), "refine: steps: 40 is not a multiple of log_every: 15"),
     (edited("pretrain", "log_every", to=15), "pretrain: steps: 40 is not a multiple of log_every: 15"),
     (edited("refine", "evaluate_every", to=40), "tasks.umaze.refine: 1 evaluations in 40 steps, but"),
-    (edited("seeds", to=[0, 1, 0]), "seeds: 0 stands twice, allowed: each once"),
+    (edited("seeds", to=[0, 1, 0]), "seeds: duplicate 0, allowed: each once"),
     (edited("seeds", to=[]), "seeds: [], allowed: at least 1 item"),
     (edited("seeds", to=3), "seeds: 3, allowed: a list"),
     (edited("seeds", 1, to=-1), "seeds.1: -1, allowed: greater than or equal to 0"),
@@ -106,7 +108,10 @@ BAD_VALUES: list[tuple[str, str]] = [
     ),
     (edited(*FIDEC, "policy", to="sac"), "methods.fidec.train.policy: 'sac', allowed: 'flow', 'onestep', 'residual', "),
     (edited(*FIDEC, "policy", drop=True), "methods.fidec.train: the key 'policy' is missing"),
-    (edited(*FIDEC, "policy", to="onestep"), "methods.fidec.train: unknown key 'metric', allowed: grad_clip, policy,"),
+    (
+        edited(*FIDEC, "policy", to="onestep"),
+        "methods.fidec.train: unknown key 'metric', allowed: grad_clip, behaviour,",
+    ),
     (
         edited("methods", "iql", "train", "extraction", to="bc"),
         "methods.iql.train.extraction: 'bc', allowed: 'awr' or ",
@@ -125,7 +130,7 @@ BAD_VALUES: list[tuple[str, str]] = [
     ),
     (
         edited("methods", "fidec", "refine", to={"tua": 0.1}),
-        "tasks.umaze with methods.fidec.refine: unknown key 'tua', allowed: steps,",
+        "tasks.umaze with methods.fidec.refine: unknown key 'tua', allowed: learning_rate,",
     ),
     (
         edited("ablations", "metric", "values", to={"state": "fidec"}),
@@ -135,7 +140,7 @@ BAD_VALUES: list[tuple[str, str]] = [
     (edited("tasks", "Maze", to=TINY["tasks"]["umaze"]), "tasks.Maze: 'Maze', allowed: text to match"),
     (edited("tasks", "a" * 65, to=TINY["tasks"]["umaze"]), "allowed: at most 64 characters"),
     (edited("tasks", to={}), "tasks: {}, allowed: at least 1 item"),
-    (edited(*MAZE, "refine", "dicount", to=0.9), "tasks.umaze.refine: unknown key 'dicount', allowed: steps,"),
+    (edited(*MAZE, "refine", "dicount", to=0.9), "tasks.umaze.refine: unknown key 'dicount', allowed: learning_rate,"),
     (edited(*MAZE, "refine", "discount", to=2.0), "tasks.umaze.refine.discount: 2.0, allowed: less than 1"),
     (edited(*MAZE, "refine", "steps", to=50), "tasks.umaze.refine: steps: 50 is not a multiple of"),
     (edited(*MAZE, "evaluate", drop=True), "tasks.umaze.evaluate: is missing"),
@@ -171,14 +176,11 @@ STEIN, DESMOOTH = {"metric": "stein", "normalise": "batch"}, {"desmooth": True}
 MEANINGLESS: dict[str, tuple[str, str]] = {
     "a flow that moves under a bank": (
         with_method({"behaviour": "joint"}),
-        (
-            "methods.new: behaviour 'joint' moves the flow, whose actions a bank would keep as they were"
-            " (refine.bank: 4, allowed with joint: methods.new.refine.bank: 0)"
-        ),
+        "tasks.umaze with methods.new.refine.bank: 4, but behaviour 'joint' moves the flow, and a bank keeps its actions (allowed: 0)",
     ),
     "a one-step policy's flow that moves under a bank": (
         with_method({"behaviour": "joint"}, base="fql"),
-        "methods.new: behaviour 'joint' moves the flow, whose actions a bank would keep as they were (refine.bank: 4,",
+        "tasks.umaze with methods.new.refine.bank: 4, but behaviour 'joint' moves the flow",
     ),
     "stein by a trace that it does not have": (
         with_method(STEIN | {"normalise": "state"}),
@@ -206,37 +208,31 @@ MEANINGLESS: dict[str, tuple[str, str]] = {
     ),
     "desmoothing without a bank": (
         with_method(DESMOOTH, refine={"bank": 0}),
-        (
-            "methods.new.train.desmooth: true needs a bank, for it is done once a state"
-            " (tasks.umaze: refine.bank: 0, allowed: 1 or more)"
-        ),
+        "tasks.umaze with methods.new.refine.bank: 0, but desmooth: true needs one, for it is done once a state",
     ),
     "more scores than actions": (
         with_method({"fisher_samples": 5}),
-        (
-            "tasks.umaze: refine.bank: 4 base actions a state are fewer than methods.new.train.fisher_samples: 5"
-            " (allowed: as many or more, or 0)"
-        ),
+        "tasks.umaze with methods.new.refine.bank: 4, but fisher_samples: 5 needs as many or more (or bank: 0)",
     ),
     "the best by no critic": (
         with_method({}, base="bc", act={"best_of": 2}),
-        "methods.new: act.best_of: 2, but this method has no critic (allowed: 1)",
+        "methods.new.act.best_of: 2, but this policy has no critic (allowed: 1)",
     ),
     "the best of one Gaussian's mean": (
         with_method({}, base="iql", act={"best_of": 4}),
-        "methods.new: act.best_of: 4, but this method draws no actions (allowed: 1)",
+        "methods.new.act.best_of: 4, but this policy has one action for a state (allowed: 1)",
     ),
     "the best of one action": (
         with_method({}, base="rebrac", act={"best_of": 4}),
-        "methods.new: act.best_of: 4, but this method draws no actions (allowed: 1)",
+        "methods.new.act.best_of: 4, but this policy has one action for a state (allowed: 1)",
     ),
     "refinements of a flow": (
         with_method({}, base="bc", act={"refinements": 2}),
-        "methods.new: act.refinements: 2 needs policy 'residual', not 'flow' (allowed: 1)",
+        "methods.new.act.refinements: 2 of a policy 'flow' (allowed: 1; with a residual, more)",
     ),
     "refinements of a one-step policy": (
         with_method({}, base="fql", act={"refinements": 2}),
-        "methods.new: act.refinements: 2 needs policy 'residual', not 'onestep' (allowed: 1)",
+        "methods.new.act.refinements: 2 of a policy 'onestep' (allowed: 1; with a residual, more)",
     ),
     "a schedule of its own": (
         with_method({}, refine={"steps": 80}),
@@ -252,7 +248,7 @@ MEANINGLESS: dict[str, tuple[str, str]] = {
     ),
     "a bank too small for a method": (
         edited("refine", "bank", to=3),
-        "tasks.umaze: refine.bank: 3 base actions a state are fewer than methods.fidec.train.fisher_samples: 4 (allowed: ",
+        "tasks.umaze with methods.fidec.refine.bank: 3, but fisher_samples: 4 needs as many or more (or bank: 0)",
     ),
 }
 
@@ -283,7 +279,7 @@ def test_a_combination_without_meaning_is_refused_with_its_reason(name: str, tmp
 def test_their_neighbours_with_a_meaning_are_read(text: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    assert "new" in load(path).methods
+    assert "new" in read_settings(path).methods
 
 
 BOMB = "\n".join(["a0: &a0 [x, x, x]", *(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]" for i in range(1, 30))])
@@ -297,11 +293,11 @@ BOMB = "\n".join(["a0: &a0 [x, x, x]", *(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]" f
         (b"seeds: [0, 1\nb: }", "not YAML: "),
         (b"\xff\xfe\x00a", "cannot be read: "),
         (b"a: \x00", "not YAML: "),
-        (b"a: !!python/object/apply:os.getcwd []", "not YAML: "),
+        (b"a: !!python/object/apply:os.getcwd []", "os.getcwd' in line 1 cannot be read"),
         (b"{a: 1}: 2", "not YAML: "),
         (b"a: " + b"[" * 5000, "nested too deeply"),
-        (FILES[1].read_bytes() + b"seeds: [5]\n", "the key 'seeds' stands twice"),
-        (FILES[1].read_bytes().replace(b"  cube-single:", b"  umaze:"), "the key 'umaze' stands twice"),
+        (FILES[1].read_bytes() + b"seeds: [5]\n", 'found duplicate key "seeds"'),
+        (FILES[1].read_bytes().replace(b"  cube-single:", b"  umaze:"), 'found duplicate key "umaze"'),
         (BOMB.encode(), "values, aliases written out, allowed: up to 10000"),
         (b"a: &a [*a]", "nested too deeply"),
         (b"a: &a {b: *a}", "nested too deeply"),
@@ -317,7 +313,7 @@ def refused(content: bytes, message: str, folder: Path) -> None:
     path = folder / "params.yaml"
     path.write_bytes(content)
     with pytest.raises(FdError) as error:
-        load(path)
+        read_settings(path)
     told = str(error.value)
     assert told.startswith(f"{path}: ") and message in told
     assert "\n" not in told and len(told) < len(str(path)) + 400
@@ -338,19 +334,57 @@ def test_aliases_and_merges_are_read_as_what_they_stand_for(tmp_path: Path) -> N
     path.write_text(
         text.replace("    network: {}\n", "    network: &none {}\n", 1).replace("evaluate: {}", "evaluate: *none")
     )
-    assert load(plain) == load(FILES[1]) == load(path)
+    assert read_settings(plain) == read_settings(FILES[1]) == read_settings(path)
     assert load_yaml(str(path)) == load_yaml(str(plain)) == TINY
 
 
 @pytest.mark.parametrize("name", ["no.yaml", "."])
 def test_a_file_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(FdError, match=r"cannot be read: "):
-        load(tmp_path / name)
+        read_settings(tmp_path / name)
 
 
 def test_what_does_not_exist_is_told_with_what_does() -> None:
-    params: Params = load(FILES[1])
+    settings = read_settings(FILES[1])
     with pytest.raises(FdError, match=r"^tasks: 'cube' does not exist, allowed: umaze, cube-single$"):
-        params.task("cube")
+        settings.part(DATA, "tasks", "cube", "data")
     with pytest.raises(FdError, match=r"^methods: 'sac' does not exist, allowed: bc, ifql, fql, iql, rebrac, "):
-        params.method("sac")
+        settings.section(Refine, "refine", "umaze", "sac")
+
+
+SPELLINGS = (
+    "1e-05",
+    "1e-3",
+    "1.0e-5",
+    "3.0e-4",
+    "010",
+    "0o10",
+    "0x1f",
+    "1_000",
+    "yes",
+    "on",
+    "True",
+    "false",
+    "12:30",
+    ".inf",
+    "-.inf",
+    "~",
+)
+SPELLINGS += ("null", "''", "'1e-3'", "1.", ".5", "+1", "-0", "a b", "[1, [2]]", "{a: 1}")
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_value_is_what_dvc_reads(spelling: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(f"x: {spelling}\n")
+    assert repr(read_yaml(path.read_text(), "x")) == repr(load_yaml(str(path)))
+
+
+def test_what_dvc_writes_is_read(tmp_path: Path) -> None:
+    """`dvc exp run -S pretrain.learning_rate=1.0e-5` writes 1e-05."""
+    path = tmp_path / "params.yaml"
+    path.write_text(FILES[1].read_text())
+    with modify_yaml(str(path)) as values:
+        values["pretrain"]["learning_rate"] = 1.0e-5
+    assert "1e-05" in path.read_text()
+    assert read_settings(path).section(Pretrain, "pretrain", "umaze").learning_rate == 1.0e-5

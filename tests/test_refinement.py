@@ -200,7 +200,7 @@ def test_a_bank_beyond_its_budget_is_not_built(
 
 
 def test_desmoothing_without_a_bank_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FdError, match="desmooth is done once a state and needs a bank"):
+    with pytest.raises(FdError, match="bank: 0, but desmooth: true needs one, for it is done once a state"):
         train(tmp_path, replay(), agent_of("fidec", *SEEDS, desmooth=True))
 
 

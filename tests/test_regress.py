@@ -13,8 +13,8 @@ from example_suite import change_params, edit, outcome, rewrite, suite_params, w
 from scipy.stats import hypergeom, t
 
 from fd.cli.program import app as fidec
-from fd.params import Regress
 from fd.report import baseline, power, regression
+from fd.settings.report_settings import Regress
 from stages.regress import app
 
 TASKS = {"near": "cube-single-play-singletask-task1-v0", "far": "made-v0"}

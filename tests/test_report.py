@@ -25,12 +25,12 @@ from example_suite import (
 )
 
 from fd.errors import FdError
-from fd.params import load
 from fd.report import figures, tables
 from fd.report.style import COLOURS, style
 from fd.results import training_log
 from fd.results.estimates import Results, gather, leaders
 from fd.results.grid import COLOURED, plan_of
+from fd.settings.settings_file import read_settings
 from fd.storage.files import digests, write_folder, write_record, write_text
 from stages.report import app
 
@@ -191,7 +191,7 @@ def test_a_method_has_its_own_budget_and_none_where_its_multiplier_is_fixed(suit
     assert "| near | fidec | 0.01 | 0.01 | 1 | 0.1 | 1 |" in text
     assert "| near | loose | 0.02 | 0.01 | 0.5 | 0.1 | 1 |" in text
     assert "| near | fixed |  | 0.01 |  | 0.1 | 1 |" in text
-    plan = plan_of(load(suite / "params.yaml"), ["loose", "fixed", "fidec"])
+    plan = plan_of(read_settings(suite / "params.yaml"), ["loose", "fixed", "fidec"])
     assert plan.constrained == ("loose", "fixed", "fidec")
     assert {key: value for key, value in plan.budgets.items() if key[0] == "far"} == {
         ("far", "loose"): 0.02,
@@ -453,14 +453,16 @@ def test_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
 
 
 def test_methods_whose_colour_comes_again_differ_in_marker_and_line(made: Path) -> None:
-    many = replace(plan_of(load(made / "params.yaml"), ["fidec"]), methods=tuple(f"method-{i}" for i in range(20)))
+    many = replace(
+        plan_of(read_settings(made / "params.yaml"), ["fidec"]), methods=tuple(f"method-{i}" for i in range(20))
+    )
     looks = [figures.appearance(many, method) for method in many.methods]
     assert len({(look["color"], look["marker"]) for look in looks}) == 20
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 20
 
 
 def test_a_long_legend_leaves_the_panels_alone(made: Path) -> None:
-    plan = plan_of(load(made / "params.yaml"), ["fidec"])
+    plan = plan_of(read_settings(made / "params.yaml"), ["fidec"])
     names = tuple(f"a-name-that-is-too-long-for-two-of-them-in-a-row-of-the-legend-{i}" for i in range(COLOURED))
     log = training_log.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
     several = replace(plan, tasks=plan.tasks[:1], methods=names, constrained=names, budgets={})
@@ -474,7 +476,7 @@ def test_a_long_legend_leaves_the_panels_alone(made: Path) -> None:
 
 def test_of_many_methods_each_has_a_row_and_panels_of_its_own(made: Path) -> None:
     assert len(COLOURS) == COLOURED
-    plan = plan_of(load(made / "params.yaml"), ["bc", "fql", "fidec"])
+    plan = plan_of(read_settings(made / "params.yaml"), ["bc", "fql", "fidec"])
     few = gather(plan, made / "evals")
     log = training_log.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
     names = tuple(f"fidec-{i}" for i in range(COLOURED + 1))
@@ -501,7 +503,7 @@ def test_of_many_methods_each_has_a_row_and_panels_of_its_own(made: Path) -> Non
 
 
 def test_a_suite_of_one_task_has_no_totals_over_tasks(made: Path) -> None:
-    plan = plan_of(load(made / "params.yaml"), ["bc", "fidec"])
+    plan = plan_of(read_settings(made / "params.yaml"), ["bc", "fidec"])
     alone = gather(replace(plan, tasks=plan.tasks[:1]), made / "evals")
     assert "all tasks" not in tables.scores_markdown(alone) + tables.scores_latex(alone).split("label")[1]
     assert "interquartile" not in tables.caption(alone)

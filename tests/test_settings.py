@@ -10,10 +10,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fd import params
 from fd.cli.program import app
 from fd.errors import FdError
 from fd.reference.published import hyperparameters, of_dataset
+from fd.settings.data_settings import MinariData
+from fd.settings.online_settings import Finetuning
+from fd.settings.refine_settings import Refine
+from fd.settings.settings_file import read_settings
+from fd.settings.simulation_settings import Evaluate
+from fd.settings.training_settings import Network, Pretrain
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "reference"
@@ -52,7 +57,7 @@ def test_printed_entry_is_a_task(dataset: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     (name,) = settings["tasks"]
-    refine = params.load(path).settings(name).refine
+    refine = read_settings(path).section(Refine, "refine", name)
     assert refine.discount in (0.99, 0.995) and refine.steps in (500_000, 1_000_000) and refine.learning_rate == 3e-4
 
 
@@ -88,12 +93,12 @@ def test_values_are_those_of_the_transcript(family: str) -> None:
 
 def test_every_row_has_a_source_and_a_known_key() -> None:
     sections = {
-        "network": params.Network,
-        "pretrain": params.Pretrain,
-        "refine": params.Refine,
-        "evaluate": params.Evaluate,
+        "network": Network,
+        "pretrain": Pretrain,
+        "refine": Refine,
+        "evaluate": Evaluate,
     }
-    sections |= {"data": params.MinariData, "online": params.Finetuning}
+    sections |= {"data": MinariData, "online": Finetuning}
     known = {f"{name}.{key}" for name, section in sections.items() for key in section.model_fields}
     for name in ("settings.csv", "settings_online.csv"):
         with (FOLDER / name).open(newline="", encoding="utf-8") as file:
@@ -102,5 +107,5 @@ def test_every_row_has_a_source_and_a_known_key() -> None:
 
 
 def test_quick_suite_has_the_published_weight_of_fql_on_cube_single() -> None:
-    settings = params.load(ROOT / "params.yaml").settings("cube-single").refine
+    settings = read_settings(ROOT / "params.yaml").section(Refine, "refine", "cube-single")
     assert settings.alpha == values("cube-single-play-singletask-task1-v0")["fql", "alpha"]

@@ -19,7 +19,7 @@ from fd.datasets import generate, minari, ogbench, play, waypoint
 from fd.datasets.fetch import describe
 from fd.datasets.prepare import Job, prepare
 from fd.errors import FdError
-from fd.params import Data, Download, Maze, MinariData, OgbenchData, OracleData, WaypointData
+from fd.settings.data_settings import Data, Download, Maze, MinariData, OgbenchData, OracleData, WaypointData
 from fd.simulation.environments import make, quiet
 from fd.storage.transitions import load_transitions, read_manifest
 

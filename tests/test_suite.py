@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from fd import params
 from fd.cli.program import app
 from fd.errors import FdError
-from fd.params import Params
 from fd.reference import suites
 from fd.reference.published import benchmark, hyperparameters, of_dataset
+from fd.settings.data_settings import DATA
+from fd.settings.refine_settings import Refine
+from fd.settings.settings_file import SettingsFile, parse_settings, read_settings
+from fd.settings.simulation_settings import Evaluate
+from fd.settings.training_settings import Network, Pretrain
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "reference"
 TEXTS = suites.texts(ROOT / "suites", FOLDER)
+SECTIONS: dict[str, Any] = {"network": Network, "pretrain": Pretrain, "refine": Refine, "evaluate": Evaluate}
 SIZES = {"ogbench-state": 50, "ogbench-pixel": 5, "d4rl-antmaze": 6, "d4rl-adroit": 12, "paper": 73, "o2o": 15}
 
 
 @pytest.fixture(scope="module")
-def loaded() -> dict[str, Params]:
-    return {name: params.parse(text, Path(name)) for name, text in TEXTS.items()}
+def loaded() -> dict[str, SettingsFile]:
+    return {name: parse_settings(text, name) for name, text in TEXTS.items()}
 
 
-def test_every_suite_is_valid_and_bears_its_name(loaded: dict[str, Params]) -> None:
+def test_every_suite_is_valid_and_bears_its_name(loaded: dict[str, SettingsFile]) -> None:
     assert {"quick", "ablation", *SIZES} <= set(loaded)
     assert all(values.suite == name for name, values in loaded.items())
 
@@ -35,28 +41,31 @@ def test_committed_settings_are_the_quick_suite() -> None:
     assert (ROOT / "params.yaml").read_text(encoding="utf-8") == TEXTS["quick"]
 
 
-def test_all_suites_have_one_theory(loaded: dict[str, Params]) -> None:
-    assert len({values.theory for values in loaded.values()}) == 1  # reports/theory/ belongs to all of them
+def test_all_suites_have_one_theory(loaded: dict[str, SettingsFile]) -> None:
+    assert (
+        len({json.dumps(values.at("theory")) for values in loaded.values()}) == 1
+    )  # reports/theory/ belongs to all of them
 
 
-def test_all_methods_of_the_project_are_in_the_ablation_suite(loaded: dict[str, Params]) -> None:
+def test_all_methods_of_the_project_are_in_the_ablation_suite(loaded: dict[str, SettingsFile]) -> None:
     presets = {"bc", "fql", "ifql", "iql", "iql-ddpgbc", "rebrac", "deflow", "fidec", "fidec-official", "fidec-action"}
     presets |= {"fidec-stein", "fidec-desmooth"}
     assert presets <= set(loaded["ablation"].methods)
 
 
-def test_suites_of_the_benchmark_have_its_tasks(loaded: dict[str, Params]) -> None:
+def test_suites_of_the_benchmark_have_its_tasks(loaded: dict[str, SettingsFile]) -> None:
     assert {name: len(loaded[name].tasks) for name in SIZES} == SIZES
     tasks = {task.name: task for task in benchmark(FOLDER)}
     assert set(loaded["paper"].tasks) == set(tasks)
     for name in SIZES:
-        for slug, task in loaded[name].tasks.items():
+        for slug in loaded[name].tasks:
             assert name in tasks[slug].suites
-            assert (task.data.source, task.data.dataset) == (tasks[slug].source, tasks[slug].dataset)
+            data = loaded[name].part(DATA, "tasks", slug, "data")
+            assert (data.source, data.dataset) == (tasks[slug].source, tasks[slug].dataset)
 
 
 @pytest.mark.parametrize("name", ["paper", "o2o"])
-def test_every_cell_has_the_published_values(loaded: dict[str, Params], name: str) -> None:
+def test_every_cell_has_the_published_values(loaded: dict[str, SettingsFile], name: str) -> None:
     files = ("settings_online.csv", "settings.csv") if name == "o2o" else ("settings.csv",)
     values, known = loaded[name], hyperparameters(FOLDER, files)
     for task in benchmark(FOLDER):
@@ -65,11 +74,11 @@ def test_every_cell_has_the_published_values(loaded: dict[str, Params], name: st
         found = of_dataset(known, task.dataset)
         own = {(item.method, item.section, item.key): item.value for item in found}
         for method in values.methods:
-            settings = values.settings(task.name, method)
-            for section in ("network", "pretrain", "refine", "evaluate"):
+            for section, model in SECTIONS.items():
+                of_method = method if section == "refine" else None
                 wanted = {key: value for (of, part, key), value in own.items() if (of, part) == ("all", section)}
                 wanted |= {key: value for (of, part, key), value in own.items() if (of, part) == (method, section)}
-                given = getattr(settings, section).model_dump(mode="json")
+                given = values.section(model, section, task.name, of_method).model_dump(mode="json")
                 assert {key: given[key] for key in wanted} == wanted, (task.name, method)
 
 
@@ -81,28 +90,27 @@ def test_methods_with_a_weight_of_their_own_have_one_for_every_task() -> None:
         assert wanted | {("all", "target_divergence"), ("deflow", "target_divergence")} <= keys, task.name
 
 
-def test_protocol_of_the_papers(loaded: dict[str, Params]) -> None:
+def test_protocol_of_the_papers(loaded: dict[str, SettingsFile]) -> None:
     values = loaded["paper"]
     last = {}
     for task in benchmark(FOLDER):
-        settings = values.settings(task.name)
-        refine, evaluate = settings.refine, settings.evaluate
+        refine = values.section(Refine, "refine", task.name)
+        evaluate = values.section(Evaluate, "evaluate", task.name)
+        network = values.section(Network, "network", task.name)
         assert (refine.evaluate_every, evaluate.episodes) == (100_000, 50)
         last.setdefault(task.suites[0], set()).add((refine.steps, evaluate.final_evaluations))
-        assert (settings.network.encoder, settings.network.frame_stack) == (
-            ((16, 32, 32), 3) if len(task.observation) == 3 else ((), 1)
-        )
+        assert (network.encoder, network.frame_stack) == (((16, 32, 32), 3) if len(task.observation) == 3 else ((), 1))
     short = {name: {(500_000, 1)} for name in ("d4rl-antmaze", "d4rl-adroit")}
     assert last == {"ogbench-state": {(1_000_000, 3)}, "ogbench-pixel": {(500_000, 3)}} | short
     assert (len(values.seeds), len(loaded["ogbench-pixel"].seeds)) == (8, 4)
 
 
-def test_online_suite_goes_on_with_every_task(loaded: dict[str, Params]) -> None:
+def test_online_suite_goes_on_with_every_task(loaded: dict[str, SettingsFile]) -> None:
     values = loaded["o2o"]
-    assert set(values.online.tasks) == set(values.tasks)
-    assert {values.settings(task).refine.steps for task in values.tasks} == {1_000_000}
-    assert values.settings("pen-cloned", "fql").refine.alpha == 1000  # 10,000 offline
-    assert loaded["paper"].settings("pen-cloned", "fql").refine.alpha == 10_000
+    assert set(values.at("online", "tasks")) == set(values.tasks)
+    assert {values.section(Refine, "refine", task).steps for task in values.tasks} == {1_000_000}
+    assert values.section(Refine, "refine", "pen-cloned", "fql").alpha == 1000  # 10,000 offline
+    assert loaded["paper"].section(Refine, "refine", "pen-cloned", "fql").alpha == 10_000
 
 
 def test_every_value_of_a_task_names_its_source() -> None:
@@ -131,7 +139,7 @@ def test_selecting(tmp_path: Path) -> None:
         select("quick", target)
     assert target.read_text(encoding="utf-8") == edited
     select("quick", target, "--force")
-    assert params.load(target).suite == "quick"
+    assert read_settings(target).suite == "quick"
 
 
 @pytest.mark.parametrize("name", ["papers", "../quick", "benchmark/settings", ""])
@@ -151,8 +159,8 @@ def test_a_suite_without_tasks_and_a_bad_value_are_told(tmp_path: Path) -> None:
         suites.texts(tmp_path / "suites", FOLDER)
     (folder / "suites.csv").write_text("suite,seeds,settings,online,about\npaper,0 0,settings.csv,,Twice the same.\n")
     text = suites.texts(tmp_path / "suites", FOLDER)["paper"]
-    with pytest.raises(FdError, match=r"^suite paper: seeds: 0 stands twice, allowed: each once$"):
-        params.parse(text, Path("suite paper"))
+    with pytest.raises(FdError, match=r"^suite paper: seeds: duplicate 0, allowed: each once$"):
+        parse_settings(text, "suite paper")
 
 
 def test_no_number_is_text_to_a_reader_of_yaml() -> None:

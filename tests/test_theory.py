@@ -11,8 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fd import params
 from fd.errors import FdError
+from fd.settings.settings_file import read_settings
 from fd.theory import bandit, gap, kl, score_error, second_order
 from fd.theory.demonstrations import elongated
 from fd.theory.distributions import Mixture, planar
@@ -35,7 +35,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def learned() -> tuple[list[Trained], Curve]:
     """Refinements at t = 0.8, with the committed settings, on flows of the elongated Gaussian, and those flows' score errors."""
-    settings = settings_of(params.load(ROOT / "params.yaml"))
+    settings = settings_of(read_settings(ROOT / "params.yaml"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     flow = train_flow({"Gaussian": elongated()}, SEEDS, settings.flow)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fd import params
 from fd.runtime.command_line import ParamsOption
+from fd.settings.settings_file import read_settings
 
 
 def command(params_file: ParamsOption = Path("params.yaml")) -> None:
     """Check the file of settings."""
-    values = params.load(params_file)
+    values = read_settings(params_file)
     cells = len(values.tasks) * len(values.methods)
     print(
         f"{params_file}: suite {values.suite}; tasks: {len(values.tasks)}, seeds: {len(values.seeds)},"

@@ -20,12 +20,14 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of the table.")] = Path("reports/regress"),
 ) -> None:
     """Simulate false alarms and the smallest drops that numbers of seeds and episodes detect; writes power.md and power.csv."""
-    from fd import params  # here, for `fidec --help` needs none of these
-    from fd.report import baseline, power
+    from fd.report import baseline, power  # here, for `fidec --help` needs none of these
+    from fd.settings.report_settings import Regress, Report
+    from fd.settings.settings_file import read_settings
 
-    values = params.load(params_file)
+    settings = read_settings(params_file)
     known = baseline.load(path)
-    if values.suite != known.suite:
-        raise FdError(f"{path}: is of the suite {known.suite!r}, allowed: that of {params_file}, {values.suite!r}")
-    found = power.power(known, values.regress, values.report.seed)
-    write_folder(out, {"power.md": power.markdown(found, known, values.regress), "power.csv": power.table_csv(found)})
+    if settings.suite != known.suite:
+        raise FdError(f"{path}: is of the suite {known.suite!r}, allowed: that of {params_file}, {settings.suite!r}")
+    rule = settings.part(Regress, "regress")
+    found = power.power(known, rule, settings.part(Report, "report").seed)
+    write_folder(out, {"power.md": power.markdown(found, known, rule), "power.csv": power.table_csv(found)})

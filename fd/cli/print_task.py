@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from fd import params
 from fd.errors import FdError
 from fd.reference.published import benchmark, find, hyperparameters, of_dataset
 from fd.reference.suites import entry
 from fd.runtime.command_line import ParamsOption
-from fd.storage.untrusted import read_text, read_yaml
+from fd.settings.settings_file import read_settings
 
 
 def command(
@@ -33,6 +32,5 @@ def command(
         near = get_close_matches(dataset, [name for task in tasks for name in (task.dataset, task.published)], n=1)
         allowed = f"a dataset or published name of {published / 'tasks.csv'}"
         raise FdError(f"--dataset: {dataset!r}, allowed: {allowed}" + "".join(f"; nearest: {name}" for name in near))
-    params.load(params_file)
-    settings = read_yaml(read_text(params_file), str(params_file))
+    settings = read_settings(params_file).values
     print(entry(task, of_dataset(hyperparameters(published), task.dataset), settings))

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from fd import params
 from fd.errors import FdError
 from fd.reference.suites import texts
 from fd.runtime.command_line import ParamsOption
+from fd.settings.settings_file import parse_settings
 from fd.storage.files import write_text
 from fd.storage.untrusted import read_text
 
@@ -31,5 +31,5 @@ def command(
             f"{params_file}: holds edits, it is none of {', '.join(known)}; keep it elsewhere, or overwrite it with"
             f" `fidec suite {name} --force`"
         )
-    params.parse(known[name], Path(f"suite {name}"))
+    parse_settings(known[name], f"suite {name}")
     write_text(params_file, known[name])

@@ -29,13 +29,13 @@ def command(
     behaviour: BehaviourOption = Path("behaviour"),
 ) -> None:
     """Trace the scores of a report to cell, seed, snapshot, data, settings and versions; arrays or weights that have changed since are an error."""
-    from fd import params  # here, for `fidec --help` needs none of these
-    from fd.report import trace
+    from fd.report import trace  # here, for `fidec --help` needs none of these
     from fd.results import estimates, origins
     from fd.results.grid import plan_of
+    from fd.settings.settings_file import read_settings
 
-    values = params.load(params_file)
-    plan = plan_of(values, tuple(values.methods))
+    values = read_settings(params_file)
+    plan = plan_of(values, values.methods)
     found = estimates.gather(plan, evals)
     origin = origins.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
     if metrics is not None:

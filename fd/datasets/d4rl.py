@@ -22,7 +22,7 @@ from fd.datasets.hdf5_check import check_hdf5
 from fd.datasets.mazes import between, registered
 from fd.datasets.rows import Rows, check_numbers
 from fd.errors import FdError, one_line
-from fd.params import D4rlData
+from fd.settings.data_settings import D4rlData
 from fd.storage.transitions import Transitions
 from fd.wrappers import as_d4rl
 

@@ -16,8 +16,8 @@ from typing import Any
 from filelock import FileLock
 
 from fd.errors import FdError
-from fd.params import Download
 from fd.runtime.progress import Progress
+from fd.settings.data_settings import Download
 from fd.storage.files import write_text
 from fd.storage.untrusted import read_json
 

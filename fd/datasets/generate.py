@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 from fd.datasets import minari, navigate, ogbench, play, waypoint
 from fd.datasets.collection import Collector, collect_episodes, read_shard
 from fd.errors import FdError
-from fd.params import Maze, MinariData, OracleData, WaypointData
+from fd.settings.data_settings import Maze, MinariData, OracleData, WaypointData
 from fd.storage.transitions import Transitions
 
 ENVIRONMENTS = {"play": tuple(play.ENVIRONMENTS), "navigate": navigate.ENVIRONMENTS}

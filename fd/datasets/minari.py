@@ -39,7 +39,7 @@ from fd.datasets.hdf5_check import check_hdf5
 from fd.datasets.mazes import SUCCESS_RADIUS, between, goal_of, registered
 from fd.datasets.rows import Rows, check_numbers
 from fd.errors import FdError, one_line
-from fd.params import MinariData, RobotData
+from fd.settings.data_settings import MinariData, RobotData
 from fd.simulation.environments import FlatEnv, make, register, unit_box
 from fd.storage.transitions import Transitions
 from fd.storage.untrusted import read_json

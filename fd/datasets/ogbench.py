@@ -15,7 +15,7 @@ from fd.datasets.collection import read_shard
 from fd.datasets.fetch import fetch
 from fd.datasets.rows import check_numbers
 from fd.errors import FdError
-from fd.params import Download
+from fd.settings.data_settings import Download
 from fd.simulation.environments import make, quiet, register, renders
 from fd.storage.transitions import Transitions, assemble, check_transitions, read_npz
 

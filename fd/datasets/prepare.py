@@ -15,7 +15,16 @@ from gymnasium.envs.registration import EnvSpec
 from fd.datasets import d4rl, generate, minari, ogbench
 from fd.datasets.fetch import describe, remember, verified
 from fd.errors import FdError
-from fd.params import D4rlData, Data, Download, MinariData, OgbenchData, OracleData, RobotData, WaypointData
+from fd.settings.data_settings import (
+    D4rlData,
+    Data,
+    Download,
+    MinariData,
+    OgbenchData,
+    OracleData,
+    RobotData,
+    WaypointData,
+)
 from fd.storage.scratch import publish
 from fd.storage.transitions import Manifest, Transitions, measured, save_transitions
 

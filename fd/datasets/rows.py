@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fd.errors import FdError
-from fd.params import RobotData
+from fd.settings.data_settings import RobotData
 from fd.storage.transitions import Transitions, assemble, check_transitions
 
 

@@ -1,62 +1,125 @@
-"""What defines an agent, as one flat record that travels in the header of every snapshot."""
+"""What defines an agent, as one flat record that travels in the header of every snapshot.
+
+The fields that params.yaml sets are declared here and nowhere else: `fd.settings` builds its sections from these classes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, Literal, TypeVar
 
 from fd.errors import FdError
+from fd.method.bounds import NotNegative, Positive, Rate, Share, Widths, Within
+
+T = TypeVar("T")
+
+Behaviour = Literal["frozen", "joint"]  # frozen: the pretrained flow; joint: trained along by the same optimiser
 
 
-@dataclass(frozen=True)
-class Spec:
-    """Shapes, switches and hyperparameters of an agent. params.yaml explains each under the same name.
+def off(value: T) -> T:
+    """Default of a field of `Spec` for agents without it.
 
-    What has a default is a switch that only some methods have.
+    As a factory it is no attribute of the class, so that the sections of params.yaml inherit the field without a default.
     """
+    return field(default_factory=lambda: value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkShape:
+    """Shape of every network (flow, residual or one-step policy, critics), and what image observations go through before."""
+
+    hidden: Widths
+    encoder: Annotated[tuple[Annotated[int, Within(ge=1, le=512)], ...], Within(max_length=8)] = off(())
+    # features of IMPALA's stacks; (): observations are vectors
+    frame_stack: Annotated[int, Within(ge=1, le=16)] = off(1)  # images that are an observation together
+    augmentation: Annotated[float, Within(ge=0, le=1)] = off(0.0)  # probability of cropping a batch's images at random
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """Numbers of the section `refine` that every agent has, whether its method reads them or not."""
+
+    learning_rate: Rate
+    discount: Annotated[float, Within(ge=0, lt=1)]
+    tau: Annotated[float, Within(gt=0, le=1)]  # Polyak rate of the target critic
+    q_agg: Literal["mean", "min"]  # over the two critics, in the target
+    normalize_q: bool  # divide the Q term by mean |Q|
+    target_divergence: Positive  # budget of the constraint, in units of mean delta^2
+    alpha: Positive  # weight of FQL's distillation term
+    expectile: Annotated[float, Within(ge=0.5, lt=1)]  # of IQL's and IFQL's value
+    iql_alpha: Positive  # IQL's inverse temperature (awr), or its weight of behavioural cloning (ddpgbc)
+    rebrac_alpha: NotNegative  # ReBRAC's weight of the distance to the data's actions, in the policy's loss
+    rebrac_alpha_critic: NotNegative  # the same in the critic's target
+    flow_steps: Annotated[int, Within(ge=1, le=1000)]  # of the flow from noise to base action
+    flow_solver: Literal["euler", "midpoint"]  # midpoint: two velocities a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switches:
+    """Of every policy."""
+
+    grad_clip: NotNegative = off(0.0)  # global norm of one seed's gradient; 0: no clipping
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSwitches(Switches):
+    """Of policies that start from a behaviour flow."""
+
+    behaviour: Behaviour = off("frozen")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualSwitches(FlowSwitches):
+    """Of the policy `residual`.
+
+    The metric `identity` reads none of score, t_eps, fisher_samples, damping and normalise, and `action` and `stein` no fisher_samples;
+    they may stand, so that one switch makes one metric of another.
+    """
+
+    metric: Literal["identity", "action", "state", "stein"] = off("identity")  # of the penalty on delta
+    score: Literal["exact", "velocity"] = off("exact")  # (t v - x) / (1 - t), or the official code's v / (1 - t)
+    t_eps: tuple[Share, Share] = off((0.5, 0.5))  # window from which t is drawn for the score
+    fisher_samples: Annotated[int, Within(ge=1, le=256)] = off(1)  # K, of the metric `state`
+    damping: Annotated[float, Within(ge=0, le=1e3)] = off(0.0)  # added to the diagonal of F
+    normalise: Literal["state", "batch", "none"] = off(
+        "none"
+    )  # F is divided by its trace / A, of the state or the batch
+    desmooth: bool = off(False)  # undo the smoothing of the path at t_eps
+    dual: Literal["learned", "fixed"] = off("fixed")  # multiplier of the penalty
+    dual_init: Annotated[float, Within(ge=1e-6, le=1e6)] = off(1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeterministicSwitches(Switches):
+    """Of the policy `deterministic`."""
+
+    target_noise: Annotated[float, Within(ge=0, le=10)] = off(
+        0.0
+    )  # deviation of the noise on the target policy's actions
+    noise_clip: Annotated[float, Within(ge=0, le=10)] = off(0.0)  # bound of that noise
+    policy_every: Annotated[int, Within(ge=1, le=1000)] = off(1)  # updates of the critic for one of policy and targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(NetworkShape, Hyperparameters, ResidualSwitches, DeterministicSwitches):
+    """Shapes, switches and hyperparameters of an agent. The last three fields have fewer values in the settings of a policy."""
 
     obs_shape: tuple[int, ...]  # of an observation as the networks see it, its images stacked
     act_dim: int
-    hidden: tuple[int, ...]
-    flow_steps: int
-    flow_solver: str
-    policy: str
-    learning_rate: float
-    discount: float
-    tau: float
-    q_agg: str
-    normalize_q: bool
-    target_divergence: float
-    alpha: float
-    expectile: float
-    iql_alpha: float
-    rebrac_alpha: float
-    rebrac_alpha_critic: float
-    encoder: tuple[int, ...] = ()
-    frame_stack: int = 1
-    augmentation: float = 0.0
-    critic: str = "td"
-    behaviour: str = "frozen"
-    metric: str = "identity"
-    score: str = "exact"
-    t_eps: tuple[float, float] = (0.5, 0.5)
-    fisher_samples: int = 1
-    damping: float = 0.0
-    normalise: str = "none"
-    desmooth: bool = False
-    dual: str = "fixed"
-    dual_init: float = 1.0
-    extraction: str = "none"
-    target_noise: float = 0.0
-    noise_clip: float = 0.0
-    policy_every: int = 1
-    grad_clip: float = 0.0
+    policy: Literal["flow", "onestep", "residual", "gaussian", "deterministic"]
+    critic: Literal["td", "expectile", "none"] = off("td")  # expectile: IQL's
+    extraction: Literal["awr", "ddpgbc", "none"] = off("none")  # advantage-weighted regression, or Q plus cloning
 
     @property
     def acts_by_flow(self) -> bool:
         """Whether the policy integrates the flow when it acts."""
         return self.policy in ("flow", "residual")
+
+    @property
+    def acts_by_mean(self) -> bool:
+        """Whether the policy has one action for a state, and none to draw."""
+        return self.policy in ("gaussian", "deterministic")
 
     @property
     def based(self) -> bool:
@@ -73,6 +136,48 @@ class Spec:
         """Whether training needs the score of each base action."""
         return self.policy == "residual" and self.metric in ("action", "stein")
 
+    def check_acting(self, best_of: int, refinements: int) -> None:
+        """Check that the policy can act so; see `fd.policy.Policy.act`.
+
+        Raises:
+            FdError: it cannot.
+        """
+        if best_of < 1:
+            raise FdError(f"best_of: {best_of}, allowed: 1 or more")
+        if best_of > 1 and (self.critic == "none" or self.acts_by_mean):
+            reason = "has no critic" if self.critic == "none" else "has one action for a state"
+            raise FdError(f"best_of: {best_of}, but this policy {reason} (allowed: 1)")
+        if refinements != 1 and (self.policy != "residual" or refinements < 1):
+            raise FdError(f"refinements: {refinements} of a policy {self.policy!r} (allowed: 1; with a residual, more)")
+
+    def check_bank(self, bank: int) -> None:
+        """Check that the agent can be trained with so many base actions of a state in a bank; 0: without one.
+
+        Raises:
+            FdError: it cannot.
+        """
+        if self.behaviour == "joint" and bank:
+            raise FdError(
+                f"bank: {bank}, but behaviour 'joint' moves the flow, and a bank keeps its actions (allowed: 0)"
+            )
+        if self.desmooth and not bank:
+            raise FdError("bank: 0, but desmooth: true needs one, for it is done once a state (allowed: 1 or more)")
+        if self.state_scores and 0 < bank < self.fisher_samples:
+            raise FdError(f"bank: {bank}, but fisher_samples: {self.fisher_samples} needs as many or more (or bank: 0)")
+
+    def check_exploring(self) -> None:
+        """Check that training can go on online, where each action is to be tried.
+
+        Raises:
+            FdError: it cannot.
+        """
+        if self.acts_by_mean:
+            raise FdError("acts by a mean and would explore nothing (allowed: policies flow, onestep, residual)")
+        if self.critic == "none":
+            raise FdError("learns nothing of rewards (allowed: methods with a critic)")
+        if self.desmooth:
+            raise FdError("needs a bank, new states have none (allowed: desmooth: false)")
+
     @classmethod
     def of(cls, *sections: Mapping[str, Any]) -> Spec:
         """Spec from sections that together hold every field without a default; other keys are left out."""
@@ -80,7 +185,7 @@ class Spec:
         for section in sections:
             merged.update(section)
         values: dict[str, Any] = {
-            f.name: merged[f.name] for f in fields(cls) if f.default is MISSING or f.name in merged
+            f.name: merged[f.name] for f in fields(cls) if f.default_factory is MISSING or f.name in merged
         }
         values |= {name: tuple(values[name]) for name in ("obs_shape", "hidden", "encoder", "t_eps") if name in values}
         return cls(**values)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fd.params import Params
 from fd.report import ablation_figure
 from fd.report.csv_text import csv_text
 from fd.report.markdown import markdown_table
@@ -19,6 +18,10 @@ from fd.results.estimates import Results, leaders
 from fd.results.estimates import gather as gather_estimates
 from fd.results.grid import Plan
 from fd.results.origins import merged, mixed, record
+from fd.settings.refine_settings import TRAIN, Refine
+from fd.settings.report_settings import Ablation
+from fd.settings.settings_file import SettingsFile
+from fd.settings.simulation_settings import Act
 
 LOGGED = {"residual": training_log.COLUMNS, "onestep": ("penalty",)}  # what a policy's log has of the constraint
 COLUMNS = ("delta2", "penalty", "dual")
@@ -68,14 +71,14 @@ class Findings:
     versions: list[dict[str, str]]
 
 
-def axis_of(values: Params, name: str) -> Axis:
+def axis_of(settings: SettingsFile, name: str) -> Axis:
     """The axis of that name; FdError when params.yaml has none."""
-    ablation = values.ablation(name)
+    ablation = settings.part(Ablation, "ablations", name)
     methods = tuple(dict.fromkeys(ablation.values.values()))
-    overridden = tuple(dict.fromkeys(key for method in methods for key in values.method(method).refine))
-    flat = {method: _settings(values, method, overridden) for method in methods}
-    keys = dict.fromkeys(key for settings in flat.values() for key in settings)
-    differing = [key for key in keys if len({settings.get(key) for settings in flat.values()}) > 1]
+    overridden = tuple(dict.fromkeys(key for method in methods for key in settings.at("methods", method, "refine")))
+    flat = {method: _settings(settings, method, overridden) for method in methods}
+    keys = dict.fromkeys(key for found in flat.values() for key in found)
+    differing = [key for key in keys if len({found.get(key) for found in flat.values()}) > 1]
     return Axis(
         name,
         ablation.about,
@@ -83,7 +86,7 @@ def axis_of(values: Params, name: str) -> Axis:
             Value(
                 label,
                 method,
-                values.method(method).train.policy,
+                settings.part(TRAIN, "methods", method, "train").policy,
                 {key: flat[method][key] for key in differing if key in flat[method]},
             )
             for label, method in ablation.values.items()
@@ -127,17 +130,19 @@ def render(found: Findings) -> dict[str, str]:
     }
 
 
-def _settings(values: Params, method: str, overridden: Sequence[str]) -> dict[str, str]:
+def _settings(settings: SettingsFile, method: str, overridden: Sequence[str]) -> dict[str, str]:
     """All switches of a method, and those settings of `refine` that it or another method overrides, by their place."""
-    own = values.method(method)
-    train = {"policy": own.train.policy} | own.train.model_dump()  # the policy first: it says which others there are
+    own, act = settings.part(TRAIN, "methods", method, "train"), settings.part(Act, "methods", method, "act")
+    train = {"policy": own.policy} | own.model_dump()  # the policy first: it says which others there are
     flat = {f"train.{key}": _shown(value) for key, value in train.items()}
     for key in overridden:
-        tasks = {task: _shown(getattr(values.settings(task, method).refine, key)) for task in values.tasks}
+        tasks = {
+            task: _shown(getattr(settings.section(Refine, "refine", task, method), key)) for task in settings.tasks
+        }
         same = len(set(tasks.values())) == 1
         each = ", ".join(f"{value} ({task})" for task, value in tasks.items())
         flat[f"refine.{key}"] = next(iter(tasks.values())) if same else each
-    return flat | {f"act.{key}": _shown(value) for key, value in own.act.model_dump().items()}
+    return flat | {f"act.{key}": _shown(value) for key, value in act.model_dump().items()}
 
 
 def _shown(value: Any) -> str:

@@ -13,11 +13,12 @@ import numpy as np
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from fd.errors import FdError
-from fd.params import Count, Params, Strict
 from fd.results.episode_scores import Evaluations
 from fd.results.estimates import Results
 from fd.results.origins import Provenance
 from fd.results.statistics import Floats
+from fd.settings.fields import Count, Strict
+from fd.settings.settings_file import SettingsFile
 from fd.storage.files import digest, write_text
 from fd.storage.transitions import Manifest
 from fd.storage.untrusted import read_text
@@ -26,7 +27,7 @@ MOST = 2**24  # bytes of a baseline; that of three tasks, four methods and three
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-SECTIONS = {"seeds", "tasks", "methods", "network", "pretrain", "refine", "evaluate"}  # that scores depend on
+SECTIONS = ("seeds", "tasks", "methods", "network", "pretrain", "refine", "evaluate")  # that scores depend on
 
 
 class Successes(Strict):
@@ -121,7 +122,7 @@ class Baseline(Strict):
         )
 
 
-def measured(values: Params, results: Results, provenance: Provenance, evals: Path) -> Baseline:
+def measured(values: SettingsFile, results: Results, provenance: Provenance, evals: Path) -> Baseline:
     """The scores of a suite as they are now, from its evaluations in `evals`."""
     plan = results.plan
     tasks = {}
@@ -135,7 +136,7 @@ def measured(values: Params, results: Results, provenance: Provenance, evals: Pa
             for method in plan.methods
         }
         tasks[task.name] = Task(data_sha256=manifest.sha256, methods=methods)
-    settings = values.model_dump(mode="json", include=SECTIONS)
+    settings = {section: values.at(section) for section in SECTIONS}
     return Baseline(suite=plan.suite, versions=provenance.versions(), settings=settings, tasks=tasks)
 
 

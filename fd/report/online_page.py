@@ -11,8 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
-from fd.errors import FdError
-from fd.params import Params
 from fd.reference.published import REGENERATED, SCORE_COLUMNS, Task, benchmark, find, table
 from fd.report.csv_text import csv_text
 from fd.report.figures import appearance
@@ -24,6 +22,8 @@ from fd.results.episode_scores import Cell, read
 from fd.results.grid import Plan, plan_of
 from fd.results.origins import Record, merged, mixed, record
 from fd.results.statistics import Floats, Summary, summarise
+from fd.settings.online_settings import Finetuning
+from fd.settings.settings_file import SettingsFile
 
 PROTOCOLS = {"o2o_start_1M": 1_000_000, "o2o_end_2M": 2_000_000}  # of scores.csv: steps at the start and at the end
 PER_ROW = 3  # panels
@@ -92,7 +92,7 @@ class Evaluated:
     evals: Path
 
 
-def gather(values: Params, name: str, *, start: Evaluated, end: Evaluated, reference: Path) -> Findings:
+def gather(values: SettingsFile, name: str, *, start: Evaluated, end: Evaluated, reference: Path) -> Findings:
     """Findings of a page of params.yaml.
 
     Args:
@@ -105,11 +105,10 @@ def gather(values: Params, name: str, *, start: Evaluated, end: Evaluated, refer
         FdError: there is no such page, a file, seed, evaluation or episode of it is missing, start and end are of
             different data, or an evaluation is of other weights than those of its run.
     """
-    if name not in values.online.pages:
-        raise FdError(f"online.pages: {name!r} does not exist, allowed: {', '.join(values.online.pages) or 'none yet'}")
-    plan, methods = plan_of(values, tuple(values.methods)), values.online.methods
+    page, methods = values.at("online", "pages", name), tuple(values.at("online", "methods"))
+    plan = plan_of(values, values.methods)
     tasks = {task.name: task for task in plan.tasks}
-    goings = tuple(_going(values, tasks[task]) for task in values.online.pages[name])
+    goings = tuple(_going(values, tasks[task]) for task in page)
     curves, records = {}, list[Record]()
     for going in goings:
         task = going.task
@@ -138,8 +137,8 @@ def render(found: Findings) -> dict[str, str]:
     return {f"{found.name}.md": _page(found), f"{found.name}.csv": _csv(found), f"{found.name}.svg": drawing}
 
 
-def _going(values: Params, task: plans.Task) -> Going:
-    settings, start = values.online.tasks[task.name], task.steps[-1]
+def _going(values: SettingsFile, task: plans.Task) -> Going:
+    settings, start = values.part(Finetuning, "online", "tasks", task.name), task.steps[-1]
     steps = range(settings.evaluate_every, settings.steps + 1, settings.evaluate_every)
     return Going(task, start, start + settings.steps, tuple(start + step for step in steps))
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 
 from fd.errors import FdError
-from fd.params import Regress
 from fd.report.baseline import Baseline
 from fd.report.csv_text import csv_text
 from fd.report.markdown import markdown_table
 from fd.report.regression import ALL, Strata, decide, dispersion, strata
 from fd.results.statistics import Floats
+from fd.settings.report_settings import Regress
 
 POWER = 0.8  # share of drops that are seen
 GROUP = 20  # runs that are counted together

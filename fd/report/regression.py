@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from fd.errors import FdError
-from fd.params import Regress
 from fd.report.baseline import Baseline
 from fd.report.markdown import markdown_table
 from fd.results.statistics import Floats
+from fd.settings.report_settings import Regress
 
 ALL = "all tasks"  # the mean over them
 

@@ -10,12 +10,15 @@ from typing import Any
 
 from fd.errors import FdError
 from fd.method.spec import Spec
-from fd.params import Params
 from fd.policy import snapshot_name
 from fd.report.regression import leaves
 from fd.report.tables import metrics_json
 from fd.results.estimates import Results
 from fd.results.origins import Provenance
+from fd.settings.refine_settings import Refine, spec_of
+from fd.settings.settings_file import SettingsFile
+from fd.settings.simulation_settings import Evaluate
+from fd.settings.training_settings import Network, Pretrain
 from fd.storage.files import digest, read_record
 from fd.storage.tensors import FLOW, read_tensors
 from fd.storage.transitions import load_transitions
@@ -42,7 +45,7 @@ class Choice:
 
 
 def origins(
-    values: Params, results: Results, provenance: Provenance, folders: Folders, choice: Choice
+    values: SettingsFile, results: Results, provenance: Provenance, folders: Folders, choice: Choice
 ) -> Iterator[dict[str, Any]]:
     """What each chosen cell (task, method) was made from, as JSON; the arrays are held against their manifest, the weights that acted
     against the record of the evaluation.
@@ -117,7 +120,7 @@ def _cell(results: Results, task: str, method: str, *, seeds: Sequence[int], ste
 
 
 def _snapshots(
-    values: Params, results: Results, folders: Folders, cell: tuple[str, str], steps: Sequence[int]
+    values: SettingsFile, results: Results, folders: Folders, cell: tuple[str, str], steps: Sequence[int]
 ) -> dict[str, Any]:
     """File and SHA-256 of the weights that acted, by step, checked against the record of the evaluation."""
     task, method = cell
@@ -140,15 +143,12 @@ def _snapshots(
     return found
 
 
-def _check_snapshot(values: Params, results: Results, path: Path, cell: tuple[str, str]) -> None:
+def _check_snapshot(values: SettingsFile, results: Results, path: Path, cell: tuple[str, str]) -> None:
     """FdError when a snapshot is of other seeds or settings than the report."""
     _, header = read_tensors(path)
     spec = asdict(Spec.from_record(header.get("spec"), str(path)))
-    settings = _settings(values, *cell)
-    shape = {"obs_shape": spec["obs_shape"], "act_dim": spec["act_dim"]}
-    wanted = asdict(Spec.of(settings["network"], settings["refine"], settings["train"], shape)) | {
-        "seeds": results.plan.seeds
-    }
+    wanted = asdict(spec_of(values, *cell, obs_shape=spec["obs_shape"], act_dim=spec["act_dim"]))
+    wanted["seeds"] = results.plan.seeds
     for name, value in (spec | {"seeds": tuple(header.get("seeds", ()))}).items():
         if value != wanted[name]:
             raise FdError(
@@ -156,15 +156,17 @@ def _check_snapshot(values: Params, results: Results, path: Path, cell: tuple[st
             )
 
 
-def _settings(values: Params, task: str, method: str) -> dict[str, Any]:
+def _settings(values: SettingsFile, task: str, method: str) -> dict[str, Any]:
     """Every setting that the scores of a cell depend on, all overrides applied."""
-    merged = values.settings(task, method).model_dump(mode="json")
-    given = values.method(method).model_dump(mode="json")
-    return merged | {
-        "train": given["train"],
-        "act": given["act"],
-        "data": values.task(task).data.model_dump(mode="json"),
+    sections = {
+        "network": values.section(Network, "network", task),
+        "pretrain": values.section(Pretrain, "pretrain", task),
+        "refine": values.section(Refine, "refine", task, method),
+        "evaluate": values.section(Evaluate, "evaluate", task),
     }
+    merged = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    given = values.at("methods", method)
+    return merged | {"train": given["train"], "act": given["act"], "data": values.at("tasks", task, "data")}
 
 
 def _data(provenance: Provenance, folders: Folders, task: str) -> dict[str, Any]:

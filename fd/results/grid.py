@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fd.params import Params, ResidualPolicy, RobotData
+from fd.settings.data_settings import DATA, RobotData
+from fd.settings.refine_settings import TRAIN, Refine, ResidualPolicy
+from fd.settings.report_settings import Report
+from fd.settings.settings_file import SettingsFile
+from fd.settings.simulation_settings import Evaluate
 
 COLOURED = 7  # methods that share a panel, each in a colour of its own
 
@@ -53,41 +57,39 @@ class Plan:
         return f"{100 * self.confidence:g}"
 
 
-def plan_of(values: Params, methods: Sequence[str]) -> Plan:
+def plan_of(settings: SettingsFile, methods: Sequence[str]) -> Plan:
     """The plan that params.yaml asks for, of these of its methods."""
-    tasks = []
-    for name, task in values.tasks.items():
-        settings = values.settings(name)
-        every, last = settings.refine.evaluate_every, settings.refine.steps
-        steps = tuple(range(every, last + 1, every))
-        differs = task.data.differs if isinstance(task.data, RobotData) else None
-        evaluate = settings.evaluate
-        tasks.append(
-            Task(
-                name=name,
-                dataset=task.data.dataset,
-                source=task.data.source,
-                differs=differs,
-                steps=steps,
-                episodes=evaluate.episodes,
-                final_evaluations=evaluate.final_evaluations,
-            )
-        )
-    residual = {name: train for name in methods if isinstance(train := values.method(name).train, ResidualPolicy)}
+    trains = {name: settings.part(TRAIN, "methods", name, "train") for name in methods}
+    residual = {name: train for name, train in trains.items() if isinstance(train, ResidualPolicy)}
+    report = settings.part(Report, "report")
     return Plan(
-        suite=values.suite,
-        tasks=tuple(tasks),
+        suite=settings.suite,
+        tasks=tuple(_task(settings, name) for name in settings.tasks),
         methods=tuple(methods),
         constrained=tuple(residual),
         budgets={
-            (task, method): values.settings(task, method).refine.target_divergence
-            for task in values.tasks
+            (task, method): settings.section(Refine, "refine", task, method).target_divergence
+            for task in settings.tasks
             for method, train in residual.items()
             if train.dual == "learned"
         },
-        ablations=tuple(values.ablations),
-        seeds=values.seeds,
-        confidence=values.report.confidence,
-        bootstrap=values.report.bootstrap,
-        bootstrap_seed=values.report.seed,
+        ablations=tuple(settings.at("ablations")),
+        seeds=settings.seeds,
+        confidence=report.confidence,
+        bootstrap=report.bootstrap,
+        bootstrap_seed=report.seed,
+    )
+
+
+def _task(settings: SettingsFile, name: str) -> Task:
+    data = settings.part(DATA, "tasks", name, "data")
+    refine, evaluate = settings.section(Refine, "refine", name), settings.section(Evaluate, "evaluate", name)
+    return Task(
+        name=name,
+        dataset=data.dataset,
+        source=data.source,
+        differs=data.differs if isinstance(data, RobotData) else None,
+        steps=tuple(range(refine.evaluate_every, refine.steps + 1, refine.evaluate_every)),
+        episodes=evaluate.episodes,
+        final_evaluations=evaluate.final_evaluations,
     )

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from fd.errors import FdError
-from fd.params import Act as Acting
-from fd.params import Evaluate
 from fd.policy import Policy
 from fd.runtime.progress import Progress
+from fd.settings.simulation_settings import Act as Acting
+from fd.settings.simulation_settings import Evaluate
 from fd.simulation.environments import make_env
 from fd.simulation.episodes import Act, Episode, Floats
 from fd.simulation.rollout import Rollout

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, ScalarEvent
 
 from fd.errors import FdError, one_line
 
@@ -14,9 +17,6 @@ MOST_BYTES = 2**18  # of settings; those of the whole benchmark have 80,000
 MOST_VALUES = 10**4  # of settings, keys as well; a few nested aliases can stand for any number of values
 MOST_TEXT = 1000  # characters of a value; a number of more takes long to read
 DEEPEST = 16  # lists and mappings within each other
-
-_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
-_KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
@@ -54,97 +54,66 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
 
 
 def read_yaml(text: str, place: str) -> Any:
-    """Value of a YAML document of mappings with text as keys, lists, text, numbers, truth values and null.
+    """Value of a YAML 1.2 document of mappings with text as keys, lists, text, numbers, truth values and null; DVC reads the same.
 
     Args:
         text: the document.
         place: what messages call it.
 
     Raises:
-        FdError: it is something else, a key stands twice in a mapping, or it is large or deep beyond all settings.
+        FdError: it is something else, has a duplicate key, or is large or deep beyond all settings.
     """
     try:
-        value = yaml.load(text, _Loader)
-        size = _size(value, {})
-    except yaml.MarkedYAMLError as error:
+        _check_size(YAML(typ="safe").parse(text), place)
+        value = YAML(typ="safe").load(text)
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        told = " ".join(filter(None, (error.context, error.problem)))
+        told = one_line(" ".join(filter(None, (error.context, error.problem)))).split(" with value")[0]
         raise FdError(f"{place}: not YAML: {told}" + (f" in line {mark.line + 1}" if mark else "")) from None
-    except yaml.YAMLError as error:
+    except (YAMLError, ValueError) as error:
+        if isinstance(error, FdError):
+            raise
         raise FdError(f"{place}: not YAML: {one_line(error)}") from None
-    except RecursionError:
-        raise FdError(f"{place}: nested too deeply, allowed: a mapping of sections") from None
-    if size > MOST_VALUES:
-        raise FdError(f"{place}: holds {size:.4g} values, aliases written out, allowed: up to {MOST_VALUES}")
+    _check_types(value, place, ())
     return value
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain YAML of bounded size, in which a key that stands twice in a mapping is an error, as it is for DVC."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._nodes = self._depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        self._nodes, self._depth = self._nodes + 1, self._depth + 1
-        if self._nodes > MOST_VALUES:
-            raise _refused(f"more than {MOST_VALUES} keys and values", event)
-        if self._depth > DEEPEST:
-            raise _refused(f"nested too deeply, allowed: {DEEPEST} lists and mappings within each other", event)
-        if isinstance(event, yaml.ScalarEvent) and len(event.value) > MOST_TEXT:
-            raise _refused(f"a value of {len(event.value)} characters, allowed: up to {MOST_TEXT}", event)
-        node = super().compose_node(parent, index)
-        assert node is not None
-        if node.tag not in _TAGS and not (index is None and node.tag in _KEYS):
-            raise _refused(f"a value of type {node.tag!r}, allowed: text, numbers, truth values, null", node)
-        self._depth -= 1
-        return node
-
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        known = set()
-        for key, value in node.value:
-            if key.tag == _KEYS[1] and not isinstance(value, yaml.MappingNode):
-                raise _refused("`<<` takes over more than one mapping", key)
-            if key.tag not in _KEYS:
-                raise _refused(f"the key {_shown(key)} is no text, allowed: text, in quotes if need be", key)
-            if key.value in known:
-                raise _refused(f"the key {key.value!r} stands twice", key)
-            known.add(key.value)
-        return node
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)  # which keeps what is overridden: ever more, when merges merge merges
-        node.value = list({key.value: (key, value) for key, value in node.value}.values())
-        self._nodes += len(node.value)
-        if self._nodes > MOST_VALUES:
-            raise _refused(f"more than {MOST_VALUES} keys and values, merges written out", node)
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep=deep)
-        except (ValueError, LookupError):
-            raise _refused(f"{_shown(node)} is no value of type {node.tag!r}", node) from None
+def _check_size(events: Iterable[Event], place: str) -> None:
+    """Raise an FdError where a document holds too much, what aliases stand for written out; nothing of it is built before."""
+    sizes: dict[str, int] = {}  # of what is complete, by anchor
+    open_: list[tuple[str | None, int]] = []  # lists and mappings around: anchor, and values before
+    count = 0
+    for event in events:
+        if isinstance(event, CollectionStartEvent):
+            open_.append((event.anchor, count))
+        elif isinstance(event, CollectionEndEvent):
+            anchor, before = open_.pop()
+            if anchor is not None:
+                sizes[anchor] = count + 1 - before
+        elif isinstance(event, AliasEvent):
+            count += sizes.get(event.anchor, 0)
+        if (tag := getattr(event, "tag", None)) is not None:
+            line = event.start_mark.line + 1
+            raise FdError(f"{place}: the tag {tag!r} in line {line} cannot be read, allowed: values without a tag")
+        if isinstance(event, ScalarEvent) and len(event.value) > MOST_TEXT:
+            raise FdError(f"{place}: holds a value of {len(event.value)} characters, allowed: up to {MOST_TEXT}")
+        if len(open_) > DEEPEST or (isinstance(event, AliasEvent) and event.anchor in {name for name, _ in open_}):
+            raise FdError(f"{place}: nested too deeply, allowed: {DEEPEST} lists and mappings within each other")
+        count += isinstance(event, CollectionStartEvent | ScalarEvent)
+        if count > MOST_VALUES:
+            raise FdError(f"{place}: holds too many keys and values, aliases written out, allowed: up to {MOST_VALUES}")
 
 
-def _refused(problem: str, where: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
-    mark: Any = where.start_mark
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
-
-
-def _shown(node: yaml.Node) -> str:
-    """A node as the file has it, cut where it is long."""
-    return repr(node.value[:80]) if isinstance(node, yaml.ScalarNode) else f"of type {node.tag!r}"
-
-
-def _size(value: Any, known: dict[int, int]) -> int:
-    """How many values a value holds; what aliases repeat, one object in memory, counts wherever it stands."""
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) not in known:
-        known[id(value)] = 1 + sum(
-            _size(item, known) for item in (value.values() if isinstance(value, dict) else value)
-        )
-    return known[id(value)]
+def _check_types(value: Any, place: str, keys: tuple[str, ...]) -> None:
+    """Raise an FdError where a value, or a key of a mapping, is of a type that settings do not have."""
+    where = f"{place}: {'.'.join(keys)}" if keys else place
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise FdError(f"{where}: the key {key!r} must be a string, allowed: text, in quotes if need be")
+            _check_types(item, place, (*keys, key))
+    elif isinstance(value, list):
+        for item in value:
+            _check_types(item, place, keys)
+    elif not isinstance(value, str | int | float | None):
+        raise FdError(f"{where}: holds a {type(value).__name__}, allowed: text, numbers, truth values, null")

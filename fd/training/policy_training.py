@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fd.errors import FdError
 from fd.method.agent import Agent, update
 from fd.method.batch import Noise
 from fd.method.fisher import EXACT_DIVERGENCE
@@ -26,10 +25,9 @@ def refine(agent: Agent, replay: Replay, bank: Bank | None, run: Run) -> None:
     """Refines the policy of every seed; base actions come from the bank, or fresh from the flow where it is None.
 
     Raises:
-        FdError: `desmooth` without a bank, or training diverges.
+        FdError: the agent cannot be trained with, or without, this bank, or training diverges.
     """
-    if agent.spec.desmooth and bank is None:
-        raise FdError(f"{run.label}: desmooth is done once a state and needs a bank (allowed here: desmooth: false)")
+    agent.spec.check_bank(0 if bank is None else bank.actions.shape[2])
     adam = optimiser(agent.trained(), agent.spec.learning_rate)
     one, draws = updates(agent, adam, replay, bank, seeds=run.seeds, batch_size=run.schedule.batch_size)
     train(one, draws, agent, adam, run, period=agent.spec.policy_every)

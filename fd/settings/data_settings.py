@@ -1,0 +1,129 @@
+"""What params.yaml says of data: the data of a task, and section `download`."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, TypeAdapter, model_validator
+
+from fd.method.bounds import Positive, Within
+from fd.settings.fields import Rows, Seed, Strict
+
+DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+DatasetId = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*-v[0-9]+$")
+]
+# Not AntMaze v5: its observation has 105 numbers where D4RL has 27. Facts of these simulators: fd.wrappers.
+RobotEnvironment = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(AntMaze_[A-Za-z_]+-v4|PointMaze_[A-Za-z_]+-v3|AdroitHand(Door|Hammer|Pen|Relocate)-v1)$"
+    ),
+]
+Folder = Annotated[  # no part of it is `..`
+    str, StringConstraints(pattern=r"^/?(\.?[^/.\x00-\x1f][^/\x00-\x1f]*/?)+$", max_length=1024)
+]
+Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=300)]
+Cell = tuple[Annotated[int, Within(ge=0)], Annotated[int, Within(ge=0)]]
+
+
+class OgbenchData(Strict):
+    """The published OGBench set of a single task, e.g. `cube-single-play-singletask-task1-v0`."""
+
+    source: Literal["ogbench"]
+    dataset: DatasetName
+
+
+class Maze(Strict):
+    """Cells (row, column) of a maze between which a policy is evaluated."""
+
+    start: Cell
+    goal: Cell
+
+
+class RobotData(Strict):
+    """What sets of gymnasium-robotics' environments have in common."""
+
+    dataset: DatasetId
+    environment: RobotEnvironment  # that the set was made with; evaluation takes place in it
+    observation: tuple[str, ...]  # keys of a dict observation to concatenate, [] when it is flat
+    reward: Literal["sparse", "dense"]  # sparse: reward - 1, and a success ends the bootstrap
+    cut_at_success: bool  # leave out what follows the first success of an episode
+    maze: Maze | None  # null: the marks of the set's own maze, or no maze
+    horizon: Rows  # steps of an evaluation episode, whatever the data's are
+    score: Literal["success", "return"]
+    return_range: tuple[float, float] | None  # returns of score 0 and 100; null: the set's own
+    differs: Line | None  # in what from the set of the papers, for the reader of a report
+
+    @model_validator(mode="after")
+    def _meaning(self) -> RobotData:
+        if self.cut_at_success and self.reward == "dense":
+            raise ValueError("cut_at_success: true, but dense rewards mark no success (allowed: false)")
+        if self.return_range is not None and self.score != "return":
+            raise ValueError(f"return_range: {list(self.return_range)}, but score is {self.score!r} (allowed: null)")
+        if self.return_range is not None and not -math.inf < self.return_range[0] < self.return_range[1] < math.inf:
+            raise ValueError(f"return_range: {list(self.return_range)}, allowed: [low, high] with low < high")
+        return self
+
+
+class MinariData(RobotData):
+    """A published Minari set."""
+
+    source: Literal["minari"]
+
+
+class D4rlData(RobotData):
+    """A published HDF5 file of D4RL. Cells of its mazes are those of D4RL's own maps."""
+
+    source: Literal["d4rl"]
+    folder: Folder  # that holds the file; ~ is the home
+    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.hdf5$", max_length=255)]
+
+    @model_validator(mode="after")
+    def _references(self) -> D4rlData:
+        if self.score == "return" and self.return_range is None:
+            raise ValueError("return_range: null, but a file of D4RL names no references (allowed: [low, high])")
+        return self
+
+
+class OracleData(Strict):
+    """An OGBench set regenerated with the oracles that the ogbench package ships."""
+
+    source: Literal["generate"]
+    collector: Literal["play", "navigate"]
+    dataset: DatasetName
+    steps: Rows  # of an episode; the published sets have 1000
+    episodes: Rows
+    validation_episodes: Rows
+    seed: Seed
+
+
+class WaypointData(Strict):
+    """A Minari PointMaze set collected with a noisy waypoint controller, relabelled to one goal."""
+
+    source: Literal["generate"]
+    collector: Literal["waypoint"]
+    dataset: DatasetId
+    environment: Annotated[str, StringConstraints(pattern=r"^PointMaze_[A-Za-z_]+-v3$")]
+    start: Cell  # (row, column) of the maze where evaluation starts
+    goal: Cell  # (row, column) of the goal
+    horizon: Rows  # steps of an episode, in the data and in evaluation
+    episodes: Rows
+    action_noise: Annotated[float, Within(ge=0, le=5)]  # standard deviation, in units of the action
+    seed: Seed
+    observation: tuple[str, ...]
+    reward: Literal["sparse"]
+
+
+GenerateData = Annotated[OracleData | WaypointData, Field(discriminator="collector")]
+Data = Annotated[OgbenchData | MinariData | D4rlData | GenerateData, Field(discriminator="source")]
+DATA: TypeAdapter[Data] = TypeAdapter(Data)
+
+
+class Download(Strict):
+    """Where published OGBench files are fetched from, first host first, and where they are kept."""
+
+    folder: Folder  # ~ is the home
+    mirrors: tuple[Annotated[str, StringConstraints(pattern=r"^https?://\S+$")], ...]
+    timeout: Positive  # seconds

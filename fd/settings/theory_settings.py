@@ -1,0 +1,32 @@
+"""Section `theory` of params.yaml: the demonstrations on distributions that are known in closed form."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fd.method.bounds import Positive, Rate, Share, Widths, Within
+from fd.settings.fields import DISTINCT, Count, Seeds, Strict
+
+
+class Schedule(Strict):
+    """How a stack of networks is trained; the rate falls to zero along half a cosine."""
+
+    hidden: Widths
+    steps: Count
+    batch_size: Annotated[int, Within(ge=1, le=4096)]
+    learning_rate: Rate
+
+
+class Theory(Strict):
+    """The demonstrations."""
+
+    seeds: Seeds
+    flow: Schedule
+    refine: Schedule  # critics, policies and displacements
+    flow_steps: Annotated[int, Within(ge=1, le=1000)]
+    times: Annotated[tuple[Share, ...], Within(min_length=1), DISTINCT]  # at which the optimality gap is trained
+    fisher_samples: Annotated[
+        int, Within(ge=8192, le=10**6)
+    ]  # K of the optimality gap, the pool of its batches as well
+    budget: Positive  # of every refinement of the bandit
+    alpha: Positive  # of FQL in the bandit

@@ -1,0 +1,80 @@
+"""Sections `network` and `pretrain` of params.yaml, and what all training has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import model_validator
+
+from fd.errors import FdError
+from fd.method.bounds import Rate
+from fd.method.spec import NetworkShape
+from fd.settings.fields import Count, Strict
+
+MOST_ROWS = 10**5  # of a training log, and steps of one of its rows
+
+
+class Network(Strict, NetworkShape):
+    """Section `network`."""
+
+    @model_validator(mode="after")
+    def _images(self) -> Network:
+        if not self.encoder and (self.frame_stack > 1 or self.augmentation > 0):
+            key, value = (
+                ("frame_stack", self.frame_stack) if self.frame_stack > 1 else ("augmentation", self.augmentation)
+            )
+            raise ValueError(
+                f"{key}: {value} is of images, but encoder: [] takes vectors (allowed: {int(key == 'frame_stack')})"
+            )
+        return self
+
+    def observed(self, obs_shape: Sequence[int], place: str) -> tuple[int, ...]:
+        """Shape of an observation as the networks see it, its images stacked, from that of the data.
+
+        Raises:
+            FdError: images without an encoder, or vectors with one; `place` is named.
+        """
+        if (len(obs_shape) == 3) != bool(self.encoder):
+            kind, allowed = ("images", "[16, 32, 32], say") if len(obs_shape) == 3 else ("vectors", "[]")
+            raise FdError(
+                f"{place}.network.encoder: {list(self.encoder)}, but the data hold {kind} (allowed: {allowed})"
+            )
+        return (*obs_shape[:-1], obs_shape[-1] * self.frame_stack)
+
+
+class Training(Strict):
+    """Training that writes a row of its log every `log_every` steps."""
+
+    steps: Count
+    batch_size: Count  # of a seed
+    log_every: Count
+
+    @model_validator(mode="after")
+    def _rows(self) -> Training:
+        if self.steps % self.log_every:
+            raise ValueError(f"steps: {self.steps} is not a multiple of log_every: {self.log_every}")
+        if self.steps // self.log_every > MOST_ROWS or self.log_every > MOST_ROWS:
+            raise ValueError(
+                f"log_every: {self.log_every}, allowed: up to {MOST_ROWS}, and as many rows in {self.steps} steps"
+            )
+        return self
+
+
+class Pretrain(Training):
+    """Section `pretrain`: flow matching of the behaviour policy."""
+
+    learning_rate: Rate
+
+
+class Evaluated(Training):
+    """Training whose policies are evaluated as it goes."""
+
+    evaluate_every: Count
+
+    @model_validator(mode="after")
+    def _evaluations(self) -> Evaluated:
+        if self.evaluate_every % self.log_every:
+            raise ValueError(f"evaluate_every: {self.evaluate_every} is not a multiple of log_every: {self.log_every}")
+        if self.steps % self.evaluate_every:
+            raise ValueError(f"steps: {self.steps} is not a multiple of evaluate_every: {self.evaluate_every}")
+        return self
