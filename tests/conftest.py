@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from typer.testing import CliRunner
+from hypothesis import HealthCheck
+from hypothesis import settings as profiles
+
+# Threads of two tests at once would wait for each other's core; a stage takes as many as its settings say. Set before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+import torch
+from edits import outcome, write_params
 
 from stages import download, pretrain
 
@@ -21,6 +28,14 @@ LONGEST = [f"test_{name}.py" for name in ("sources", "pipeline", "kill", "traini
 
 # Whoever starts the tests in the background of a shell has Ctrl-C ignored, and so would every program that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A fuzz test reads a multiple of the examples of the profile: `ci`, or `nightly` by --hypothesis-profile=nightly.
+for name, examples in (("ci", 8), ("nightly", 100)):
+    profiles.register_profile(
+        name, max_examples=examples, deadline=None, derandomize=True, database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )  # fmt: skip
+profiles.load_profile("ci")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,11 +49,13 @@ def _fixed_random_numbers() -> Iterator[None]:
     yield
 
 
-def settings() -> dict[str, Any]:
-    """tests/tiny.yaml cut down to the waypoint task."""
+def settings(*methods: str) -> dict[str, Any]:
+    """tests/tiny.yaml cut down to the waypoint task and, where methods are named, to these, without ablations."""
     values: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "tiny.yaml").read_text())
     values["tasks"] = {TASK: values["tasks"][TASK]}
-    return copy.deepcopy(values)
+    if methods:
+        values |= {"methods": {name: values["methods"][name] for name in methods}, "ablations": {}}
+    return values
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +65,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MINARI_DATASETS_PATH", raising=False)
-        Path("params.yaml").write_text(yaml.safe_dump(settings(), sort_keys=False))
+        write_params(folder, settings())
         for stage in (download, pretrain):
-            result = CliRunner().invoke(stage.app, ["--task", TASK], catch_exceptions=False)
-            assert result.exit_code == 0, result.output
+            code, told = outcome(stage.app, ["--task", TASK])
+            assert code == 0, told
     return folder
 
 

@@ -8,11 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import typer
 import yaml
-from typer.testing import CliRunner
+from edits import write_params
 
-from fd.errors import FdError
 from fd.storage.files import digest, digests, read_record, write_record
 from fd.storage.tensors import FLOW
 from fd.storage.transitions import Manifest
@@ -28,23 +26,13 @@ Constraint = Callable[[str, str, int, int], tuple[float, float, float]]  # dual,
 LOGGED = {"residual": ("dual", "penalty", "delta2"), "onestep": ("penalty",)}  # of the constraint, by policy
 
 
-def outcome(app: typer.Typer, arguments: Sequence[str]) -> tuple[int, str]:
-    """Exit code and output of a stage, or the message of its FdError."""
-    result = CliRunner().invoke(app, arguments)
-    if isinstance(result.exception, FdError):
-        return 2, str(result.exception)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
-
-
 def write_csv(path: Path, header: str, rows: Sequence[Sequence[object]]) -> None:
     """A CSV file with that header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
 
 
-def edit(path: Path, *removed: str, **changes: Any) -> None:
+def edit_record(path: Path, *removed: str, **changes: Any) -> None:
     """Remove and change fields of a record."""
     values = read_record(path) | changes
     write_record(path, {name: value for name, value in values.items() if name not in removed})
@@ -54,7 +42,7 @@ def rewrite(path: Path, text: str) -> None:
     """Write a table of episodes or a log as its stage would, which tells the record beside it."""
     path.write_text(text)
     record = path.with_suffix(".json") if path.name != LOG else Path(f"{path.parent}.json")
-    edit(record, files=read_record(record)["files"] | {path.name: digest(path)})
+    edit_record(record, files=read_record(record)["files"] | {path.name: digest(path)})
 
 
 def manifest(dataset: str, source: str = "generate") -> Manifest:
@@ -115,7 +103,7 @@ def write_cell(root: Path, params: dict[str, Any], cell: tuple[str, str], score:
 def write_suite(root: Path, params: dict[str, Any], *, score: Score, constraint: Constraint) -> None:
     """Everything that the reports read."""
     root.mkdir(parents=True, exist_ok=True)
-    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    write_params(root, params)
     for task, entry in params["tasks"].items():
         data = entry["data"]
         told = asdict(manifest(data["dataset"], data["source"])) | {"arrays": "00"}
@@ -153,10 +141,3 @@ def suite_params(tasks: dict[str, str], methods: Sequence[str]) -> dict[str, Any
     params["evaluate"] |= {"episodes": EPISODES, "final_evaluations": 2}
     params["report"] |= {"confidence": 0.95, "bootstrap": 200, "seed": 0}
     return params
-
-
-def change_params(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Apply a function to the params of a suite."""
-    params = yaml.safe_load((root / "params.yaml").read_text())
-    change(params)
-    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from example_suite import STEPS, change_params, edit, outcome, rewrite, suite_params, write_suite
+from edits import change_params, outcome
+from example_suite import STEPS, edit_record, rewrite, suite_params, write_suite
 
 from fd.report.ablation_figure import Layout
 from fd.report.ablation_page import axis_of
@@ -195,7 +196,7 @@ def test_only_the_methods_of_the_axis_are_read(suite: Path) -> None:
             lambda root: rewrite(root / "runs/far/fql/train.csv", "step,seed,penalty\n1,0,\n1,4,\n"),
             "train.csv:2: penalty is '', allowed: a number",
         ),
-        (lambda root: edit(root / "runs/far/bc.json", seeds=[0]), "bc.json: seeds is [0], but [0, 4] is needed"),
+        (lambda root: edit_record(root / "runs/far/bc.json", seeds=[0]), "bc.json: seeds is [0], but [0, 4] is needed"),
         (lambda root: write_record(root / "runs/far/bc.json", {}), "bc.json: field 'task' is missing"),
         (lambda root: change_params(root, lambda p: p["seeds"].append(7)), "evals/near/bc.csv: seed 7 is missing"),
         (

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 from conftest import TASK, settings
+from edits import contents
 from filelock import FileLock
 from test_fetch import CONTENT, NAME
 from test_pipeline import ROOT, Pipeline, copied
@@ -36,8 +37,7 @@ def workspace(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     folder = copied(tmp_path_factory.mktemp("workspace") / "clone")
     for part in ("data", "behaviour"):
         shutil.copytree(made / part, folder / part)
-    values = settings()
-    values["methods"], values["ablations"] = {name: values["methods"][name] for name in METHODS}, {}
+    values = settings(*METHODS)
     values["refine"] |= {"steps": 400, "evaluate_every": 200, "log_every": 100}
     workspace = Pipeline(folder, values)
     workspace.write(values)
@@ -60,8 +60,8 @@ def alone(workspace: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 def written(folder: Path) -> dict[str, bytes]:
     """Snapshots, flows and logs of the runs."""
-    files = (path for path in (folder / "runs" / TASK).rglob("*") if path.is_file() and path.suffix != ".json")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    found = contents(folder / "runs" / TASK)
+    return {name: content for name, content in found.items() if not name.endswith(".json")}
 
 
 @contextmanager

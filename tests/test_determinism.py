@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 from conftest import TASK, settings
+from edits import write_params
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -28,12 +26,12 @@ WIDE = ("fidec", "rebrac")  # with networks whose products are split among threa
 def project(folder: Path, made: Path, *, hidden: Sequence[int], seeds: Sequence[int], threads: int) -> Path:
     """A folder with the data of the tiny project and settings of two steps of large batches."""
     folder.mkdir()
-    values: dict[str, Any] = copy.deepcopy(settings())
+    values = settings()
     values["seeds"], values["compute"]["threads"] = list(seeds), threads
     values["network"]["hidden"] = list(hidden)
     values["pretrain"] |= {"steps": 2, "batch_size": 256, "log_every": 2}
     values["refine"] |= {"steps": 2, "batch_size": 256, "evaluate_every": 1, "log_every": 1}
-    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    write_params(folder, values)
     (folder / "data").symlink_to(made / "data")
     return folder
 

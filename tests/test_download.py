@@ -2,7 +2,6 @@
 
 import errno
 import http.server
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from edits import program
 
-from fd.runtime.command_line import main
 from fd.storage.transitions import load_transitions
 from stages.download import app
 
@@ -52,23 +51,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def download(
     data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *arguments: str, mirror: str = "http://127.0.0.1:9"
-) -> None:
-    """Run the stage on a task `walk` with the given data."""
+) -> int:
+    """Exit code of the stage on a task `walk` with the given data."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     task = next(iter(values["tasks"].values()))
     values["tasks"] = {"walk": task | {"data": data}}
     values["download"]["mirrors"] = [mirror]
     Path("params.yaml").write_text(yaml.safe_dump(values))
-    monkeypatch.setattr(sys, "argv", ["download", *(arguments or ("--task", "walk"))])
-    main(app)
+    return program(monkeypatch, app, *(arguments or ("--task", "walk")))
 
 
 def test_makes_the_folder_of_the_task_and_clears_up(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        download(WALKS, monkeypatch)
-    assert end.value.code == 0
+    assert download(WALKS, monkeypatch) == 0
     assert load_transitions(project / "data" / "walk").observations.shape == (62, 4)
     assert {path.name for path in project.iterdir()} == {"params.yaml", "data", ".scratch"}
     assert not list(project.glob(".scratch/*-*"))
@@ -121,9 +117,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        download(data, monkeypatch, *arguments)
-    assert end.value.code == 2
+    assert download(data, monkeypatch, *arguments) == 2
     output = capsys.readouterr()
     assert output.err.startswith("error: ")
     assert output.err.count("\n") == 1
@@ -149,11 +143,9 @@ class Page(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def refused(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any, **options: Any) -> str:
+def fails(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any, **options: Any) -> str:
     """The one line with which the stage ends, which leaves neither data nor scratch."""
-    with pytest.raises(SystemExit) as end:
-        download(data, monkeypatch, **options)
-    assert end.value.code == 2
+    assert download(data, monkeypatch, **options) == 2
     error: str = capsys.readouterr().err
     assert error.count("\n") == 1
     assert not Path("data").exists()
@@ -167,7 +159,7 @@ def test_a_host_that_answers_with_a_page_is_one_line(
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        error = refused(PUBLISHED, monkeypatch, capsys, mirror=f"http://127.0.0.1:{server.server_address[1]}")
+        error = fails(PUBLISHED, monkeypatch, capsys, mirror=f"http://127.0.0.1:{server.server_address[1]}")
         server.shutdown()
         thread.join()
     assert f"{FILE.name}: the host answered with a page, not an npz file" in error
@@ -180,7 +172,7 @@ def test_a_file_of_another_set_is_one_line(
     FILE.parent.mkdir(parents=True)
     names = ("observations", "actions", "terminals", "qpos", "qvel")
     np.savez(FILE, **{name: np.zeros((4, 37), np.float32) for name in names})  # cube-double has 37
-    error = refused(PUBLISHED, monkeypatch, capsys)
+    error = fails(PUBLISHED, monkeypatch, capsys)
     assert f"{FILE}: 'observations' has rows of shape (37,), allowed: (28,)" in error.replace(f"{project}/", "")
     assert [path.name for path in FILE.parent.iterdir()] == [FILE.name]
 
@@ -197,15 +189,12 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(
 
     with monkeypatch.context() as patched:
         patched.setattr(np, "savez", full)
-        with pytest.raises(SystemExit) as end:
-            download(WALKS, monkeypatch)
-    assert end.value.code == 2
+        assert download(WALKS, monkeypatch) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: tasks.walk.data: data/walk: no space left on the disk that holds ")
     assert [path.name for path in old.iterdir()] == ["old"]
     (scratch,) = project.glob(".scratch/*-*")
     assert [path.name for path in scratch.iterdir()] == ["episodes"]
-    with pytest.raises(SystemExit):
-        download(WALKS, monkeypatch)
+    assert download(WALKS, monkeypatch) == 0
     assert load_transitions(old).ends.sum() == 2
     assert not (old / "old").exists()

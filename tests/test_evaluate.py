@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,13 +16,13 @@ import gymnasium
 import pytest
 import torch
 import yaml
+from edits import program
 
 from fd.errors import FdError
 from fd.method.agent import Agent
 from fd.method.spec import Spec
 from fd.policy import Policy, snapshot_name
 from fd.results import episode_scores
-from fd.runtime.command_line import main
 from fd.settings.settings_file import read_settings
 from fd.settings.simulation_settings import Act
 from fd.simulation import evaluation
@@ -100,13 +99,9 @@ def change(**sections: dict[str, Any]) -> None:
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **options: str) -> tuple[int, str]:
     """Exit code and standard error of the stage as a program."""
     arguments = {"task": "reacher", "method": "fidec"} | options
-    monkeypatch.setattr(
-        sys, "argv", ["evaluate", *(part for key, value in arguments.items() for part in (f"--{key}", value))]
-    )
-    with pytest.raises(SystemExit) as exit_:
-        main(evaluate.app)
+    code = program(monkeypatch, evaluate.app, *(f"--{key}={value}" for key, value in arguments.items()))
     assert multiprocessing.active_children() == []
-    return int(exit_.value.code or 0), capsys.readouterr().err
+    return code, capsys.readouterr().err
 
 
 @dataclass

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import TASK
 from example_suite import EPISODES, SEEDS, STEPS, suite_params, write_suite
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fd.errors import FdError
@@ -51,11 +51,14 @@ def mutated(content: bytes, edits: list[tuple[int, int, int, int, bytes]], other
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads a file of a folder; `put_right` makes what vouches for the file fit its new content."""
+    """Reads a file of a folder; `put_right` makes what vouches for the file fit its new content.
+
+    `share` is how many times the examples of the Hypothesis profile are read.
+    """
 
     file: str
     read: Callable[[Path], Any]
-    examples: int
+    share: int
     put_right: Callable[[Path], None] | None = None
 
 
@@ -87,20 +90,20 @@ def read_log(path: Path) -> Any:
 
 
 READERS: dict[str, Reader] = {
-    "data": Reader("transitions.npz", lambda path: load_transitions(path.parent), 1200),
-    "manifest": Reader("manifest.json", lambda path: read_manifest(path.parent), 1200),
-    "weights": Reader("flow.safetensors", read_tensors, 1600),
-    "record": Reader("umaze.json", lambda path: origins.record(path, {}), 1200),
-    "log": Reader("umaze/train.csv", read_log, 1200),
-    "evaluations": Reader("evals/cube/fql.csv", lambda path: episode_scores.read(path.parent.parent, CELL), 1200),
-    "record of evaluations": Reader("evals/cube/fql.json", lambda path: episode_scores.read(path.parent.parent, CELL), 800),
-    "published": Reader("published.npz", same_arrays, 1600),
-    "sealed manifest": Reader("manifest.json", lambda path: read_manifest(path.parent), 600, seal),
-    "sealed weights": Reader("flow.safetensors", read_tensors, 600, seal),
-    "sealed record": Reader("umaze.json", lambda path: origins.record(path, {}), 600, seal),
-    "told log": Reader("umaze/train.csv", read_log, 600, tell("../umaze.json")),
+    "data": Reader("transitions.npz", lambda path: load_transitions(path.parent), 12),
+    "manifest": Reader("manifest.json", lambda path: read_manifest(path.parent), 12),
+    "weights": Reader("flow.safetensors", read_tensors, 16),
+    "record": Reader("umaze.json", lambda path: origins.record(path, {}), 12),
+    "log": Reader("umaze/train.csv", read_log, 12),
+    "evaluations": Reader("evals/cube/fql.csv", lambda path: episode_scores.read(path.parent.parent, CELL), 12),
+    "record of evaluations": Reader("evals/cube/fql.json", lambda path: episode_scores.read(path.parent.parent, CELL), 8),
+    "published": Reader("published.npz", same_arrays, 16),
+    "sealed manifest": Reader("manifest.json", lambda path: read_manifest(path.parent), 6, seal),
+    "sealed weights": Reader("flow.safetensors", read_tensors, 6, seal),
+    "sealed record": Reader("umaze.json", lambda path: origins.record(path, {}), 6, seal),
+    "told log": Reader("umaze/train.csv", read_log, 6, tell("../umaze.json")),
     "told evaluations": Reader(
-        "evals/cube/fql.csv", lambda path: episode_scores.read(path.parent.parent, CELL), 600, tell("fql.json")
+        "evals/cube/fql.csv", lambda path: episode_scores.read(path.parent.parent, CELL), 6, tell("fql.json")
     ),
 }  # fmt: skip
 
@@ -128,12 +131,9 @@ def test_a_mutated_file_is_refused(name: str, artifacts: Path, tmp_path: Path) -
     path = folder / reader.file
     original = path.read_bytes()
     others = [file.read_bytes() for file in sorted(folder.rglob("*.*")) if file.is_file()]
-    read = reader.read(path)
+    read, examples = reader.read(path), reader.share * settings().max_examples
 
-    @settings(
-        max_examples=reader.examples, deadline=None, derandomize=True, database=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )  # fmt: skip
+    @settings(max_examples=examples)
     @given(edits=EDITS)
     def refused(edits: list[tuple[int, int, int, int, bytes]]) -> None:
         nonlocal count
@@ -150,8 +150,9 @@ def test_a_mutated_file_is_refused(name: str, artifacts: Path, tmp_path: Path) -
             assert reader.put_right or content == original or (name == "published" and found == read)
 
     refused()
-    assert count >= reader.examples
+    assert count >= examples
 
 
-def test_at_least_ten_thousand_files_are_read() -> None:
-    assert sum(reader.examples for reader in READERS.values()) >= 10_000
+@pytest.mark.parametrize(("profile", "files"), [("ci", 1000), ("nightly", 10_000)])
+def test_at_least_so_many_files_are_read(profile: str, files: int) -> None:
+    assert sum(reader.share for reader in READERS.values()) * settings.get_profile(profile).max_examples >= files

@@ -15,7 +15,7 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from robots import walk
 from test_d4rl import DOOR
@@ -433,11 +433,9 @@ def mutated(content: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
     return content
 
 
-def fuzz(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    options = settings(
-        max_examples=examples, deadline=None, derandomize=True, database=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )  # fmt: skip
+def fuzz(share: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Read so many times the examples of the Hypothesis profile."""
+    options = settings(max_examples=round(share * settings().max_examples))
     return lambda test: options(given(edits=EDITS)(test))
 
 
@@ -457,14 +455,14 @@ def small(text: str) -> bytes:
     return (head + fidec + "ablations: {}\n" + text[text.index("online:") :]).encode()
 
 
-@fuzz(800)
+@fuzz(8)
 def test_fuzzed_settings(edits: Any, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes(mutated(small(TINY), edits))
     survives(lambda: read_settings(path))
 
 
-@fuzz(500)
+@fuzz(5)
 def test_fuzzed_tables(edits: Any, tmp_path: Path) -> None:
     for name in ("scores.csv", "protocols.csv", "tasks.csv", "settings.csv"):
         lines = (ROOT / "reference" / name).read_bytes().splitlines(keepends=True)
@@ -473,14 +471,14 @@ def test_fuzzed_tables(edits: Any, tmp_path: Path) -> None:
     survives(lambda: reference.hyperparameters(tmp_path))
 
 
-@fuzz(800)
+@fuzz(8)
 def test_fuzzed_baselines(edits: Any, tmp_path: Path) -> None:
     path = tmp_path / "ci.json"
     path.write_bytes(mutated((ROOT / "baseline" / "ci.json").read_bytes(), edits))
     survives(lambda: baseline.load(path))
 
 
-@fuzz(300)
+@fuzz(3)
 def test_fuzzed_records_of_downloads(edits: Any, tmp_path: Path) -> None:
     path, record = tmp_path / "set.npz", tmp_path / "set.npz.json"
     path.write_bytes(b"PK")
@@ -488,14 +486,14 @@ def test_fuzzed_records_of_downloads(edits: Any, tmp_path: Path) -> None:
     survives(lambda: fetch.verified(path))
 
 
-@fuzz(500)
+@fuzz(5)
 def test_fuzzed_files_of_d4rl(edits: Any, tmp_path: Path) -> None:
     path = door(tmp_path)
     path.write_bytes(mutated(path.read_bytes(), edits))
     survives(lambda: d4rl.convert_d4rl(path, DOOR))
 
 
-@fuzz(200)
+@fuzz(2)
 def test_fuzzed_files_of_ogbench(edits: Any, maze: gymnasium.Env[Any, Any], tmp_path: Path) -> None:
     path = tmp_path / "set.npz"
     np.savez(path, **rows_of(maze))
@@ -503,7 +501,7 @@ def test_fuzzed_files_of_ogbench(edits: Any, maze: gymnasium.Env[Any, Any], tmp_
     survives(lambda: ogbench._read_file(path, maze, None))
 
 
-@fuzz(40)
+@fuzz(0.4)
 def test_fuzzed_files_of_minari(edits: Any, hammer: Path) -> None:
     path = hammer / HAMMER.dataset / "data" / "metadata.json"
     whole = path.read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 import yaml
 from agents import TRAINED, agent_of, base_of, spec_of
+from edits import program
 from torch import Tensor
 
 from fd.errors import FdError
@@ -20,7 +20,6 @@ from fd.method.flow import base_actions
 from fd.networks.adam import optimiser
 from fd.networks.impala import WIDTH, ImpalaEncoder
 from fd.policy import Policy
-from fd.runtime.command_line import main
 from fd.settings.training_settings import Network
 from fd.simulation.environments import make_env
 from fd.storage.transitions import Transitions, assemble, check_transitions, read_manifest
@@ -225,10 +224,7 @@ def test_the_stages_train_on_images_and_the_simulator_shows_what_the_policy_sees
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(values))
     for stage, arguments in ((download, ()), (pretrain, ()), (refine, ("--method", "fidec"))):
-        monkeypatch.setattr(sys, "argv", ["stage", "--task", "cube", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main(stage.app)
-        assert not exit_.value.code
+        assert program(monkeypatch, stage.app, "--task", "cube", *arguments) == 0
     policy = Policy.load(Path("runs/cube/fidec"))
     env = make_env(read_manifest(Path("data/cube")), frame_stack=policy.spec.frame_stack)
     obs, _ = env.reset(seed=0)

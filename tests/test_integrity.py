@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-import yaml
 from conftest import TASK, settings
-from example_suite import outcome
+from edits import outcome, write_params
 from test_pipeline import ROOT, Pipeline, copied
 
 from fd.errors import FdError
@@ -38,15 +37,14 @@ ONLINE = {
 def make(folder: Path, seed: int) -> Path:
     """A project of one task and method with the data of a seed, which is in the length of its episodes, too; all but the report done."""
     folder.mkdir()
-    values = settings()
-    values["methods"] = {METHOD: values["methods"][METHOD]}
+    values = settings(METHOD)
     values["tasks"][TASK]["data"] |= {"seed": seed, "horizon": 40 - seed}
     values["refine"]["keep_state"] = True
-    values |= {"ablations": {}, "online": {"tasks": {TASK: ONLINE}, "methods": [METHOD], "pages": {"all": [TASK]}}}
+    values |= {"online": {"tasks": {TASK: ONLINE}, "methods": [METHOD], "pages": {"all": [TASK]}}}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MINARI_DATASETS_PATH", raising=False)
-        Path("params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        write_params(Path(), values)
         for stage in (download, pretrain):
             assert outcome(stage.app, CELL[:2])[0] == 0
         for stage in (refine, evaluate):

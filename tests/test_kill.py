@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from conftest import settings
+from edits import changed, contents, write_params
 from processes import session, until_it_listens
 
 ROOT = Path(__file__).parent.parent
@@ -42,17 +43,11 @@ BEFORE = {"evaluate": ("refine",), "finetune": ("refine",)}  # stages whose outp
 
 
 def edited(changes: dict[str, Any]) -> None:
-    """Change params.yaml of the current folder, key by key."""
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    values["methods"] = {"deflow": values["methods"]["deflow"]}
-    values["ablations"] = {}
+    """Write settings of one method with these changes to the current folder."""
+    values = settings("deflow")
     for place, value in changes.items():
-        node = values
-        *path, last = place.split(".")
-        for key in path:
-            node = node[key]
-        node[last] = value
-    Path("params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        values = changed(values, *place.split("."), to=value)
+    write_params(Path(), values)
 
 
 def start(stage: str) -> subprocess.Popen[str]:
@@ -62,12 +57,6 @@ def start(stage: str) -> subprocess.Popen[str]:
         env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-
-
-def contents(place: Path) -> dict[str, bytes]:
-    """All files of an output, by name."""
-    paths = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    return {path.name: path.read_bytes() for path in paths}
 
 
 def remove(place: Path) -> None:
@@ -140,27 +129,26 @@ def run(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_is_disturbed_at_random_points_ends_in_the_same_bytes(stage: str, tiny_project: Path) -> None:
-    _, place, changes = STAGES[stage]
+    place, changes = Path(STAGES[stage][1]), STAGES[stage][2]
     edited(changes)
     for before in BEFORE.get(stage, ()):
         run(before)
-    remove(Path(place))
+    remove(place)
     begun = time.monotonic()
     run(stage)
-    seconds, expected = time.monotonic() - begun, contents(Path(place))
-    remove(Path(place))
+    seconds, expected = time.monotonic() - begun, contents(place)
+    remove(place)
     generator, left = random.Random(stage), list(KILLS[stage])
     generator.shuffle(left)
     while left:
         if disturbed(stage, left[-1], generator.uniform(0.5, seconds)):
             left.pop()
-        if Path(place).exists():  # killed when it was there, whole, or done before
-            assert contents(Path(place)) == expected
-            remove(Path(place))  # as DVC does before it runs the stage again
+        if place.exists():  # killed when it was there, whole, or done before
+            assert contents(place) == expected
+            remove(place)  # as DVC does before it runs the stage again
     run(stage)
-    assert contents(Path(place)) == expected
-    folder = Path(place).parts[0]
-    assert not [path for path in Path(folder).rglob(".*")]
+    assert contents(place) == expected
+    assert not list(Path(place.parts[0]).rglob(".*"))
     assert not list(Path(".scratch").glob(f"{stage}-*/out"))
 
 

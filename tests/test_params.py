@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from dvc.utils.serialize import load_yaml, modify_yaml
+from edits import changed
 
 from fd.errors import FdError
 from fd.settings.data_settings import DATA
@@ -59,14 +60,7 @@ def test_dvc_reads_the_same_values(path: Path) -> None:
 
 def edited(*place: str | int, to: Any = None, drop: bool = False) -> str:
     """tests/tiny.yaml with one place changed or dropped."""
-    values = node = copy.deepcopy(TINY)
-    for key in place[:-1]:
-        node = node[key]
-    if drop:
-        del node[place[-1]]
-    else:
-        node[place[-1]] = to
-    return yaml.safe_dump(values, sort_keys=False)
+    return yaml.safe_dump(changed(TINY, *place, to=to, drop=drop), sort_keys=False)
 
 
 MAZE, CUBE, FIDEC = ("tasks", "umaze"), ("tasks", "cube-single"), ("methods", "fidec", "train")

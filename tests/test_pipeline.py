@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from conftest import settings
+from edits import changed, write_params
 
 ROOT = Path(__file__).parent.parent
 PARTS = (
@@ -46,7 +46,7 @@ class Pipeline:
     values: dict[str, Any]
 
     def write(self, values: dict[str, Any]) -> None:
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        write_params(self.folder, values)
 
     def run(self, *command: str) -> str:
         """Standard output of a command; its failure shows all that it printed."""
@@ -145,15 +145,7 @@ def test_dvc_shows_metrics_plots_parameters_and_the_graph(ready: Pipeline) -> No
 
 def edited(*place: str, to: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Set one place of the settings."""
-
-    def change(values: dict[str, Any]) -> dict[str, Any]:
-        values = node = copy.deepcopy(values)
-        for key in place[:-1]:
-            node = node[key]
-        node[place[-1]] = to
-        return values
-
-    return change
+    return lambda values: changed(values, *place, to=to)
 
 
 def with_another_task(values: dict[str, Any]) -> dict[str, Any]:
@@ -175,9 +167,7 @@ def with_another_ablation(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_ifql(values: dict[str, Any]) -> dict[str, Any]:
-    values = copy.deepcopy(values)
-    del values["methods"]["ifql"]
-    return values
+    return changed(values, "methods", "ifql", drop=True)
 
 
 FIDEC = ("methods", "fidec")

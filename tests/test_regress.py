@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from example_suite import change_params, edit, outcome, rewrite, suite_params, write_suite
+from edits import change_params, outcome
+from example_suite import edit_record, rewrite, suite_params, write_suite
 from scipy.stats import hypergeom, t
 
 from fd.cli.program import app as fidec
@@ -47,7 +48,7 @@ def digests(root: Path) -> None:
         values = json.loads(path.read_text())
         for key in ("sha256", "data_sha256"):
             if key in values:
-                edit(path, **{key: {"actions": "0" * 64}})
+                edit_record(path, **{key: {"actions": "0" * 64}})
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def test_a_gain_is_none(suite: Path) -> None:
 
 
 def test_other_versions_and_settings_are_named(suite: Path) -> None:
-    edit(suite / "runs" / "near" / "fql.json", versions={"torch": "2.14.0", "numpy": "2.4.0"})
+    edit_record(suite / "runs" / "near" / "fql.json", versions={"torch": "2.14.0", "numpy": "2.4.0"})
     change_params(suite, lambda params: params["refine"].update(alpha=11.0))
     code, text = run(suite)
     assert code == 0
@@ -161,7 +162,7 @@ def test_other_versions_and_settings_are_named(suite: Path) -> None:
 def _other_data(root: Path) -> None:
     for path in [root / "data/near/manifest.json", root / "behaviour/near.json", *root.glob("*/near/*.json")]:
         key = "sha256" if path.name == "manifest.json" else "data_sha256"
-        edit(path, **{key: {"actions": "1" * 64}})
+        edit_record(path, **{key: {"actions": "1" * 64}})
 
 
 def _lose(root: Path, change: Callable[[dict], object]) -> None:
@@ -202,7 +203,7 @@ def _lose(root: Path, change: Callable[[dict], object]) -> None:
             "tasks.far: missing in the evaluations",
         ),
         (lambda root: (root / "evals/near/fql.csv").unlink(), "evals/near/fql.csv: no such file"),
-        (lambda root: edit(root / "evals/near/fql.json", data_sha256={}), "evals/near/fql.json: data_sha256 is of other data"),
+        (lambda root: edit_record(root / "evals/near/fql.json", data_sha256={}), "evals/near/fql.json: data_sha256 is of other data"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused(suite: Path, broken: Callable[[Path], object], message: str) -> None:
@@ -229,7 +230,7 @@ def test_one_seed_in_the_baseline_has_no_spread(suite: Path) -> None:
         rewrite(path, "\n".join(line for line in lines if line.split(",")[column] in ("seed", "0")) + "\n")
     for path in suite.glob("[rb]*/**/*.json"):
         if path.parent.name != "baseline":
-            edit(path, seeds=[0])
+            edit_record(path, seeds=[0])
     assert run(suite)[0] == 0  # three seeds in the baseline
     update(suite)
     assert run(suite)[0] == 0  # the same episodes
@@ -243,7 +244,7 @@ def test_returns_are_compared_by_their_spread(suite: Path) -> None:
         score=lambda task, method, seed, step, episode: 60.0 + 2 * seed + episode, constraint=lambda *_: (1.0, 0.01, 0.1),
     )  # fmt: skip
     for task in TASKS:
-        edit(suite / "data" / task / "manifest.json", score="return", return_range=[0.0, 1.0])
+        edit_record(suite / "data" / task / "manifest.json", score="return", return_range=[0.0, 1.0])
     update(suite)
     cell = json.loads((suite / "baseline" / "example.json").read_text())["tasks"]["near"]["methods"]["bc"]
     assert cell["seeds"]["1"] == {"episodes": 4, "score": 62.5}

@@ -5,29 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from conftest import TASK
-from test_training_stages import edit
+from conftest import TASK, settings
+from edits import changed, contents, edit, one_line, program, write_params
 from typer import Typer
 
 from fd.errors import FdError
 from fd.runtime import memory
-from fd.runtime.command_line import main
 from stages import download, evaluate, pretrain, refine, report
 
 METHOD = "bc"
-STAGES: dict[str, tuple[Typer, Sequence[str], Sequence[str]]] = {  # app, its options, its outputs
-    "download": (download.app, ["--task", TASK], [f"data/{TASK}"]),
-    "pretrain": (pretrain.app, ["--task", TASK], [f"behaviour/{TASK}"]),
-    "refine": (refine.app, ["--task", TASK, "--method", "fidec"], [f"runs/{TASK}/fidec"]),
-    "evaluate": (evaluate.app, ["--task", TASK, "--method", METHOD], [f"evals/{TASK}/{METHOD}.csv"]),
-    "report": (report.app, ["--reference", str(Path(__file__).parent.parent / "reference")], ["reports/tiny"]),
+STAGES: dict[str, tuple[Typer, Sequence[str], str]] = {  # app, its options, its output
+    "download": (download.app, ["--task", TASK], f"data/{TASK}"),
+    "pretrain": (pretrain.app, ["--task", TASK], f"behaviour/{TASK}"),
+    "refine": (refine.app, ["--task", TASK, "--method", "fidec"], f"runs/{TASK}/fidec"),
+    "evaluate": (evaluate.app, ["--task", TASK, "--method", METHOD], f"evals/{TASK}/{METHOD}.csv"),
+    "report": (report.app, ["--reference", str(Path(__file__).parent.parent / "reference")], "reports/tiny"),
 }
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -64,42 +61,18 @@ def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(made, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        values = yaml.safe_load(Path("params.yaml").read_text())
-        values["methods"] = {name: values["methods"][name] for name in (METHOD, "fidec")}
-        values["ablations"], values["compute"]["workers"] = {}, 1
-        Path("params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        write_params(folder, changed(settings(METHOD, "fidec"), "compute", "workers", to=1))
         for name in ("refine", "evaluate", "report"):
             for method in (METHOD, "fidec") if name != "report" else ("",):
                 app, options, _ = STAGES[name]
-                assert run(patch, app, [*options[:-1], method] if method else options) == 0
+                assert program(patch, app, *([*options[:-1], method] if method else options)) == 0
     return folder
-
-
-def run(patch: pytest.MonkeyPatch, app: Typer, options: Sequence[str]) -> int:
-    """Exit code of a stage as a program."""
-    patch.setattr(sys, "argv", ["stage", *options])
-    with pytest.raises(SystemExit) as end:
-        main(app)
-    return int(end.value.code or 0)
-
-
-def contents(*paths: str) -> dict[str, bytes]:
-    """All files under the paths."""
-    files = [file for path in map(Path, paths) for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    return {str(file): file.read_bytes() for file in files if file.is_file()}
 
 
 def temporary_files() -> list[str]:
     """Hidden files in the outputs of the stages."""
     folders = ("data", "behaviour", "runs", "evals", "reports")
     return [str(path) for folder in folders for path in Path(folder).rglob(".*")]
-
-
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The line that a stage ends with; progress stands before it."""
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("error: ") and not any("Traceback" in line for line in lines)
-    return lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -109,21 +82,20 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_full_disk(
     stage: str, step: int, attempts: int, whole: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    app, options, outputs = STAGES[stage]
+    app, options, output = STAGES[stage]
     shutil.copytree(whole, disk / "project")
     monkeypatch.chdir(disk / "project")
-    expected = contents(*outputs)
+    expected = contents(output)
     assert expected
-    for path in map(Path, outputs):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(output) if Path(output).is_dir() else Path(output).unlink()
     for attempt in range(attempts):
         resize(disk, free=step * (attempt + 1))
-        assert run(monkeypatch, app, options) == 2
+        assert program(monkeypatch, app, *options) == 2
         assert "space left" in one_line(capsys)
-        assert contents(*outputs) == {} and temporary_files() == []
+        assert contents(output) == {} and temporary_files() == []
     mount("-o", "remount,size=64m", str(disk))
-    assert run(monkeypatch, app, options) == 0
-    assert contents(*outputs) == expected and temporary_files() == []
+    assert program(monkeypatch, app, *options) == 0
+    assert contents(output) == expected and temporary_files() == []
 
 
 @pytest.mark.parametrize(
@@ -133,22 +105,22 @@ def test_a_full_disk(
 def test_a_folder_that_can_only_be_read(
     stage: str, folder: str, whole: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    app, options, outputs = STAGES[stage]
+    app, options, output = STAGES[stage]
     shutil.copytree(whole, disk / "project")
     monkeypatch.chdir(disk / "project")
-    expected = contents(*outputs)
+    expected = contents(output)
     Path(folder).mkdir(exist_ok=True)
     mount("--bind", folder, folder)
     try:
         mount("-o", "remount,ro,bind", folder)
-        assert run(monkeypatch, app, options) == 2
+        assert program(monkeypatch, app, *options) == 2
         line = one_line(capsys)
         assert f"{folder}" in line and "ead-only" in line
-        assert contents(*outputs) == expected and temporary_files() == []
+        assert contents(output) == expected and temporary_files() == []
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
-    assert run(monkeypatch, app, options) == 0
-    assert contents(*outputs) == expected and temporary_files() == []
+    assert program(monkeypatch, app, *options) == 0
+    assert contents(output) == expected and temporary_files() == []
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "refine", "evaluate", "report"])
@@ -158,10 +130,10 @@ def test_no_data(
     shutil.copytree(whole, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     shutil.rmtree("data")
-    app, options, outputs = STAGES[stage]
-    before = contents(*outputs)
-    assert run(monkeypatch, app, options) == 2
-    assert f"data/{TASK}/manifest.json: no such file" in one_line(capsys) and contents(*outputs) == before
+    app, options, output = STAGES[stage]
+    before = contents(output)
+    assert program(monkeypatch, app, *options) == 2
+    assert f"data/{TASK}/manifest.json: no such file" in one_line(capsys) and contents(output) == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -173,7 +145,7 @@ def test_no_gpu(
     monkeypatch.chdir(tmp_path / "project")
     edit("compute", "device", to="cuda")
     app, options, _ = STAGES[stage]
-    assert run(monkeypatch, app, options) == 2
+    assert program(monkeypatch, app, *options) == 2
     assert one_line(capsys) == "error: compute.device: 'cuda', but torch sees no GPU (allowed here: auto, cpu)"
 
 
@@ -196,10 +168,7 @@ def test_memory_that_cannot_be_had_is_one_line(
 ) -> None:
     app = Typer()
     app.command()(lambda: take() and None)
-    monkeypatch.setattr(sys, "argv", ["stage"])
-    with pytest.raises(SystemExit) as end:
-        main(app)
-    assert end.value.code == 2
+    assert program(monkeypatch, app) == 2
     assert one_line(capsys).startswith("error: out of memory: ")
 
 

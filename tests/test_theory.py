@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from edits import contents
 from typer.testing import CliRunner
 
 from fd.errors import FdError
@@ -230,6 +231,6 @@ def test_stage_writes_the_same_files_twice(tmp_path: Path) -> None:
         args = ["--params", str(ROOT / "tests" / "tiny.yaml"), "--out", str(tmp_path / name)]
         result = CliRunner().invoke(app, args, catch_exceptions=False)
         assert result.exit_code == 0 and result.output.count("least at t = ") == 3
-    first, second = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("first", "second"))
+    first, second = contents(tmp_path / "first"), contents(tmp_path / "second")
     assert set(first) == FILES
     assert [name for name in FILES if first[name] != second[name]] == []

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import TASK
-from example_suite import ROOT, change_params, edit, outcome
+from conftest import TASK, settings
+from edits import change_params, outcome, write_params
+from example_suite import ROOT, edit_record
 
 from fd.cli.program import app
 from fd.storage.files import digest
@@ -24,9 +24,7 @@ def reported(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project of one task and two methods with its report; copy it, leave it as it is."""
     folder = tmp_path_factory.mktemp("trace") / "project"
     shutil.copytree(made, folder)
-    values = yaml.safe_load((folder / "params.yaml").read_text())
-    values |= {"methods": {name: values["methods"][name] for name in METHODS}, "ablations": {}}
-    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    write_params(folder, settings(*METHODS))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for stage in (refine, evaluate):
@@ -120,8 +118,8 @@ def _metrics(change: Callable[[dict], object]) -> Callable[[], object]:
         (_flip(f"runs/{TASK}/fidec/step_000000040.safetensors"), "step_000000040.safetensors: SHA-256 is"),
         (_flip(f"runs/{TASK}/bc/flow.safetensors"), "bc/flow.safetensors: SHA-256 is"),
         (lambda: Path(f"runs/{TASK}/bc/step_000000020.safetensors").unlink(), "step_000000020.safetensors: No such file"),
-        (lambda: edit(Path(f"evals/{TASK}/bc.json"), "weights"), f"evals/{TASK}/bc.json: field 'weights' is missing"),
-        (lambda: edit(Path(f"evals/{TASK}/bc.json"), data_sha256={}), f"evals/{TASK}/bc.json: data_sha256 is of other data"),
+        (lambda: edit_record(Path(f"evals/{TASK}/bc.json"), "weights"), f"evals/{TASK}/bc.json: field 'weights' is missing"),
+        (lambda: edit_record(Path(f"evals/{TASK}/bc.json"), data_sha256={}), f"evals/{TASK}/bc.json: data_sha256 is of other data"),
         (
             lambda: change_params(Path(), lambda params: params["refine"].update(discount=0.5)),
             "was trained with discount 0.99, the settings say 0.5",
@@ -137,14 +135,14 @@ def test_what_has_changed_since_is_named(project: Path, broken: Callable[[], obj
 def test_a_report_of_mixed_versions_says_so_first(project: Path) -> None:
     path = project / "runs" / TASK / "bc.json"
     versions = json.loads(path.read_text())["versions"]
-    edit(path, versions=versions | {"torch": "0.1"})
+    edit_record(path, versions=versions | {"torch": "0.1"})
     assert outcome(report.app, ["--reference", str(ROOT / "reference")]) == (0, "")
     first = (project / "reports" / "tiny" / "report.md").read_text().splitlines()[0]
     assert first.startswith("**Mixed versions: torch ") and " and 0.1" in first
 
 
 def test_a_report_of_mixed_data_is_refused(project: Path) -> None:
-    edit(project / "evals" / TASK / "bc.json", data_sha256={"actions": "00"})
+    edit_record(project / "evals" / TASK / "bc.json", data_sha256={"actions": "00"})
     code, text = outcome(report.app, ["--reference", str(ROOT / "reference")])
     assert code == 2 and text == f"evals/{TASK}/bc.json: data_sha256 is of other data; run this stage again"
 
@@ -157,9 +155,9 @@ def test_an_ablation_of_mixed_data_or_versions_says_so(project: Path) -> None:
     page, run = Path("reports/tiny/ablations/one.md"), project / "runs" / TASK / "fidec.json"
     assert page.read_text().startswith("# Ablation")
     versions = json.loads(run.read_text())["versions"]
-    edit(run, versions=versions | {"numpy": "0.1"})
+    edit_record(run, versions=versions | {"numpy": "0.1"})
     assert outcome(ablate.app, ["--axis", "one"]) == (0, "")
     assert page.read_text().startswith("**Mixed versions: numpy ")
-    edit(run, data_sha256={"actions": "00"})
+    edit_record(run, data_sha256={"actions": "00"})
     code, text = outcome(ablate.app, ["--axis", "one"])
     assert code == 2 and text == f"runs/{TASK}/fidec.json: data_sha256 is of other data; run this stage again"

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from edits import contents, edit, one_line, program
 from safetensors.torch import load_file, save_file
 from typer import Typer
 
-from fd.runtime.command_line import main
 from fd.runtime.progress import Progress
 from fd.storage.files import digest, read_record, write_record
 from fd.storage.tensors import FLOW, read_tensors, write_tensors
@@ -47,31 +47,12 @@ WRITTEN: dict[str, tuple[set[str], bool, set[str]]] = {
 }
 
 
-def edit(*place: str, to: Any) -> None:
-    """Change one place of the current folder's params.yaml."""
-    path = Path("params.yaml")
-    values = node = yaml.safe_load(path.read_text())
-    for key in place[:-1]:
-        node = node[key]
-    node[place[-1]] = to
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-
-
 def call(app: Typer, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Exit code of a stage as a program, in this process."""
-    monkeypatch.setattr(sys, "argv", ["stage", "--task", TASK, *arguments])
-    with pytest.raises(SystemExit) as end:
-        main(app)
-    return int(end.value.code or 0)
+    return program(monkeypatch, app, "--task", TASK, *arguments)
 
 
 def run_refine(monkeypatch: pytest.MonkeyPatch, method: str = "fidec", *arguments: str) -> int:
     return call(refine.app, monkeypatch, "--method", method, *arguments)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """What must not differ between runs: everything but the record of where and how long it ran."""
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -259,13 +240,10 @@ def test_unfinished_work_of_another_flow_is_not_continued(tiny_project: Path, mo
     assert contents(Path("runs", TASK, "fidec")) == contents(Path("whole", TASK, "fidec"))
 
 
-def refused(capsys: pytest.CaptureFixture[str], code: int, *parts: str) -> None:
+def fails(capsys: pytest.CaptureFixture[str], code: int, *parts: str) -> None:
     """One `error:` line that says all this, exit code 2, and no output."""
-    err = capsys.readouterr().err
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
-    assert lines[0] == err.splitlines()[-1]
-    assert all(part in lines[0] for part in parts), lines[0]
+    line = one_line(capsys)
+    assert code == 2 and all(part in line for part in parts), line
     assert not Path("runs").exists()
 
 
@@ -274,7 +252,7 @@ def test_divergence_names_the_seed_and_the_step(
     method: str, tiny_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit("refine", "learning_rate", to=1e25)
-    refused(capsys, run_refine(monkeypatch, method), f"refine {TASK} {method}: ", " of seed 0 is ", " in step 2,")
+    fails(capsys, run_refine(monkeypatch, method), f"refine {TASK} {method}: ", " of seed 0 is ", " in step 2,")
 
 
 def test_diverging_flow_names_the_seed_and_the_step(
@@ -282,7 +260,7 @@ def test_diverging_flow_names_the_seed_and_the_step(
 ) -> None:
     edit("pretrain", "learning_rate", to=1e25)
     code = call(pretrain.app, monkeypatch, "--out", "other")
-    refused(capsys, code, f"pretrain {TASK}: flow_loss of seed 0 is ", " in step 2, allowed: finite numbers")
+    fails(capsys, code, f"pretrain {TASK}: flow_loss of seed 0 is ", " in step 2, allowed: finite numbers")
     assert not Path("other").exists()
 
 
@@ -378,7 +356,7 @@ def test_wrong_input_of_refine_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     damage()
-    refused(capsys, run_refine(monkeypatch), *parts)
+    fails(capsys, run_refine(monkeypatch), *parts)
     assert not list(Path(".scratch").glob("refine-*/out/step_*"))
 
 
@@ -402,7 +380,7 @@ def test_a_graph_on_the_cpu_is_one_line(
     choice: str, tiny_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit("compute", "execution", to=choice)
-    refused(capsys, run_refine(monkeypatch), f"compute.execution: '{choice}' needs a GPU", "allowed on the CPU: auto")
+    fails(capsys, run_refine(monkeypatch), f"compute.execution: '{choice}' needs a GPU", "allowed on the CPU: auto")
 
 
 def test_compiling_without_a_compiler_is_one_line(
@@ -410,7 +388,7 @@ def test_compiling_without_a_compiler_is_one_line(
 ) -> None:
     edit("compute", "execution", to="compiled")
     monkeypatch.setenv("CXX", "no-such-compiler")
-    refused(capsys, run_refine(monkeypatch), "compute.execution: 'compiled' needs a compiler, no-such-compiler, none")
+    fails(capsys, run_refine(monkeypatch), "compute.execution: 'compiled' needs a compiler, no-such-compiler, none")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -420,7 +398,7 @@ def test_a_gpu_that_is_not_there_is_one_line(
 ) -> None:
     edit("compute", "device", to="cuda")
     arguments = ["--method", "fidec"] if app is refine.app else []
-    refused(capsys, call(app, monkeypatch, "--out", "runs", *arguments), "compute.device: 'cuda'", "sees no GPU")
+    fails(capsys, call(app, monkeypatch, "--out", "runs", *arguments), "compute.device: 'cuda'", "sees no GPU")
 
 
 @pytest.mark.parametrize(

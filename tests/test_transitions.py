@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edits import refused
 from two_episodes import manifest_of, two_episodes
 
 from fd.errors import FdError
@@ -186,11 +187,8 @@ def missing(folder: Path) -> None:
 )
 def test_damaged_arrays_are_one_line(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     damage(tmp_path)
-    with pytest.raises(FdError) as error:
+    with refused(str(tmp_path / ARRAYS), message):
         load_transitions(tmp_path)
-    assert str(tmp_path / ARRAYS) in str(error.value)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -209,10 +207,8 @@ def test_damaged_arrays_are_one_line(damage: Callable[[Path], None], message: st
 )
 def test_a_damaged_published_file_is_one_line(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     damage(tmp_path)
-    with pytest.raises(FdError) as error:
+    with refused(message, start=f"{tmp_path / ARRAYS}: "):
         read_npz(tmp_path / ARRAYS, ["observations", "rewards", "masks"])
-    assert str(error.value).startswith(f"{tmp_path / ARRAYS}: ") and message in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def rewritten(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
@@ -238,11 +234,8 @@ def test_damaged_manifest_is_one_line(change: Callable[[Path], object], message:
     damaged()(tmp_path)
     path = tmp_path / MANIFEST
     change(path)
-    with pytest.raises(FdError) as error:
+    with refused(str(path), message):
         load_transitions(tmp_path)
-    assert str(path) in str(error.value)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_folder_without_data_names_the_stage(tmp_path: Path) -> None:
