@@ -68,7 +68,7 @@ from fd.method.spec import Spec
 from fd.networks.adam import optimiser
 from fd.report.markdown import markdown_table
 from fd.runtime.command_line import main
-from fd.runtime.device import select
+from fd.runtime.device import select_device
 from fd.runtime.progress import Progress
 from fd.storage import transitions
 from fd.storage.files import write_text
@@ -126,7 +126,7 @@ def command(
 ) -> None:
     """Measure the training step of methods; by default writes benchmarks/results/<processor or GPU>.json and .md."""
     os.environ["KINETO_LOG_LEVEL"] = "6"  # or the profiler tells on stderr whenever it starts
-    on = select(device, threads, tf32=True)
+    on = select_device(device, threads, tf32=True)
     if executions == "auto":
         executions = "eager" if on.type == "cpu" else "eager,graph,compiled-graph"
     names, compiled_names = (
@@ -604,7 +604,7 @@ def loading(count: int, processes: int) -> dict[str, Any]:
     manifest = Manifest(
         source="generate", dataset="synthetic", collector="random", environment={}, horizon=1000, score="return",
         return_range=None, success_timing="pre", versions={"numpy": np.__version__}, seed=0, validation_episodes=0, files={},
-        **transitions.measured(arrays),
+        **transitions.with_measures(arrays),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         transitions.save_transitions(Path(folder), arrays, manifest)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fd.report import ablation_page
-from fd.results.grid import plan_of
+from fd.results.grid import grid_of
 from fd.runtime.command_line import EvalsOption, ParamsOption, RunsOption, main
 from fd.settings.settings_file import read_settings
 from fd.storage.files import write_folder
@@ -30,9 +30,9 @@ def command(
     """
     values = read_settings(params_file)
     chosen = ablation_page.axis_of(values, axis)
-    plan = plan_of(values, chosen.methods())
-    found = ablation_page.gather(chosen, plan, evals=evals, runs=runs)
-    write_folder(out / plan.suite / "ablations", ablation_page.render(found))
+    plan = grid_of(values, chosen.methods())
+    found = ablation_page.gather_ablation(chosen, plan, evals=evals, runs=runs)
+    write_folder(out / plan.suite / "ablations", ablation_page.render_ablation(found))
 
 
 if __name__ == "__main__":

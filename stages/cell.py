@@ -13,7 +13,7 @@ import torch
 
 from fd.method.spec import Spec
 from fd.runtime import memory
-from fd.runtime.device import select
+from fd.runtime.device import select_device
 from fd.settings.machine_settings import Compute
 from fd.settings.training_settings import Network
 from fd.storage import run_record, scratch
@@ -48,11 +48,11 @@ def machine(compute: Compute, network: Network | Spec, *, seeds: int, batch_size
     Raises:
         FdError: the machine cannot do what is asked, or has less memory than it takes at least.
     """
-    device = select(
+    device = select_device(
         compute.device, compute.threads, tf32=compute.tf32, deterministic=compute.deterministic,
         images=bool(network.encoder),
     )  # fmt: skip
-    memory.check(network.hidden, seeds=seeds, batch_size=batch_size, device=device, place=place)
+    memory.check_memory(network.hidden, seeds=seeds, batch_size=batch_size, device=device, place=place)
     how = execution(compute.execution, device)
     return Machine(device, how, [device.type, how, compute.tf32, compute.deterministic])
 
@@ -87,7 +87,9 @@ class Cell:
 
     def publish(self, record: dict[str, Any]) -> None:
         """Writes the record of what was made, and moves the folder to its place."""
-        run_record.write(self.out.with_name(f"{self.out.name}.json"), record, output=self.built, start=self.start)
+        run_record.write_run_record(
+            self.out.with_name(f"{self.out.name}.json"), record, output=self.built, start=self.start
+        )
         scratch.publish(self.built, self.out, self.work)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from fd.datasets.prepare import Job, prepare, versions
+from fd.datasets.prepare import PrepareJob, data_versions, prepare
 from fd.errors import FdError
 from fd.runtime.command_line import DataOption, ParamsOption, TaskOption, main
 from fd.settings.data_settings import DATA, Download
@@ -26,9 +26,9 @@ def command(
     """Download or generate the set of a task and convert it; writes data/<task>."""
     settings = read_settings(params_file)
     data = settings.part(DATA, "tasks", task, "data")
-    work = scratch.folder("download", task, data.model_dump(), versions())
+    work = scratch.folder("download", task, data.model_dump(), data_versions())
     workers = settings.part(Compute, "compute").workers
-    job = Job(f"download {task}", settings.part(Download, "download"), workers, work)
+    job = PrepareJob(f"download {task}", settings.part(Download, "download"), workers, work)
     with scratch.claimed("download", task):
         try:
             prepare(data, out / task, job)

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from fd.runtime.command_line import DataOption, EvalsOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
-from fd.runtime.device import select
+from fd.runtime.device import select_device
 from fd.settings.machine_settings import Compute
 from fd.settings.settings_file import read_settings
 from fd.settings.simulation_settings import Act, Evaluate
@@ -33,7 +33,7 @@ def command(
     compute = values.part(Compute, "compute")
     subject = Subject(task, method, runs / task / method, how, read_manifest(data / task))
     # The policies act in the simulators' processes.
-    device = select(compute.device, threads=1, deterministic=compute.deterministic)
+    device = select_device(compute.device, threads=1, deterministic=compute.deterministic)
     with scratch.claimed("evaluate", f"{task}/{method}"):
         evaluate(subject, out, settings, workers=compute.workers, device=device)
 

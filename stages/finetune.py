@@ -80,7 +80,7 @@ def command(
         ) as simulators:  # fmt: skip
             convention = values.at("tasks", task, "data").get("reward", "own")
             interaction = Interaction(simulators, convention, settings.updates, acting)
-            with memory.told(run.label, seeds=len(seeds), fixed=experience.replay.nbytes):
+            with memory.telling_what_fits(run.label, seeds=len(seeds), fixed=experience.replay.nbytes):
                 finetune(agent, adam, experience, interaction, run)
         made = {"seeds": seeds, "steps": schedule.steps, "episodes": experience.episodes.tolist()}
         cell.publish(origin | made)

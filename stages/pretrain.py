@@ -50,7 +50,7 @@ def command(
         checkpoint = Checkpoint(cell.work, cell.built, lambda step: None)
         replay = Replay.of(arrays, on.device, frame_stack=network.frame_stack)
         run = Run(seeds, schedule, checkpoint, cell.label, on.execution)
-        with memory.told(run.label, seeds=len(seeds), fixed=replay.nbytes):
+        with memory.telling_what_fits(run.label, seeds=len(seeds), fixed=replay.nbytes):
             pretrain(flow, replay, run, learning_rate=section.learning_rate, augmentation=network.augmentation)
         record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
         write_tensors(cell.built / FLOW, {f"flow.{name}": value for name, value in flow.state_dict().items()}, record)

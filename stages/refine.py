@@ -79,7 +79,7 @@ def command(
         bank = None
         if agent.trained():
             replay = Replay.of(load_transitions(data / task), on.device, frame_stack=spec.frame_stack)
-            with memory.told(run.label, seeds=len(seeds), fixed=replay.nbytes):
+            with memory.telling_what_fits(run.label, seeds=len(seeds), fixed=replay.nbytes):
                 if spec.based and section.bank:
                     key = scratch.key("fd.training.bank", task, origin["flow_sha256"], on.numerics)
                     kept = scratch.ROOT / "banks" / f"{task}.safetensors"

@@ -12,7 +12,7 @@ import typer
 from fd.errors import FdError
 from fd.report import baseline, regression
 from fd.results import estimates, origins
-from fd.results.grid import plan_of
+from fd.results.grid import grid_of
 from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
 from fd.settings.report_settings import Regress
 from fd.settings.settings_file import read_settings
@@ -43,17 +43,17 @@ def command(
     Exit code 0: no regression; 1: a drop of more than the tolerance that is significant; 2: they cannot be compared.
     """
     values = read_settings(params_file)
-    plan, path = plan_of(values, values.methods), folder / f"{values.suite}.json"
+    plan, path = grid_of(values, values.methods), folder / f"{values.suite}.json"
     try:
-        found = estimates.gather(plan, evals)
-        origin = origins.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
-        now = baseline.measured(values, found, origin, evals)
+        found = estimates.gather_estimates(plan, evals)
+        origin = origins.gather_provenance(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
+        now = baseline.measured_baseline(values, found, origin, evals)
         if update:
-            baseline.save(path, now)
+            baseline.save_baseline(path, now)
             typer.echo(f"{path}: the scores as they are now")
             return
-        verdict = regression.compare(baseline.load(path), now, values.part(Regress, "regress"))
-        text, failed = regression.markdown(verdict), verdict.regressions > 0
+        verdict = regression.compare_with_baseline(baseline.load_baseline(path), now, values.part(Regress, "regress"))
+        text, failed = regression.verdict_page(verdict), verdict.regressions > 0
     except FdError as error:
         if gate or update:
             raise

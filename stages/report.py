@@ -10,7 +10,7 @@ import typer
 from fd.reference import published as reference
 from fd.report import main_page
 from fd.results import estimates, origins, training_log
-from fd.results.grid import plan_of
+from fd.results.grid import grid_of
 from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
 from fd.settings.settings_file import read_settings
 from fd.storage.files import write_folder
@@ -35,17 +35,17 @@ def command(
     A task, method, seed, evaluation or episode that is missing is an error, and nothing is written.
     """
     values = read_settings(params_file)
-    plan = plan_of(values, values.methods)
-    found = estimates.gather(plan, evals)
-    files = main_page.render(
+    plan = grid_of(values, values.methods)
+    found = estimates.gather_estimates(plan, evals)
+    files = main_page.render_report(
         found,
         training={
-            (task.name, method): training_log.read(runs / task.name / method / "train.csv", plan.seeds)
+            (task.name, method): training_log.read_training_log(runs / task.name / method / "train.csv", plan.seeds)
             for task in plan.tasks
             for method in plan.constrained
         },
-        provenance=origins.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals),
-        reference=reference.load(published),
+        provenance=origins.gather_provenance(plan, data=data, behaviour=behaviour, runs=runs, evals=evals),
+        reference=reference.load_reference(published),
     )
     write_folder(out / plan.suite, files)
 

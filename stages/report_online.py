@@ -33,14 +33,14 @@ def command(
     A task, method, seed, evaluation or episode that is missing is an error, and nothing is written.
     """
     values = read_settings(params_file)
-    found = online_page.gather(
+    found = online_page.gather_online(
         values,
         page,
-        start=online_page.Evaluated(runs, evals),
-        end=online_page.Evaluated(went_on, after),
+        start=online_page.EvaluatedRuns(runs, evals),
+        end=online_page.EvaluatedRuns(went_on, after),
         reference=published,
     )
-    write_folder(out / values.suite / "online", online_page.render(found))
+    write_folder(out / values.suite / "online", online_page.render_online(found))
 
 
 if __name__ == "__main__":

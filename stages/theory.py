@@ -14,8 +14,8 @@ from fd.settings.settings_file import SettingsFile, read_settings
 from fd.settings.theory_settings import Theory
 from fd.storage.files import write_folder
 from fd.theory import theory_page
-from fd.theory.demonstrations import Settings, run
-from fd.theory.fit import Schedule
+from fd.theory.demonstrations import Settings, run_demonstrations
+from fd.theory.fit import FitSchedule
 
 app = typer.Typer(add_completion=False)
 
@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False)
 def settings_of(values: SettingsFile) -> Settings:
     """The section `theory` of params.yaml."""
     section = values.part(Theory, "theory").model_dump()
-    return Settings(**section | {name: Schedule(**section[name]) for name in ("flow", "refine")})
+    return Settings(**section | {name: FitSchedule(**section[name]) for name in ("flow", "refine")})
 
 
 @app.command()
@@ -36,11 +36,11 @@ def command(
     It trains small networks on the CPU, for a minute or two, and writes all files or none.
     """
     values = read_settings(params_file)
-    device.select("cpu", values.part(Compute, "compute").threads)
-    found = run(settings_of(values))
+    device.select_device("cpu", values.part(Compute, "compute").threads)
+    found = run_demonstrations(settings_of(values))
     for curve in found.curves:
         typer.echo(f"score error of the learned flow, {curve.target}: least at t = {curve.best:g}")
-    write_folder(out, theory_page.render(found))
+    write_folder(out, theory_page.render_theory(found))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import yaml
 from edits import change_params, outcome
 from example_suite import STEPS, edit_record, rewrite, suite_params, write_suite
 
-from fd.report.ablation_figure import Layout
+from fd.report.ablation_figure import FigureLayout
 from fd.report.ablation_page import axis_of
 from fd.settings.settings_file import read_settings
 from fd.storage.files import write_record
@@ -216,7 +216,7 @@ def test_broken_inputs_are_named_and_nothing_is_written(
 
 @pytest.mark.parametrize(("tasks", "count", "length"), list(product((1, 2, 3, 9), (2, 5, 10), (3, 10, 18))))
 def test_panels_and_labels_have_room(tasks: int, count: int, length: int) -> None:
-    layout = Layout.of(tasks, ["x" * length] * count, displacement=True)
+    layout = FigureLayout.of(tasks, ["x" * length] * count, displacement=True)
     width, height = layout.size()
     assert 2 < width < 7.01
     boxes = [box for index in range(tasks) for box in layout.boxes(index)]
@@ -229,6 +229,6 @@ def test_panels_and_labels_have_room(tasks: int, count: int, length: int) -> Non
 
 
 def test_turned_labels_are_of_those_that_need_it() -> None:
-    chosen = [Layout.of(3, ["x" * length] * 5, displacement=False) for length in (3, 4, 8, 18)]
+    chosen = [FigureLayout.of(3, ["x" * length] * 5, displacement=False) for length in (3, 4, 8, 18)]
     assert [layout.turned for layout in chosen] == [False, False, True, True]
     assert all(shorter.labels <= longer.labels for shorter, longer in pairwise(chosen))

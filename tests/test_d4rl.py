@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from robots import walk
 
 from fd.datasets import d4rl
-from fd.datasets.prepare import Job, prepare
+from fd.datasets.prepare import PrepareJob, prepare
 from fd.errors import FdError
 from fd.settings.data_settings import D4rlData, Download, Maze
 from fd.simulation.environments import make, make_env
@@ -69,14 +69,14 @@ def write(data: D4rlData, fields: Fields) -> None:
 
 def made(data: D4rlData) -> tuple[Transitions, Manifest]:
     """What the stage makes of a file."""
-    prepare(data, Path("data"), Job("test", Download(folder="~", mirrors=(), timeout=1.0), 1, Path("scratch")))
+    prepare(data, Path("data"), PrepareJob("test", Download(folder="~", mirrors=(), timeout=1.0), 1, Path("scratch")))
     return load_transitions(Path("data")), read_manifest(Path("data"))
 
 
 @pytest.fixture(scope="module")
 def doors() -> Fields:
     """Two episodes of 12 and 8 steps, of which the second ends in a terminal state."""
-    env = make(d4rl.evaluation_spec(DOOR))
+    env = make(d4rl.d4rl_spec(DOOR))
     walks = [walk(env, 0, 12), walk(env, 1, 8)]
     env.close()
     row = np.arange(20)
@@ -93,7 +93,7 @@ def doors() -> Fields:
 @pytest.fixture(scope="module")
 def ants() -> Fields:
     """Two walks of 30 steps around the goal of the medium maze, rewarded as D4RL relabels them: by the next row."""
-    env = make(d4rl.evaluation_spec(ANT))
+    env = make(d4rl.d4rl_spec(ANT))
     walks = [walk(env, seed, 30, reset_cell=(1, 6)) for seed in (0, 1)]  # the goal's cell, with the rows from below
     env.close()
     states = np.concatenate(
@@ -214,7 +214,7 @@ def names(model: Any) -> list[str]:
 
 
 def test_the_ant_moves_as_in_the_file(ants: Fields) -> None:
-    env = make(d4rl.evaluation_spec(ANT))
+    env = make(d4rl.d4rl_spec(ANT))
     observation, _ = env.reset(seed=0, options={"reset_cell": np.array((1, 6))})
     for row in range(29):
         state = np.concatenate([observation["achieved_goal"], observation["observation"]])

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from fd.runtime.device import select
+from fd.runtime.device import select_device
 from stages import evaluate, pretrain, refine
 
 METHODS = ("fidec", "fidec-stein", "fql", "iql", "rebrac", "fidec-official")
@@ -150,6 +150,6 @@ def test_a_gpu_that_is_to_be_deterministic_gives_the_same_bytes_twice(method: st
 
 def test_the_switch_of_gpus_changes_nothing_on_the_cpu() -> None:
     before = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    assert select("cpu", 1, deterministic=True, images=True).type == "cpu"
+    assert select_device("cpu", 1, deterministic=True, images=True).type == "cpu"
     assert not torch.are_deterministic_algorithms_enabled()
     assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == before

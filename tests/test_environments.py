@@ -18,7 +18,7 @@ from edits import refused
 from two_episodes import manifest_of, two_episodes
 
 from fd.datasets.ogbench import parse_name
-from fd.datasets.waypoint import evaluation_spec
+from fd.datasets.waypoint import waypoint_spec
 from fd.errors import FdError
 from fd.simulation.environments import FlatEnv, make, make_env
 from fd.storage.transitions import Manifest
@@ -39,7 +39,7 @@ def minari(spec: Any, *keys: str) -> Manifest:
 
 def umaze() -> Any:
     """Spec of a maze with one start and one goal."""
-    return evaluation_spec("PointMaze_UMaze-v3", 300, start=(3, 1), goal=(1, 1))
+    return waypoint_spec("PointMaze_UMaze-v3", 300, start=(3, 1), goal=(1, 1))
 
 
 MANIFESTS = {

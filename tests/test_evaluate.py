@@ -27,7 +27,7 @@ from fd.settings.settings_file import read_settings
 from fd.settings.simulation_settings import Act
 from fd.simulation import evaluation
 from fd.simulation.episodes import Episode
-from fd.simulation.evaluation import score
+from fd.simulation.evaluation import episode_score
 from fd.simulation.rollout import Rollout
 from fd.storage import transitions
 from fd.storage.files import write_record
@@ -38,7 +38,7 @@ from stages import evaluate
 MANIFEST = Manifest(
     source="generate", dataset="tests/reacher-v0", collector="none",
     environment={"suite": "minari", "spec": json.loads(gymnasium.spec("Reacher-v5").to_json()), "observation": []},
-    horizon=8, score="return", return_range=[-20.0, 0.0], success_timing="post", versions={}, seed=0, episodes=1,
+    horizon=8, episode_score="return", return_range=[-20.0, 0.0], success_timing="post", versions={}, seed=0, episodes=1,
     validation_episodes=0, files={}, transitions=1, obs_shape=[10], act_dim=2, successes=0, reward_sum=0.0, sha256={},
 )  # fmt: skip
 SEEDS, STEPS, EPISODES = (5, 2), (10, 20), 3
@@ -199,7 +199,7 @@ def test_a_policy_acts_as_its_method_says(project: Path, capsys: Any, monkeypatc
         noise = torch.linspace(-2, 2, 8 * watched.noise[-1]).reshape(2, 4, -1)
         acting = read_settings(Path("params.yaml")).part(Act, "methods", "fidec", "act")
         subject = evaluation.Subject("reacher", "fidec", folder, acting, MANIFEST)
-        found.append(evaluation.load(subject, torch.device("cpu"), 20)(obs.numpy(), noise.numpy()))
+        found.append(evaluation.load_actor(subject, torch.device("cpu"), 20)(obs.numpy(), noise.numpy()))
         assert (found[-1] == Policy.load(folder, 20).act(obs, noise, **how).detach().numpy()).all()
     assert not any((found[i] == found[j]).all() for i, j in ((0, 1), (0, 2), (1, 2)))
     assert len(tables) == 3
@@ -274,6 +274,6 @@ def fails(capsys: Any, monkeypatch: Any, message: str, **options: str) -> None:
 
 def test_score_is_success_or_normalised_return() -> None:
     episode = Episode(seed=0, step=1, episode=2, return_=-5.0, success=True, length=3)
-    assert score(episode, MANIFEST) == 75.0
-    assert score(episode, replace(MANIFEST, score="success")) == 100.0
-    assert score(replace(episode, success=False), replace(MANIFEST, score="success")) == 0.0
+    assert episode_score(episode, MANIFEST) == 75.0
+    assert episode_score(episode, replace(MANIFEST, score="success")) == 100.0
+    assert episode_score(replace(episode, success=False), replace(MANIFEST, score="success")) == 0.0

@@ -22,7 +22,7 @@ from fd.storage.files import SEAL, digests, read_record, write_record
 from fd.storage.tensors import read_tensors
 from fd.storage.transitions import Transitions, load_transitions, read_manifest, read_npz
 
-CELL = episode_scores.Cell("cube", "fql", SEEDS, STEPS, EPISODES)
+CELL = episode_scores.EvaluatedCell("cube", "fql", SEEDS, STEPS, EPISODES)
 EDITS = st.lists(
     st.tuples(st.integers(0, 8), *[st.integers(0, 2**32)] * 3, st.binary(max_size=9)), min_size=1, max_size=3
 )
@@ -86,24 +86,24 @@ def same_arrays(path: Path) -> dict[str, bytes]:
 
 
 def read_log(path: Path) -> Any:
-    return training_log.read(path, (0, 1), ("flow_loss",)).rows
+    return training_log.read_training_log(path, (0, 1), ("flow_loss",)).rows
 
 
 READERS: dict[str, Reader] = {
     "data": Reader("transitions.npz", lambda path: load_transitions(path.parent), 12),
     "manifest": Reader("manifest.json", lambda path: read_manifest(path.parent), 12),
     "weights": Reader("flow.safetensors", read_tensors, 16),
-    "record": Reader("umaze.json", lambda path: origins.record(path, {}), 12),
+    "record": Reader("umaze.json", lambda path: origins.read_stage_record(path, {}), 12),
     "log": Reader("umaze/train.csv", read_log, 12),
-    "evaluations": Reader("evals/cube/fql.csv", lambda path: episode_scores.read(path.parent.parent, CELL), 12),
-    "record of evaluations": Reader("evals/cube/fql.json", lambda path: episode_scores.read(path.parent.parent, CELL), 8),
+    "evaluations": Reader("evals/cube/fql.csv", lambda path: episode_scores.read_episodes(path.parent.parent, CELL), 12),
+    "record of evaluations": Reader("evals/cube/fql.json", lambda path: episode_scores.read_episodes(path.parent.parent, CELL), 8),
     "published": Reader("published.npz", same_arrays, 16),
     "sealed manifest": Reader("manifest.json", lambda path: read_manifest(path.parent), 6, seal),
     "sealed weights": Reader("flow.safetensors", read_tensors, 6, seal),
-    "sealed record": Reader("umaze.json", lambda path: origins.record(path, {}), 6, seal),
+    "sealed record": Reader("umaze.json", lambda path: origins.read_stage_record(path, {}), 6, seal),
     "told log": Reader("umaze/train.csv", read_log, 6, tell("../umaze.json")),
     "told evaluations": Reader(
-        "evals/cube/fql.csv", lambda path: episode_scores.read(path.parent.parent, CELL), 6, tell("fql.json")
+        "evals/cube/fql.csv", lambda path: episode_scores.read_episodes(path.parent.parent, CELL), 6, tell("fql.json")
     ),
 }  # fmt: skip
 

@@ -25,6 +25,7 @@ from fd.datasets import d4rl, fetch, minari, ogbench
 from fd.errors import FdError
 from fd.reference import published as reference
 from fd.reference import suites
+from fd.reference.hyperparameters import hyperparameters
 from fd.report import baseline
 from fd.settings.settings_file import read_settings
 from fd.simulation.environments import make, make_env, register
@@ -399,23 +400,23 @@ def published(tmp_path: Path) -> Path:
 def test_hostile_tables(name: str, old: str, new: str, words: str, published: Path) -> None:
     path = published / name
     path.write_text(path.read_text().replace(old, new, 1))
-    refused(lambda: reference.load(published), name, words)
+    refused(lambda: reference.load_reference(published), name, words)
 
 
 def test_hostile_values_of_settings_tables(published: Path) -> None:
     path = published / "settings.csv"
     for value in ("[" * 5000, "!!python/name:os.system", "2024-99-99", "9" * 5000, "&a [*a]"):
         path.write_text(f"datasets,method,key,value,source\n*,all,refine.tau,{value},paper\n")
-        refused(lambda: reference.hyperparameters(published), "settings.csv:2: ")
+        refused(lambda: hyperparameters(published), "settings.csv:2: ")
 
 
 def test_hostile_suites(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(ROOT / "suites", tmp_path / "suites"))
     for content in ("[]", "refine: {}", "refine: {}\nmethods: 3", "refine: {}\nmethods: {a: {}}", BOMB):
         (folder / "benchmark" / "settings.yaml").write_text(content)
-        refused(lambda: suites.texts(folder, ROOT / "reference"), "settings.yaml: ")
+        refused(lambda: suites.suite_texts(folder, ROOT / "reference"), "settings.yaml: ")
     (folder / "own.yaml").write_bytes(b"\xff\xfe")
-    refused(lambda: suites.texts(folder, ROOT / "reference"), "own.yaml: ")
+    refused(lambda: suites.suite_texts(folder, ROOT / "reference"), "own.yaml: ")
 
 
 # What a fuzzer puts into a file: of YAML, JSON, CSV, HDF5 and zip.
@@ -467,15 +468,15 @@ def test_fuzzed_tables(edits: Any, tmp_path: Path) -> None:
     for name in ("scores.csv", "protocols.csv", "tasks.csv", "settings.csv"):
         lines = (ROOT / "reference" / name).read_bytes().splitlines(keepends=True)
         (tmp_path / name).write_bytes(mutated(b"".join(lines[:6]), edits))
-    survives(lambda: reference.load(tmp_path))
-    survives(lambda: reference.hyperparameters(tmp_path))
+    survives(lambda: reference.load_reference(tmp_path))
+    survives(lambda: hyperparameters(tmp_path))
 
 
 @fuzz(8)
 def test_fuzzed_baselines(edits: Any, tmp_path: Path) -> None:
     path = tmp_path / "ci.json"
     path.write_bytes(mutated((ROOT / "baseline" / "ci.json").read_bytes(), edits))
-    survives(lambda: baseline.load(path))
+    survives(lambda: baseline.load_baseline(path))
 
 
 @fuzz(3)

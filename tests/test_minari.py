@@ -18,12 +18,12 @@ from pydantic import ValidationError
 from robots import Walk, goal_reached_once, walk
 
 from fd.datasets import minari
-from fd.datasets.prepare import Job, prepare
+from fd.datasets.prepare import PrepareJob, prepare
 from fd.errors import FdError
 from fd.settings.data_settings import Download, Maze, MinariData
 from fd.simulation.environments import make, make_env, register
 from fd.simulation.episodes import Episode
-from fd.simulation.evaluation import score
+from fd.simulation.evaluation import episode_score
 from fd.storage.transitions import Manifest, Transitions, load_transitions, read_manifest
 
 UMAZE = [[1, 1, 1, 1, 1], [1, "g", 0, 0, 1], [1, 1, 1, 0, 1], [1, "r", 0, 0, 1], [1, 1, 1, 1, 1]]
@@ -37,7 +37,7 @@ ANT = MinariData(
     cut_at_success=False,
     maze=None,
     horizon=700,
-    score="success",
+    episode_score="success",
     return_range=None,
     differs="recorded anew",
 )
@@ -104,7 +104,9 @@ def write(dataset: str, spec: Any, walks: list[Walk], *, eval_env: Any = None, *
 
 def made(data: MinariData, folder: Path) -> tuple[Transitions, Manifest]:
     """What the stage makes of a set."""
-    prepare(data, folder / "data", Job("test", Download(folder="~", mirrors=(), timeout=1.0), 1, folder / "scratch"))
+    prepare(
+        data, folder / "data", PrepareJob("test", Download(folder="~", mirrors=(), timeout=1.0), 1, folder / "scratch")
+    )
     return load_transitions(folder / "data"), read_manifest(folder / "data")
 
 
@@ -229,7 +231,7 @@ def test_adroit_is_evaluated_as_in_d4rl(
     assert arrays.masks.all()
     low, high = -274.856578, 12794.134825156867
     assert (manifest.score, manifest.return_range, manifest.horizon) == ("return", [low, high], horizon)
-    assert score(Episode(0, 0, 0, low + (high - low) / 4, False, 1), manifest) == pytest.approx(25)
+    assert episode_score(Episode(0, 0, 0, low + (high - low) / 4, False, 1), manifest) == pytest.approx(25)
     env = make_env(manifest)
     env.reset(seed=0)
     steps = [env.step(np.clip(action, -1, 1)) for action in walks[0].actions[:horizon]]

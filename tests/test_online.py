@@ -25,7 +25,7 @@ from fd.policy import Policy
 from fd.reference.published import REGENERATED
 from fd.settings.settings_file import SettingsFile, read_settings
 from fd.simulation.environments import make, make_env
-from fd.simulation.lockstep import Lockstep, Order, Outcome
+from fd.simulation.lockstep import Lockstep, Order, StepOutcome
 from fd.storage.files import digest, digests, read_record, write_record
 from fd.storage.tensors import FLOW, read_tensors
 from fd.storage.transitions import ACTION_BOUND, load_transitions, read_manifest
@@ -77,15 +77,15 @@ def offline(method: str) -> None:
 @pytest.mark.parametrize(
     ("convention", "outcome", "expected"),
     [
-        ("own", Outcome(np.zeros(1), -1.0, truncated=True), Label(-1.0, 1.0, True)),
-        ("own", Outcome(np.zeros(1), 0.0, success=True, terminated=True), Label(0.0, 0.0, True)),
-        ("sparse", Outcome(np.zeros(1), 0.0), Label(-1.0, 1.0, False)),
-        ("sparse", Outcome(np.zeros(1), 1.0, success=True), Label(0.0, 0.0, True)),
-        ("dense", Outcome(np.zeros(1), 7.5, success=True), Label(7.5, 1.0, False)),
-        ("dense", Outcome(np.zeros(1), 7.5, terminated=True), Label(7.5, 0.0, True)),
+        ("own", StepOutcome(np.zeros(1), -1.0, truncated=True), Label(-1.0, 1.0, True)),
+        ("own", StepOutcome(np.zeros(1), 0.0, success=True, terminated=True), Label(0.0, 0.0, True)),
+        ("sparse", StepOutcome(np.zeros(1), 0.0), Label(-1.0, 1.0, False)),
+        ("sparse", StepOutcome(np.zeros(1), 1.0, success=True), Label(0.0, 0.0, True)),
+        ("dense", StepOutcome(np.zeros(1), 7.5, success=True), Label(7.5, 1.0, False)),
+        ("dense", StepOutcome(np.zeros(1), 7.5, terminated=True), Label(7.5, 0.0, True)),
     ],
 )
-def test_labels_follow_the_convention_of_the_data(convention: str, outcome: Outcome, expected: Label) -> None:
+def test_labels_follow_the_convention_of_the_data(convention: str, outcome: StepOutcome, expected: Label) -> None:
     assert labelled(outcome, convention) == expected
 
 
@@ -104,7 +104,7 @@ def test_labels_of_ogbench_are_those_of_its_relabelled_sets() -> None:
         env.reset(seed=0)
         inner.set_xy(place)
         obs, reward, terminated, truncated, info = env.step(np.zeros(2))
-        found.append(labelled(Outcome(obs, float(reward), bool(info["success"]), terminated, truncated), "own"))
+        found.append(labelled(StepOutcome(obs, float(reward), bool(info["success"]), terminated, truncated), "own"))
     rows: dict[str, Any] = {"qpos": np.array(places)}
     relabel_dataset(name, env, rows)
     env.close()
@@ -241,7 +241,7 @@ def test_outcomes_are_those_of_the_simulator_and_do_not_depend_on_the_workers(ti
         env.reset(seed=seed)
         for action in taken:
             obs, reward, terminated, truncated, info = env.step(action)
-        expected.append(Outcome(obs, reward, info["success"], terminated, truncated))
+        expected.append(StepOutcome(obs, reward, info["success"], terminated, truncated))
     env.close()
     for outcomes in found:
         for ours, theirs in zip(outcomes, expected, strict=True):
@@ -559,7 +559,7 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
 
 def test_published_pairs_stand_beside_ours_by_the_name_of_the_data(tiny_project: Path) -> None:
     """Figures of cube-double's default task, as the table prints them; those of a regenerated set are marked."""
-    from fd.report.online_page import Evaluated, gather, render
+    from fd.report.online_page import EvaluatedRuns, gather_online, render_online
 
     change_params(Path(), going("fql", steps=20))
     values = read_settings(Path("params.yaml"))
@@ -569,11 +569,11 @@ def test_published_pairs_stand_beside_ours_by_the_name_of_the_data(tiny_project:
     for folder, steps in (("evals", (20, 40)), ("evals-online", (60,))):
         rows = [f"{seed},{at},{episode},-1.0,0,9,50.0" for seed in (0, 1) for at in steps for episode in (0, 1)]
         write_evaluations(folder, "fql", rows)
-    found = gather(
-        values, "all", start=Evaluated(Path("runs"), Path("evals")), end=Evaluated(Path("online"), Path("evals-online")),
+    found = gather_online(
+        values, "all", start=EvaluatedRuns(Path("runs"), Path("evals")), end=EvaluatedRuns(Path("online"), Path("evals-online")),
         reference=ROOT / "reference",
     )  # fmt: skip
-    page = render(found)["all.md"]
+    page = render_online(found)["all.md"]
     assert "| umaze | ReBRAC | 6 ± 5 | 28 ± 28 | FQL paper, arXiv 2502.02538, Table 4 |" in page
     assert f"- umaze: not comparable with ours; {REGENERATED}." in page
 

@@ -9,19 +9,9 @@ import pytest
 import yaml
 
 from fd.errors import FdError
-from fd.reference.published import (
-    METHODS,
-    PROTOCOL_COLUMNS,
-    SCORE_COLUMNS,
-    SETTING_COLUMNS,
-    TASK_COLUMNS,
-    Setting,
-    benchmark,
-    compare,
-    find,
-    hyperparameters,
-    load,
-)
+from fd.reference.hyperparameters import SETTING_COLUMNS, hyperparameters
+from fd.reference.published import METHODS, PROTOCOL_COLUMNS, SCORE_COLUMNS, Setting, compare_published, load_reference
+from fd.reference.tasks import TASK_COLUMNS, benchmark, find_task
 
 FOLDER = Path(__file__).parent.parent / "reference"
 TASK1 = Setting("cube-single-play-singletask-task1-v0", "ogbench", None, (800000, 900000, 1000000), 50, "post")
@@ -30,30 +20,32 @@ ALL = tuple(METHODS)
 
 
 def test_same_data_and_protocol_are_comparable() -> None:
-    comparison = compare(load(FOLDER), TASK1, ["bc", "fql", "fidec"])
+    comparison = compare_published(load_reference(FOLDER), TASK1, ["bc", "fql", "fidec"])
     assert [(figure.method, figure.mean, figure.spread) for figure in comparison.figures] == [("FQL", 97, 2)]
     assert comparison.figures[0].source == "FQL paper, arXiv 2502.02538, Table 3"
     assert comparison.note == "published figures of the same data and protocol"
 
 
 def test_other_methods_of_the_table() -> None:
-    comparison = compare(load(FOLDER), TASK1, ALL)
+    comparison = compare_published(load_reference(FOLDER), TASK1, ALL)
     assert {figure.method for figure in comparison.figures} == {"FQL", "IFQL", "IQL", "ReBRAC"}
 
 
 def test_bc_of_the_papers_is_another_method() -> None:
-    comparison = compare(load(FOLDER), TASK1, ["bc"])
+    comparison = compare_published(load_reference(FOLDER), TASK1, ["bc"])
     assert comparison.figures == () and comparison.note == "no published figure for these methods"
 
 
 def test_pixel_tasks_have_their_own_steps() -> None:
     pixels = replace(TASK1, dataset="visual-" + TASK1.dataset, final_steps=(300000, 400000, 500000))
-    assert [figure.mean for figure in compare(load(FOLDER), pixels, ["fql"]).figures] == [81]
-    assert compare(load(FOLDER), replace(pixels, final_steps=TASK1.final_steps), ["fql"]).figures == ()
+    assert [figure.mean for figure in compare_published(load_reference(FOLDER), pixels, ["fql"]).figures] == [81]
+    assert (
+        compare_published(load_reference(FOLDER), replace(pixels, final_steps=TASK1.final_steps), ["fql"]).figures == ()
+    )
 
 
 def test_timing_of_the_reward_is_told() -> None:
-    comparison = compare(load(FOLDER), replace(TASK1, success_timing="pre"), ["fql"])
+    comparison = compare_published(load_reference(FOLDER), replace(TASK1, success_timing="pre"), ["fql"])
     assert len(comparison.figures) == 1
     assert comparison.note.endswith("their rewards have success_timing post, ours pre")
 
@@ -74,12 +66,12 @@ def test_timing_of_the_reward_is_told() -> None:
     ],
 )
 def test_anything_else_is_not_comparable(change: dict[str, object], note: str) -> None:
-    comparison = compare(load(FOLDER), replace(TASK1, **change), ALL)
+    comparison = compare_published(load_reference(FOLDER), replace(TASK1, **change), ALL)
     assert comparison.figures == () and note in comparison.note
 
 
 def test_stored_figures() -> None:
-    reference = load(FOLDER)
+    reference = load_reference(FOLDER)
     assert len(reference.figures) == 918
     assert not any(
         figure.secondary for figure in reference.figures
@@ -115,8 +107,8 @@ def test_benchmark_has_the_names_of_the_published_tables() -> None:
 def test_task_of_either_name() -> None:
     tasks = benchmark(FOLDER)
     for name in ("D4RL/pen/human-v2", "pen-human-v1"):
-        assert (task := find(tasks, name)) and task.name == "pen-human" and task.horizon == 100
-    assert find(tasks, "pen-human-v2") is None
+        assert (task := find_task(tasks, name)) and task.name == "pen-human" and task.horizon == 100
+    assert find_task(tasks, "pen-human-v2") is None
 
 
 def test_shapes_and_horizons_are_those_of_ogbench() -> None:
@@ -182,12 +174,12 @@ def test_broken_tables_are_named(tmp_path: Path, scores: str, protocols: str, me
     (tmp_path / "scores.csv").write_text(",".join(SCORE_COLUMNS) + f"\n{scores}\n")
     (tmp_path / "protocols.csv").write_text(",".join(PROTOCOL_COLUMNS) + f"\n{protocols}\n")
     with pytest.raises(FdError, match=re.escape(message)):
-        load(tmp_path)
+        load_reference(tmp_path)
 
 
 def test_missing_table_and_column(tmp_path: Path) -> None:
     with pytest.raises(FdError, match=r"scores\.csv: cannot be read: No such file"):
-        load(tmp_path)
+        load_reference(tmp_path)
     (tmp_path / "scores.csv").write_text("method,mean\n")
     with pytest.raises(FdError, match=r"scores\.csv: columns 'method,mean', allowed: 'method,scope"):
-        load(tmp_path)
+        load_reference(tmp_path)

@@ -365,7 +365,7 @@ def test_the_table_of_power(suite: Path) -> None:
 
 
 def test_a_baseline_of_one_seed_has_no_spread_to_draw_from(suite: Path) -> None:
-    found = baseline.load(suite / "baseline" / "example.json")
+    found = baseline.load_baseline(suite / "baseline" / "example.json")
     _lose(
         suite,
         lambda b: [

@@ -17,8 +17,8 @@ from example_suite import MACHINE, ROOT, SEEDS, STEPS, edit_record, suite_params
 from fd.report import figures, tables
 from fd.report.style import COLOURS, style
 from fd.results import training_log
-from fd.results.estimates import Results, gather, leaders
-from fd.results.grid import COLOURED, plan_of
+from fd.results.estimates import Results, gather_estimates, leaders
+from fd.results.grid import COLOURED, grid_of
 from fd.settings.settings_file import read_settings
 from fd.storage.files import digests, write_folder, write_record, write_text
 from stages.report import app
@@ -180,7 +180,7 @@ def test_a_method_has_its_own_budget_and_none_where_its_multiplier_is_fixed(suit
     assert "| near | fidec | 0.01 | 0.01 | 1 | 0.1 | 1 |" in text
     assert "| near | loose | 0.02 | 0.01 | 0.5 | 0.1 | 1 |" in text
     assert "| near | fixed |  | 0.01 |  | 0.1 | 1 |" in text
-    plan = plan_of(read_settings(suite / "params.yaml"), ["loose", "fixed", "fidec"])
+    plan = grid_of(read_settings(suite / "params.yaml"), ["loose", "fixed", "fidec"])
     assert plan.constrained == ("loose", "fixed", "fidec")
     assert {key: value for key, value in plan.budgets.items() if key[0] == "far"} == {
         ("far", "loose"): 0.02,
@@ -414,7 +414,7 @@ def test_broken_training_log(tmp_path: Path, text: str, message: str) -> None:
     write_text(path, text)
     write_record(tmp_path / "fidec.json", {"files": digests(path)})
     with refused(message):
-        training_log.read(path, SEEDS)
+        training_log.read_training_log(path, SEEDS)
 
 
 def test_long_training_logs_are_drawn_as_means_of_neighbours(tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_long_training_logs_are_drawn_as_means_of_neighbours(tmp_path: Path) -> 
     path = tmp_path / "fidec" / "train.csv"
     write_csv(path, "step,seed,dual,penalty,delta2", rows)
     write_record(tmp_path / "fidec.json", {"files": digests(path)})
-    band = training_log.read(path, (0, 1)).band("penalty")
+    band = training_log.read_training_log(path, (0, 1)).band("penalty")
     assert len(band) == 200
     assert band.iloc[0].to_dict() == {"step": 1.5, "mean": 6.5, "low": 1.5, "high": 11.5}
 
@@ -442,7 +442,7 @@ def test_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
 
 def test_methods_whose_colour_comes_again_differ_in_marker_and_line(made: Path) -> None:
     many = replace(
-        plan_of(read_settings(made / "params.yaml"), ["fidec"]), methods=tuple(f"method-{i}" for i in range(20))
+        grid_of(read_settings(made / "params.yaml"), ["fidec"]), methods=tuple(f"method-{i}" for i in range(20))
     )
     looks = [figures.appearance(many, method) for method in many.methods]
     assert len({(look["color"], look["marker"]) for look in looks}) == 20
@@ -450,9 +450,9 @@ def test_methods_whose_colour_comes_again_differ_in_marker_and_line(made: Path) 
 
 
 def test_a_long_legend_leaves_the_panels_alone(made: Path) -> None:
-    plan = plan_of(read_settings(made / "params.yaml"), ["fidec"])
+    plan = grid_of(read_settings(made / "params.yaml"), ["fidec"])
     names = tuple(f"a-name-that-is-too-long-for-two-of-them-in-a-row-of-the-legend-{i}" for i in range(COLOURED))
-    log = training_log.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
+    log = training_log.read_training_log(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
     several = replace(plan, tasks=plan.tasks[:1], methods=names, constrained=names, budgets={})
     with style():
         figure = figures.constraint(several, {("near", name): log for name in names})
@@ -464,9 +464,9 @@ def test_a_long_legend_leaves_the_panels_alone(made: Path) -> None:
 
 def test_of_many_methods_each_has_a_row_and_panels_of_its_own(made: Path) -> None:
     assert len(COLOURS) == COLOURED
-    plan = plan_of(read_settings(made / "params.yaml"), ["bc", "fql", "fidec"])
-    few = gather(plan, made / "evals")
-    log = training_log.read(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
+    plan = grid_of(read_settings(made / "params.yaml"), ["bc", "fql", "fidec"])
+    few = gather_estimates(plan, made / "evals")
+    log = training_log.read_training_log(made / "runs" / "near" / "fidec" / "train.csv", SEEDS)
     names = tuple(f"fidec-{i}" for i in range(COLOURED + 1))
     cells = list(product(("near", "far"), names))
     evaluations = {(task, name): few.evaluations[task, "fidec"] for task, name in cells}
@@ -491,7 +491,7 @@ def test_of_many_methods_each_has_a_row_and_panels_of_its_own(made: Path) -> Non
 
 
 def test_a_suite_of_one_task_has_no_totals_over_tasks(made: Path) -> None:
-    plan = plan_of(read_settings(made / "params.yaml"), ["bc", "fidec"])
-    alone = gather(replace(plan, tasks=plan.tasks[:1]), made / "evals")
+    plan = grid_of(read_settings(made / "params.yaml"), ["bc", "fidec"])
+    alone = gather_estimates(replace(plan, tasks=plan.tasks[:1]), made / "evals")
     assert "all tasks" not in tables.scores_markdown(alone) + tables.scores_latex(alone).split("label")[1]
     assert "interquartile" not in tables.caption(alone)

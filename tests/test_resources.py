@@ -154,12 +154,14 @@ CPU = torch.device("cpu")
 
 def test_more_than_there_is_is_refused_before_it_is_taken() -> None:
     with pytest.raises(FdError) as error:
-        memory.check([8192] * 8, seeds=1000, batch_size=256, device=CPU, place="tasks.umaze")
+        memory.check_memory([8192] * 8, seeds=1000, batch_size=256, device=CPU, place="tasks.umaze")
     needed = 1000 * (4 * (4 * 7 * 8192**2 + 256 * 8192) + 512 * 256)
-    assert f"take {needed / 2**30:.3g} GiB at least, cpu has {memory.total(CPU) / 2**30:.3g} GiB" in str(error.value)
+    assert f"take {needed / 2**30:.3g} GiB at least, cpu has {memory.total_memory(CPU) / 2**30:.3g} GiB" in str(
+        error.value
+    )
     with pytest.raises(FdError, match="batch_size 1000000000 take"):
-        memory.check([64], seeds=1, batch_size=10**9, device=CPU, place="tasks.umaze")
-    memory.check([512] * 4, seeds=8, batch_size=256, device=CPU, place="tasks.umaze")
+        memory.check_memory([64], seeds=1, batch_size=10**9, device=CPU, place="tasks.umaze")
+    memory.check_memory([512] * 4, seeds=8, batch_size=256, device=CPU, place="tasks.umaze")
 
 
 @pytest.mark.parametrize("take", [lambda: torch.empty(2**50, dtype=torch.uint8), lambda: bytearray(2**60)])
@@ -185,8 +187,8 @@ def test_seeds_that_fit(usable: int, needed: int, fixed: int, seeds: int, fit: i
 @cuda
 def test_a_full_gpu_says_how_many_seeds_fit() -> None:
     """Each of 8 seeds takes a fifth of the memory, beside a tenth for all."""
-    there = memory.total(torch.device("cuda"))
+    there = memory.total_memory(torch.device("cuda"))
     line = r"the GPU's memory is full: .*; 8 seeds asked for .*: [1-7] would fit at most"  # what failed asked for less than all
-    with pytest.raises(FdError, match=line), memory.told("refine", seeds=8, fixed=there // 10):
+    with pytest.raises(FdError, match=line), memory.telling_what_fits("refine", seeds=8, fixed=there // 10):
         taken = [torch.empty(there // 10, dtype=torch.uint8, device="cuda")]
         taken += [torch.empty(there // 5, dtype=torch.uint8, device="cuda") for _ in range(8)]

@@ -7,10 +7,10 @@ import pytest
 from edits import refused
 
 from fd.errors import FdError
-from fd.results.episode_scores import COLUMNS, Cell, read
+from fd.results.episode_scores import COLUMNS, EvaluatedCell, read_episodes
 from fd.storage.files import digests, write_record
 
-CELL = Cell("cube", "fql", seeds=(0, 7), steps=(100, 200, 300), episodes=2)
+CELL = EvaluatedCell("cube", "fql", seeds=(0, 7), steps=(100, 200, 300), episodes=2)
 
 
 def lines() -> list[str]:
@@ -34,7 +34,7 @@ def write(folder: Path, rows: list[str], header: str = ",".join(COLUMNS)) -> Pat
 
 
 def test_scores_by_hand(tmp_path: Path) -> None:
-    evaluations = read(write(tmp_path, lines()), CELL)
+    evaluations = read_episodes(write(tmp_path, lines()), CELL)
     assert evaluations.scores.shape == (2, 3, 2)
     assert evaluations.curve().tolist() == [[0, 50, 100], [50, 50, 50]]
     assert evaluations.final(1).tolist() == [100, 50]
@@ -43,19 +43,19 @@ def test_scores_by_hand(tmp_path: Path) -> None:
 
 
 def test_order_of_rows_does_not_matter(tmp_path: Path) -> None:
-    evaluations = read(write(tmp_path, lines()[::-1]), CELL)
+    evaluations = read_episodes(write(tmp_path, lines()[::-1]), CELL)
     assert evaluations.curve().tolist() == [[0, 50, 100], [50, 50, 50]]
 
 
 def test_scores_of_returns_may_leave_the_range(tmp_path: Path) -> None:
     rows = lines()
     rows[0] = "0,100,0,-3.0,0,80,-12.5"
-    assert read(write(tmp_path, rows), CELL).scores[0, 0].tolist() == [-12.5, 0.0]
+    assert read_episodes(write(tmp_path, rows), CELL).scores[0, 0].tolist() == [-12.5, 0.0]
 
 
 @pytest.mark.parametrize("count", [0, 4])
 def test_more_evaluations_than_there_are(tmp_path: Path, count: int) -> None:
-    evaluations = read(write(tmp_path, lines()), CELL)
+    evaluations = read_episodes(write(tmp_path, lines()), CELL)
     message = rf"evaluate.final_evaluations: {count}, but cube/fql has 3 evaluations \(allowed: 1 to 3\)"
     with pytest.raises(FdError, match=message):
         evaluations.final(count)
@@ -86,17 +86,17 @@ def without(text: str) -> list[str]:
 )
 def test_gaps_are_named(tmp_path: Path, rows: list[str], message: str) -> None:
     with refused(message):
-        read(write(tmp_path, rows), CELL)
+        read_episodes(write(tmp_path, rows), CELL)
 
 
 def test_missing_cell(tmp_path: Path) -> None:
     with pytest.raises(FdError, match=r"cube/fql\.csv: no such file; every task and method of params\.yaml needs one"):
-        read(tmp_path, CELL)
+        read_episodes(tmp_path, CELL)
 
 
 def test_missing_column(tmp_path: Path) -> None:
     with pytest.raises(FdError, match=r"columns 'seed,step,score', allowed: 'seed,step,episode,return"):
-        read(write(tmp_path, [], header="seed,step,score"), CELL)
+        read_episodes(write(tmp_path, [], header="seed,step,score"), CELL)
 
 
 def test_not_text(tmp_path: Path) -> None:
@@ -105,4 +105,4 @@ def test_not_text(tmp_path: Path) -> None:
     path.write_bytes(np.arange(200, 256, dtype=np.uint8).tobytes())
     write_record(path.with_suffix(".json"), {"files": digests(path)})
     with pytest.raises(FdError, match=r"fql\.csv: not a CSV file"):
-        read(folder, CELL)
+        read_episodes(folder, CELL)

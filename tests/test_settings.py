@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fd.cli.program import app
 from fd.errors import FdError
-from fd.reference.published import hyperparameters, of_dataset
+from fd.reference.hyperparameters import hyperparameters, of_dataset
 from fd.settings.data_settings import MinariData
 from fd.settings.online_settings import Finetuning
 from fd.settings.refine_settings import Refine

@@ -18,7 +18,7 @@ from edits import contents, refused
 
 from fd.datasets import generate, minari, ogbench, play, waypoint
 from fd.datasets.fetch import describe
-from fd.datasets.prepare import Job, prepare
+from fd.datasets.prepare import PrepareJob, prepare
 from fd.errors import FdError
 from fd.settings.data_settings import Data, Download, Maze, MinariData, OgbenchData, OracleData, WaypointData
 from fd.simulation.environments import make, quiet
@@ -55,7 +55,7 @@ WAYPOINT = WaypointData(
 
 def made(data: Data, folder: Path, workers: int = 2) -> Path:
     """The data folder of a set."""
-    prepare(data, folder / "data", Job("test", NO_DOWNLOAD, workers, folder / "scratch"))
+    prepare(data, folder / "data", PrepareJob("test", NO_DOWNLOAD, workers, folder / "scratch"))
     return folder / "data"
 
 
@@ -291,7 +291,7 @@ def test_distances_count_moves_around_walls() -> None:
 
 
 def test_specs_leave_the_registry_as_it_is() -> None:
-    waypoint.evaluation_spec("PointMaze_UMaze-v3", 9, start=(3, 1), goal=(1, 1))
+    waypoint.waypoint_spec("PointMaze_UMaze-v3", 9, start=(3, 1), goal=(1, 1))
     spec = gymnasium.spec("PointMaze_UMaze-v3")
     assert spec.max_episode_steps == 300
     assert "g" not in spec.kwargs["maze_map"][1]
@@ -382,7 +382,7 @@ FILE = "pointmaze-medium-navigate-v0.npz"
 
 def fetched(folder: Path, *mirrors: str) -> Path:
     """The data folder of the published set."""
-    job = Job("test", Download(folder="~/sets", mirrors=mirrors, timeout=5.0), 1, folder / "scratch")
+    job = PrepareJob("test", Download(folder="~/sets", mirrors=mirrors, timeout=5.0), 1, folder / "scratch")
     prepare(PUBLISHED, folder / "data", job)
     return folder / "data"
 

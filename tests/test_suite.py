@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from fd.cli.program import app
 from fd.errors import FdError
 from fd.reference import suites
-from fd.reference.published import benchmark, hyperparameters, of_dataset
+from fd.reference.hyperparameters import hyperparameters, of_dataset
+from fd.reference.tasks import benchmark
 from fd.settings.data_settings import DATA
 from fd.settings.refine_settings import Refine
 from fd.settings.settings_file import SettingsFile, parse_settings, read_settings
@@ -22,7 +23,7 @@ from fd.settings.training_settings import Network, Pretrain
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "reference"
-TEXTS = suites.texts(ROOT / "suites", FOLDER)
+TEXTS = suites.suite_texts(ROOT / "suites", FOLDER)
 SECTIONS: dict[str, Any] = {"network": Network, "pretrain": Pretrain, "refine": Refine, "evaluate": Evaluate}
 SIZES = {"ogbench-state": 50, "ogbench-pixel": 5, "d4rl-antmaze": 6, "d4rl-adroit": 12, "paper": 73, "o2o": 15}
 
@@ -156,9 +157,9 @@ def test_a_suite_without_tasks_and_a_bad_value_are_told(tmp_path: Path) -> None:
     (folder / "settings.yaml").write_text(shared, encoding="utf-8")
     (folder / "suites.csv").write_text("suite,seeds,settings,online,about\nnone,0 1,settings.csv,,Nothing.\n")
     with pytest.raises(FdError, match=r"suites.csv:2: suite 'none', allowed: one that .*tasks.csv names"):
-        suites.texts(tmp_path / "suites", FOLDER)
+        suites.suite_texts(tmp_path / "suites", FOLDER)
     (folder / "suites.csv").write_text("suite,seeds,settings,online,about\npaper,0 0,settings.csv,,Twice the same.\n")
-    text = suites.texts(tmp_path / "suites", FOLDER)["paper"]
+    text = suites.suite_texts(tmp_path / "suites", FOLDER)["paper"]
     with pytest.raises(FdError, match=r"^suite paper: seeds: duplicate 0, allowed: each once$"):
         parse_settings(text, "suite paper")
 

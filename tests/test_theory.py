@@ -17,7 +17,7 @@ from fd.settings.settings_file import read_settings
 from fd.theory import bandit, gap, kl, score_error, second_order
 from fd.theory.demonstrations import elongated
 from fd.theory.distributions import Mixture, planar
-from fd.theory.fit import Schedule, generators, train_flow
+from fd.theory.fit import FitSchedule, generators, train_flow
 from fd.theory.gap import Refined, Trained
 from fd.theory.score_error import Curve, curve
 from stages.theory import app, settings_of
@@ -40,7 +40,7 @@ def learned() -> tuple[list[Trained], Curve]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     flow = train_flow({"Gaussian": elongated()}, SEEDS, settings.flow)
-    stacks = gap.train(
+    stacks = gap.train_gap(
         elongated(),
         flow,
         times=[0.8],
@@ -197,7 +197,7 @@ def _is_u_shaped(runs: list[list[float]], *, left: float, right: float) -> None:
 
 def test_training_that_diverges_names_what_diverged() -> None:
     with pytest.raises(FdError, match="flow of Gaussian, seed 0; flow of Gaussian, seed 1"):
-        train_flow({"Gaussian": elongated()}, SEEDS, Schedule((4,), 5, 16, 1e30))
+        train_flow({"Gaussian": elongated()}, SEEDS, FitSchedule((4,), 5, 16, 1e30))
 
 
 def test_members_have_streams_of_their_own() -> None:

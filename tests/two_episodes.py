@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fd.storage.transitions import Manifest, Transitions, assemble, measured
+from fd.storage.transitions import Manifest, Transitions, assemble, with_measures
 
 
 def two_episodes() -> Transitions:
@@ -33,5 +33,5 @@ def manifest_of(arrays: Transitions) -> Manifest:
         seed=0,
         validation_episodes=1,
         files={},
-        **measured(arrays),
+        **with_measures(arrays),
     )

@@ -25,9 +25,9 @@ def command(
     from fd.settings.settings_file import read_settings
 
     settings = read_settings(params_file)
-    known = baseline.load(path)
+    known = baseline.load_baseline(path)
     if settings.suite != known.suite:
         raise FdError(f"{path}: is of the suite {known.suite!r}, allowed: that of {params_file}, {settings.suite!r}")
     rule = settings.part(Regress, "regress")
-    found = power.power(known, rule, settings.part(Report, "report").seed)
-    write_folder(out, {"power.md": power.markdown(found, known, rule), "power.csv": power.table_csv(found)})
+    found = power.simulate_power(known, rule, settings.part(Report, "report").seed)
+    write_folder(out, {"power.md": power.power_page(found, known, rule), "power.csv": power.power_csv(found)})

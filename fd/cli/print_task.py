@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from fd.errors import FdError
-from fd.reference.published import benchmark, find, hyperparameters, of_dataset
-from fd.reference.suites import entry
+from fd.reference.hyperparameters import hyperparameters, of_dataset
+from fd.reference.suites import task_entry
+from fd.reference.tasks import benchmark, find_task
 from fd.runtime.command_line import ParamsOption
 from fd.settings.settings_file import read_settings
 
@@ -27,10 +28,10 @@ def command(
 ) -> None:
     """Print the entry of a task for the file of settings, with what differs from its sections, each value with its source."""
     tasks = benchmark(published)
-    task = find(tasks, dataset)
+    task = find_task(tasks, dataset)
     if task is None:
         near = get_close_matches(dataset, [name for task in tasks for name in (task.dataset, task.published)], n=1)
         allowed = f"a dataset or published name of {published / 'tasks.csv'}"
         raise FdError(f"--dataset: {dataset!r}, allowed: {allowed}" + "".join(f"; nearest: {name}" for name in near))
     settings = read_settings(params_file).values
-    print(entry(task, of_dataset(hyperparameters(published), task.dataset), settings))
+    print(task_entry(task, of_dataset(hyperparameters(published), task.dataset), settings))

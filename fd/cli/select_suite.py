@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fd.errors import FdError
-from fd.reference.suites import texts
+from fd.reference.suites import suite_texts
 from fd.runtime.command_line import ParamsOption
 from fd.settings.settings_file import parse_settings
 from fd.storage.files import write_text
@@ -23,7 +23,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite settings that are no suite.")] = False,
 ) -> None:
     """Make a suite the settings of the pipeline. Settings that differ from every suite are not overwritten unasked."""
-    known = texts(suites, published)
+    known = suite_texts(suites, published)
     if name not in known:
         raise FdError(f"{suites}: {name!r} does not exist, allowed: {', '.join(known)}")
     if params_file.exists() and not force and read_text(params_file) not in known.values():

@@ -31,13 +31,13 @@ def command(
     """Trace the scores of a report to cell, seed, snapshot, data, settings and versions; arrays or weights that have changed since are an error."""
     from fd.report import trace  # here, for `fidec --help` needs none of these
     from fd.results import estimates, origins
-    from fd.results.grid import plan_of
+    from fd.results.grid import grid_of
     from fd.settings.settings_file import read_settings
 
     values = read_settings(params_file)
-    plan = plan_of(values, values.methods)
-    found = estimates.gather(plan, evals)
-    origin = origins.gather(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
+    plan = grid_of(values, values.methods)
+    found = estimates.gather_estimates(plan, evals)
+    origin = origins.gather_provenance(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
     if metrics is not None:
         trace.check_metrics(metrics, found)
     choice = trace.Choice(

@@ -44,7 +44,7 @@ def find_d4rl(data: D4rlData) -> Path:
     return path
 
 
-def evaluation_spec(data: D4rlData) -> EnvSpec:
+def d4rl_spec(data: D4rlData) -> EnvSpec:
     """Return the spec of the evaluation environment: that of the Minari set of the same task, as D4RL has it.
 
     Raises:
@@ -97,7 +97,7 @@ def _spans(ends: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
 def _check_positions(path: Path, positions: NDArray[Any], data: D4rlData) -> None:
     """Raise an FdError if many positions lie outside the free cells of the maze: those of another maze do."""
     assert data.maze is not None
-    maze_map = np.array([[cell == 1 for cell in row] for row in evaluation_spec(data).kwargs["maze_map"][::-1]])
+    maze_map = np.array([[cell == 1 for cell in row] for row in d4rl_spec(data).kwargs["maze_map"][::-1]])
     cells = np.rint(positions[:, ::-1] / CELL + np.array(data.maze.start)).astype(int)
     inside = ((cells >= 0) & (cells < maze_map.shape)).all(axis=1)
     free = inside.copy()

@@ -89,7 +89,7 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
     Raises:
         FdError: the maze does not exist, or a cell is not free.
     """
-    evaluate = waypoint.evaluation_spec(data.environment, data.horizon, start=data.start, goal=data.goal)
+    evaluate = waypoint.waypoint_spec(data.environment, data.horizon, start=data.start, goal=data.goal)
     collector = partial(waypoint.WaypointCollector, data.environment, data.horizon, data.action_noise)
     episodes = [
         read_shard(path) for path in work.collect(collector, [[data.seed, index] for index in range(data.episodes)])
@@ -106,7 +106,7 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
     )  # fmt: skip
     with minari.root_at(root):
         dataset = minari.find_minari(written)
-    return minari.convert_minari(dataset, written), minari.evaluation_spec(dataset, written)
+    return minari.convert_minari(dataset, written), minari.minari_spec(dataset, written)
 
 
 def _make_room(folder: Path, size: int) -> None:

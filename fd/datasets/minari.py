@@ -168,7 +168,7 @@ def _installed(package: str) -> str:
         return "none"
 
 
-def evaluation_spec(dataset: Any, data: MinariData) -> EnvSpec:
+def minari_spec(dataset: Any, data: MinariData) -> EnvSpec:
     """Return the spec of a set's evaluation environment: that of its data, whatever else the set recommends.
 
     Raises:
@@ -229,7 +229,7 @@ def convert_minari(dataset: Any, data: MinariData) -> Transitions:
     """
     place = dataset.spec.dataset_id
     unit_box(place, dataset.spec.action_space)
-    goal = None if data.maze is None else goal_of(evaluation_spec(dataset, data))
+    goal = None if data.maze is None else goal_of(minari_spec(dataset, data))
     rows = Rows(data, place)
     for episode in _episodes(dataset):
         states = flat(place, episode.observations, data.observation)

@@ -26,13 +26,13 @@ from fd.settings.data_settings import (
     WaypointData,
 )
 from fd.storage.scratch import publish
-from fd.storage.transitions import Manifest, Transitions, measured, save_transitions
+from fd.storage.transitions import Manifest, Transitions, save_transitions, with_measures
 
 PACKAGES = ("numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robotics")
 
 
 @dataclass(frozen=True)
-class Job:
+class PrepareJob:
     """How a data folder is made, apart from what it holds.
 
     Attributes:
@@ -48,7 +48,7 @@ class Job:
     scratch: Path
 
 
-def prepare(data: Data, folder: Path, job: Job) -> Manifest:
+def prepare(data: Data, folder: Path, job: PrepareJob) -> Manifest:
     """Make the data folder of a task; one that is there is replaced once the new one is complete.
 
     Raises:
@@ -73,7 +73,7 @@ def prepare(data: Data, folder: Path, job: Job) -> Manifest:
     return manifest
 
 
-def _fetch(data: Data, folder: Path, job: Job) -> tuple[Transitions, dict[str, Any]]:
+def _fetch(data: Data, folder: Path, job: PrepareJob) -> tuple[Transitions, dict[str, Any]]:
     """The arrays, and what the manifest says of their source beyond the parameters."""
     match data:
         case OgbenchData():
@@ -85,7 +85,7 @@ def _fetch(data: Data, folder: Path, job: Job) -> tuple[Transitions, dict[str, A
             return arrays, _ogbench_facts(name) | {"files": {path.name: file}}
         case MinariData():
             dataset = minari.find_minari(data)
-            spec = minari.evaluation_spec(dataset, data)
+            spec = minari.minari_spec(dataset, data)
             facts = _robot_facts(data, spec)
             if data.score == "return" and data.return_range is None:
                 facts["return_range"] = minari.return_range(dataset)
@@ -94,7 +94,7 @@ def _fetch(data: Data, folder: Path, job: Job) -> tuple[Transitions, dict[str, A
             paths = sorted(path for path in Path(dataset.storage.data_path).iterdir() if path.is_file())
             return arrays, facts | {"files": {path.name: describe(path) for path in paths}}
         case D4rlData():
-            path, spec = d4rl.find_d4rl(data), d4rl.evaluation_spec(data)
+            path, spec = d4rl.find_d4rl(data), d4rl.d4rl_spec(data)
             file = verified(path)
             arrays = d4rl.convert_d4rl(path, data)
             minari.check_shapes(spec, data, arrays)
@@ -142,14 +142,14 @@ def _manifest(data: Data, arrays: Transitions, facts: dict[str, Any]) -> Manifes
         "collector": getattr(data, "collector", None),
         "score": "success",
         "return_range": None,
-        "versions": versions(),
+        "versions": data_versions(),
         "seed": getattr(data, "seed", None),
         "validation_episodes": getattr(data, "validation_episodes", 0),
         "files": {},
     }
-    return Manifest(**(values | facts | measured(arrays)))
+    return Manifest(**(values | facts | with_measures(arrays)))
 
 
-def versions() -> dict[str, str]:
+def data_versions() -> dict[str, str]:
     """Versions of what the numbers of a set depend on."""
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}

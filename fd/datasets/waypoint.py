@@ -93,7 +93,7 @@ def maze_spec(environment: str, horizon: int) -> EnvSpec:
     return spec
 
 
-def evaluation_spec(environment: str, horizon: int, *, start: Cell, goal: Cell) -> EnvSpec:
+def waypoint_spec(environment: str, horizon: int, *, start: Cell, goal: Cell) -> EnvSpec:
     """Spec of the same maze with one start and one goal cell, whose episodes end at the goal.
 
     Raises:

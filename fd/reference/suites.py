@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from fd.errors import FdError
-from fd.reference.published import Hyperparameter, Task, benchmark, hyperparameters, of_dataset, table
+from fd.reference.hyperparameters import Hyperparameter, hyperparameters, of_dataset
+from fd.reference.tasks import BenchmarkTask, benchmark, read_table
 from fd.storage.untrusted import read_text, read_yaml
 
 COLUMNS = ("suite", "seeds", "settings", "online", "about")
 SECTIONS = ("data", "network", "pretrain", "refine", "evaluate")
 
 
-def texts(folder: Path, published: Path) -> dict[str, str]:
+def suite_texts(folder: Path, published: Path) -> dict[str, str]:
     """Settings of every suite as YAML, by name; not validated.
 
     Args:
@@ -32,7 +33,7 @@ def texts(folder: Path, published: Path) -> dict[str, str]:
     return dict(sorted((whole | _composed(folder / "benchmark", published)).items()))
 
 
-def entry(task: Task, found: Sequence[Hyperparameter], settings: Mapping[str, Any]) -> str:
+def task_entry(task: BenchmarkTask, found: Sequence[Hyperparameter], settings: Mapping[str, Any]) -> str:
     """The task's entry under `tasks` of a file of settings, each value with its source.
 
     Args:
@@ -63,7 +64,7 @@ def _composed(folder: Path, published: Path) -> dict[str, str]:
     settings, benchmarked = read_yaml(shared, str(path)), benchmark(published)
     _check_shared(settings, path)
     suites = {}
-    for place, row in table(folder / "suites.csv", COLUMNS):
+    for place, row in read_table(folder / "suites.csv", COLUMNS):
         tasks = [task for task in benchmarked if row["suite"] in task.suites]
         if not tasks:
             raise FdError(f"{place}: suite {row['suite']!r}, allowed: one that {published / 'tasks.csv'} names")
@@ -76,7 +77,7 @@ def _composed(folder: Path, published: Path) -> dict[str, str]:
             "",
             "tasks:",
         ]
-        entries = "\n\n".join(entry(task, found[task], settings) for task in tasks)
+        entries = "\n\n".join(task_entry(task, found[task], settings) for task in tasks)
         suites[row["suite"]] = "\n".join([*head, entries, "", *_online(found, row["online"].split()), "", shared])
     return suites
 
@@ -91,7 +92,7 @@ def _check_shared(settings: Any, path: Path) -> None:
         raise FdError(f"{path}: lacks `refine`, `methods` or the `refine` of a method, allowed: mappings")
 
 
-def _online(found: Mapping[Task, Sequence[Hyperparameter]], methods: Sequence[str]) -> list[str]:
+def _online(found: Mapping[BenchmarkTask, Sequence[Hyperparameter]], methods: Sequence[str]) -> list[str]:
     """Lines of the section `online`: what is published of it, for every task, where methods go on online."""
     if not methods:
         return ["online: {tasks: {}, methods: [], pages: {}}"]
@@ -111,7 +112,7 @@ def _news(found: Sequence[Hyperparameter], method: str, section: str, given: Map
     return [item for item in items if item.datasets != "*" or item.key not in given or given[item.key] != item.value]
 
 
-def _data(task: Task) -> dict[str, str]:
+def _data(task: BenchmarkTask) -> dict[str, str]:
     """What the section `data` has of the task itself; OGBench's environments know their horizon and score."""
     known = {"source": task.source, "dataset": task.dataset}
     return known if task.source == "ogbench" else known | {"horizon": str(task.horizon), "score": task.score}

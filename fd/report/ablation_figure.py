@@ -29,7 +29,7 @@ BESIDE = 0.13  # from a mean to its seeds, while there is room
 
 
 @dataclass(frozen=True)
-class Layout:
+class FigureLayout:
     """Where panels stand, in inches: as wide as the labels ask for and the page allows; else the labels are turned."""
 
     columns: int
@@ -40,7 +40,7 @@ class Layout:
     displacement: bool  # whether there are panels of the displacement
 
     @classmethod
-    def of(cls, tasks: int, labels: Sequence[str], *, displacement: bool) -> Layout:
+    def of(cls, tasks: int, labels: Sequence[str], *, displacement: bool) -> FigureLayout:
         """The layout of so many tasks with these labels of values."""
         columns = min(tasks, PER_ROW)
         longest = CHARACTER * max(map(len, labels))
@@ -70,7 +70,9 @@ class Layout:
         return TITLE + SCORE + below + self.labels
 
 
-def render(results: Results, values: Sequence[tuple[str, str]], moved: Mapping[tuple[str, str], float]) -> str:
+def render_ablation_figure(
+    results: Results, values: Sequence[tuple[str, str]], moved: Mapping[tuple[str, str], float]
+) -> str:
     """The figure as SVG.
 
     Args:
@@ -84,7 +86,7 @@ def render(results: Results, values: Sequence[tuple[str, str]], moved: Mapping[t
 
 def _figure(results: Results, values: Sequence[tuple[str, str]], moved: Mapping[tuple[str, str], float]) -> Figure:
     tasks, labels = [task.name for task in results.plan.tasks], [label for label, _ in values]
-    layout = Layout.of(len(tasks), labels, displacement=bool(moved))
+    layout = FigureLayout.of(len(tasks), labels, displacement=bool(moved))
     figure = Figure(figsize=layout.size())
     for index, task in enumerate(tasks):
         panels = [figure.add_axes(box) for box in layout.boxes(index)]
@@ -128,7 +130,7 @@ def _displacement(panel: Axes, moved: Sequence[float]) -> None:
     log_scale(panel, span=SPAN)
 
 
-def _name_values(panel: Axes, labels: Sequence[str], layout: Layout) -> None:
+def _name_values(panel: Axes, labels: Sequence[str], layout: FigureLayout) -> None:
     panel.set_xticks(range(len(labels)), labels, parse_math=False)
     if layout.turned:
         for text in panel.get_xticklabels():

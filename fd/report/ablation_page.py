@@ -14,10 +14,9 @@ from fd.report.csv_text import csv_text
 from fd.report.markdown import markdown_table
 from fd.report.text import clock, estimates, interval, plus_minus, protocol
 from fd.results import training_log
-from fd.results.estimates import Results, leaders
-from fd.results.estimates import gather as gather_estimates
-from fd.results.grid import Plan
-from fd.results.origins import merged, mixed, record
+from fd.results.estimates import Results, gather_estimates, leaders
+from fd.results.grid import Grid
+from fd.results.origins import merged, mixed, read_stage_record
 from fd.settings.refine_settings import TRAIN, Refine
 from fd.settings.report_settings import Ablation
 from fd.settings.settings_file import SettingsFile
@@ -61,7 +60,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Findings:
+class AblationFindings:
     """Scores of an axis' methods and, by (task, method), the end of training and the seconds that refining took; versions of all stages."""
 
     axis: Axis
@@ -94,31 +93,35 @@ def axis_of(settings: SettingsFile, name: str) -> Axis:
     )
 
 
-def gather(axis: Axis, plan: Plan, *, evals: Path, runs: Path) -> Findings:
+def gather_ablation(axis: Axis, plan: Grid, *, evals: Path, runs: Path) -> AblationFindings:
     """Findings of every task of the plan and method of the axis.
 
     Raises:
         FdError: a file, seed, evaluation or episode of one of them is missing, or methods of a task are of different data.
     """
-    found = Findings(axis, gather_estimates(plan, evals), {}, {}, [])
+    found = AblationFindings(axis, gather_estimates(plan, evals), {}, {}, [])
     logged = {value.method: LOGGED.get(value.policy, ()) for value in axis.values}
     for task in plan.tasks:
         wanted: dict[str, Any] = {"task": task.name, "seeds": list(plan.seeds)}
         for method, columns in logged.items():
             key, folder = (task.name, method), runs / task.name
-            log = training_log.read(folder / method / "train.csv", plan.seeds, columns).end() if columns else {}
+            log = (
+                training_log.read_training_log(folder / method / "train.csv", plan.seeds, columns).end()
+                if columns
+                else {}
+            )
             found.ends[key] = log
-            refined = record(folder / f"{method}.json", wanted | {"method": method})
+            refined = read_stage_record(folder / f"{method}.json", wanted | {"method": method})
             of_data = {"data_sha256": refined.data_sha256}
             of_cell = {"task": task.name, "method": method, "weights": refined.weights()} | of_data
-            evaluated = record(evals / task.name / f"{method}.json", of_cell)
+            evaluated = read_stage_record(evals / task.name / f"{method}.json", of_cell)
             wanted |= of_data  # all methods of a task
             found.seconds[key] = refined.seconds
             found.versions.extend([refined.versions, evaluated.versions])
     return found
 
 
-def render(found: Findings) -> dict[str, str]:
+def render_ablation(found: AblationFindings) -> dict[str, str]:
     """Text of every file of the ablation, by name; equal inputs give equal bytes."""
     name = found.axis.name
     columns = [(value.label, value.method) for value in found.axis.values]
@@ -126,7 +129,7 @@ def render(found: Findings) -> dict[str, str]:
     return {
         f"{name}.md": _page(found),
         f"{name}.csv": _csv(found),
-        f"{name}.svg": ablation_figure.render(found.results, columns, moved),
+        f"{name}.svg": ablation_figure.render_ablation_figure(found.results, columns, moved),
     }
 
 
@@ -149,7 +152,7 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _page(found: Findings) -> str:
+def _page(found: AblationFindings) -> str:
     axis, plan = found.axis, found.results.plan
     alone = len(plan.seeds) == 1
     bold = "the highest of a task" + ("" if alone else ", and every other value whose interval overlaps its interval")
@@ -174,7 +177,7 @@ def _line(value: Value) -> str:
     return f"- {value.label}: method `{value.method}`{settings}"
 
 
-def _table(found: Findings) -> str:
+def _table(found: AblationFindings) -> str:
     head = ["task", "value", "score", "interval", "mean δ²", "penalty", "budget", "multiplier", "refine"]
     rows = []
     for task in found.results.plan.tasks:
@@ -190,12 +193,12 @@ def _table(found: Findings) -> str:
     return markdown_table(head, rows, "llr")
 
 
-def _best(found: Findings, task: str) -> set[str]:
+def _best(found: AblationFindings, task: str) -> set[str]:
     cells = {method: found.results.summaries[task, method] for method in found.axis.methods()}
     return leaders({method: (cell.mean, cell.low, cell.high) for method, cell in cells.items()})
 
 
-def _csv(found: Findings) -> str:
+def _csv(found: AblationFindings) -> str:
     plan = found.results.plan
     rows = []
     for task in plan.tasks:

@@ -60,18 +60,18 @@ class Returns(Strict):
         return self.score / 100
 
 
-class Method(Strict):
+class BaselineMethod(Strict):
     """Scores of a method on a task by seed, and the SHA-256 of the table of episodes that they were read from."""
 
     evaluations_sha256: Sha256
     seeds: Annotated[dict[str, Successes | Returns], Field(min_length=1)]
 
 
-class Task(Strict):
+class BaselineTask(Strict):
     """Methods of a task, and the SHA-256 of every array of its data."""
 
     data_sha256: dict[str, str]
-    methods: Annotated[dict[str, Method], Field(min_length=1)]
+    methods: Annotated[dict[str, BaselineMethod], Field(min_length=1)]
 
     @property
     def episodes(self) -> int:
@@ -90,7 +90,7 @@ class Baseline(Strict):
     suite: str
     versions: dict[str, list[str]]
     settings: dict[str, Any]
-    tasks: Annotated[dict[str, Task], Field(min_length=1)]
+    tasks: Annotated[dict[str, BaselineTask], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _whole_grid(self) -> Baseline:
@@ -122,20 +122,20 @@ class Baseline(Strict):
         )
 
 
-def measured(values: SettingsFile, results: Results, provenance: Provenance, evals: Path) -> Baseline:
+def measured_baseline(values: SettingsFile, results: Results, provenance: Provenance, evals: Path) -> Baseline:
     """The scores of a suite as they are now, from its evaluations in `evals`."""
     plan = results.plan
     tasks = {}
     for task in plan.tasks:
         manifest = provenance.manifests[task.name]
         methods = {
-            method: Method(
+            method: BaselineMethod(
                 evaluations_sha256=digest(evals / task.name / f"{method}.csv"),
                 seeds=_seeds(results.evaluations[task.name, method], task.final_evaluations, manifest),
             )
             for method in plan.methods
         }
-        tasks[task.name] = Task(data_sha256=manifest.sha256, methods=methods)
+        tasks[task.name] = BaselineTask(data_sha256=manifest.sha256, methods=methods)
     settings = {section: values.at(section) for section in SECTIONS}
     return Baseline(suite=plan.suite, versions=provenance.versions(), settings=settings, tasks=tasks)
 
@@ -152,12 +152,12 @@ def _seeds(found: Evaluations, last: int, manifest: Manifest) -> dict[str, Succe
     return seeds
 
 
-def save(path: Path, baseline: Baseline) -> None:
+def save_baseline(path: Path, baseline: Baseline) -> None:
     """Write a baseline, whole or not at all."""
     write_text(path, json.dumps(baseline.model_dump(mode="json"), indent=1) + "\n")
 
 
-def load(path: Path) -> Baseline:
+def load_baseline(path: Path) -> Baseline:
     """Read a baseline.
 
     Raises:

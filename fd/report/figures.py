@@ -17,8 +17,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fd.report.style import BACKGROUND, COLOURS, DARK, WIDTH
 from fd.results.estimates import Results
-from fd.results.grid import Plan, Task
-from fd.results.training_log import Training
+from fd.results.grid import Grid, GridTask
+from fd.results.training_log import TrainingLog
 
 MARKERS = ("o", "s", "^", "D", "v", "<", "X")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
@@ -32,7 +32,7 @@ LEGEND_ROW = 0.17
 TITLE = 20  # characters above a panel in the full size
 
 
-def appearance(plan: Plan, method: str) -> dict[str, Any]:
+def appearance(plan: Grid, method: str) -> dict[str, Any]:
     """Colour, marker and line style of a method among others, as arguments of matplotlib's plot."""
     place = plan.methods.index(method)
     turn = place // len(COLOURS)  # a colour that comes again has another marker and line
@@ -113,7 +113,7 @@ def scores(results: Results) -> Figure:
     return figure
 
 
-def constraint(plan: Plan, training: Mapping[tuple[str, str], Training]) -> Figure:
+def constraint(plan: Grid, training: Mapping[tuple[str, str], TrainingLog]) -> Figure:
     """Multiplier (above) and penalty with its budget (below) over training, a column a task; of many methods one each.
 
     Lines are means over seeds, bands their range. A budget that all methods of a column share is black, others have the
@@ -144,16 +144,16 @@ def constraint(plan: Plan, training: Mapping[tuple[str, str], Training]) -> Figu
     return figure
 
 
-def _look(plan: Plan, method: str) -> dict[str, Any]:
+def _look(plan: Grid, method: str) -> dict[str, Any]:
     return ALONE if plan.many else appearance(plan, method)
 
 
-def _groups(plan: Plan, methods: Sequence[str]) -> list[tuple[Task, Sequence[str]]]:
+def _groups(plan: Grid, methods: Sequence[str]) -> list[tuple[GridTask, Sequence[str]]]:
     """What panels show: a task with all methods, or, of many, with one."""
     return [(task, group) for task in plan.tasks for group in (zip(methods) if plan.many else [methods])]
 
 
-def _title(plan: Plan, panel: Axes, task: Task, methods: Sequence[str]) -> None:
+def _title(plan: Grid, panel: Axes, task: GridTask, methods: Sequence[str]) -> None:
     """Name of the task, or of the one method, above a panel, smaller where it would run into its neighbour's."""
     name = task.name
     if plan.many and len(methods) == 1:
@@ -163,10 +163,10 @@ def _title(plan: Plan, panel: Axes, task: Task, methods: Sequence[str]) -> None:
 
 
 def _constraint(
-    plan: Plan,
-    task: Task,
+    plan: Grid,
+    task: GridTask,
     methods: Sequence[str],
-    training: Mapping[tuple[str, str], Training],
+    training: Mapping[tuple[str, str], TrainingLog],
     pair: tuple[Axes, Axes],
 ) -> None:
     for axis, column in zip(pair, ("dual", "penalty"), strict=True):
@@ -187,7 +187,7 @@ def _constraint(
         pair[1].axhline(budget, color=colour, linewidth=0.9, linestyle="--")
 
 
-def _grid(plan: Plan, count: int, height: float) -> tuple[Figure, list[Axes]]:
+def _grid(plan: Grid, count: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with `count` panels of that height in inches, at most four a row; one with few methods has half the width."""
     columns = min(count, PER_ROW)
     rows = math.ceil(count / columns)
@@ -240,7 +240,7 @@ def _label(panels: Sequence[Axes], x: str, y: str) -> None:
 
 
 def _legend(
-    figure: Figure, plan: Plan, methods: Sequence[str], *, marked: bool = True, extra: Sequence[Line2D] = ()
+    figure: Figure, plan: Grid, methods: Sequence[str], *, marked: bool = True, extra: Sequence[Line2D] = ()
 ) -> None:
     lines = [Line2D([], [], **appearance(plan, method), markeredgewidth=0, label=method) for method in methods]
     for line in lines:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fd.reference.published import Comparison, Reference, Setting, compare
+from fd.reference.published import Comparison, Reference, Setting, compare_published
 from fd.report import figures, published_page, tables
 from fd.report.markdown import markdown_table
 from fd.report.style import style, svg
 from fd.report.text import clock, protocol
 from fd.results.estimates import Results
-from fd.results.grid import Plan, Task
-from fd.results.origins import Machine, Provenance, mixed
-from fd.results.training_log import Training
+from fd.results.grid import Grid, GridTask
+from fd.results.origins import Provenance, RecordedMachine, mixed
+from fd.results.training_log import TrainingLog
 
 INTRODUCTION = (
     "Made by the stage `report` from the evaluations of every task and method in `params.yaml`. What each file claims is"
@@ -38,24 +38,26 @@ PUBLISHED = (
 TIMING = {"pre": "state before the step", "post": "state after the step"}
 
 
-def render(
+def render_report(
     results: Results,
     *,
-    training: Mapping[tuple[str, str], Training],
+    training: Mapping[tuple[str, str], TrainingLog],
     provenance: Provenance,
     reference: Reference,
 ) -> dict[str, str]:
     """Text of every file of the report, by name; equal inputs give equal bytes."""
     settings = {task.name: _setting(task, provenance) for task in results.plan.tasks}
-    comparisons = {name: compare(reference, setting, results.plan.methods) for name, setting in settings.items()}
-    rows = published_page.rows(results, reference, settings)
+    comparisons = {
+        name: compare_published(reference, setting, results.plan.methods) for name, setting in settings.items()
+    }
+    rows = published_page.published_rows(results, reference, settings)
     files = {
         "scores.md": f"{tables.scores_markdown(results)}\n\n{tables.caption(results)}\n",
         "scores.csv": tables.scores_csv(results),
         "scores.tex": tables.scores_latex(results),
         "curves.csv": tables.curves_csv(results),
-        "published.md": published_page.markdown(results, rows),
-        "published.csv": published_page.table_csv(results, rows),
+        "published.md": published_page.published_page(results, rows),
+        "published.csv": published_page.published_csv(results, rows),
         "metrics.json": tables.metrics_json(results),
         "report.md": _report(results, training=training, provenance=provenance, comparisons=comparisons),
     }
@@ -66,7 +68,7 @@ def render(
     return files
 
 
-def _setting(task: Task, provenance: Provenance) -> Setting:
+def _setting(task: GridTask, provenance: Provenance) -> Setting:
     timing = provenance.manifests[task.name].success_timing
     return Setting(task.dataset, task.source, task.differs, task.final_steps, task.episodes, timing)
 
@@ -74,7 +76,7 @@ def _setting(task: Task, provenance: Provenance) -> Setting:
 def _report(
     results: Results,
     *,
-    training: Mapping[tuple[str, str], Training],
+    training: Mapping[tuple[str, str], TrainingLog],
     provenance: Provenance,
     comparisons: Mapping[str, Comparison],
 ) -> str:
@@ -109,12 +111,12 @@ def _report(
     return "\n\n".join(parts) + "\n"
 
 
-def _ablations(plan: Plan) -> list[str]:
+def _ablations(plan: Grid) -> list[str]:
     links = [f"[{name}](ablations/{name}.md)" for name in plan.ablations]
     return [f"Ablations: {', '.join(links)}."] if links else []
 
 
-def _constraint(results: Results, training: Mapping[tuple[str, str], Training]) -> list[str]:
+def _constraint(results: Results, training: Mapping[tuple[str, str], TrainingLog]) -> list[str]:
     if not results.plan.constrained:
         return []
     return [
@@ -126,7 +128,7 @@ def _constraint(results: Results, training: Mapping[tuple[str, str], Training]) 
     ]
 
 
-def _data(plan: Plan, provenance: Provenance) -> str:
+def _data(plan: Grid, provenance: Provenance) -> str:
     head = ["task", "dataset", "origin", "episodes", "transitions", "with success", "horizon", "score", "reward of"]
     rows = []
     for task in plan.tasks:
@@ -137,7 +139,7 @@ def _data(plan: Plan, provenance: Provenance) -> str:
     return f"{markdown_table(head, rows, 'lllrrrrl')}\n\n{GENERATED}"
 
 
-def _time(plan: Plan, provenance: Provenance) -> str:
+def _time(plan: Grid, provenance: Provenance) -> str:
     head = ["" if plan.many else "task", "pretrain", *(f"{method}: refine + evaluate" for method in plan.methods)]
     rows = []
     for task in plan.tasks:
@@ -160,7 +162,7 @@ def _time(plan: Plan, provenance: Provenance) -> str:
 
 
 def _machines(provenance: Provenance) -> str:
-    used: dict[Machine, list[str]] = {}
+    used: dict[RecordedMachine, list[str]] = {}
     for stage, records in provenance.records().items():
         for machine in dict.fromkeys(record.machine for record in records):
             used.setdefault(machine, []).append(stage)

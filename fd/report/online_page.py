@@ -11,16 +11,17 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
-from fd.reference.published import REGENERATED, SCORE_COLUMNS, Task, benchmark, find, table
+from fd.reference.published import REGENERATED, SCORE_COLUMNS
+from fd.reference.tasks import BenchmarkTask, benchmark, find_task, read_table
 from fd.report.csv_text import csv_text
 from fd.report.figures import appearance
 from fd.report.markdown import markdown_table
 from fd.report.style import DARK, WIDTH, style, svg
 from fd.report.text import interval, plus_minus
 from fd.results import grid as plans
-from fd.results.episode_scores import Cell, read
-from fd.results.grid import Plan, plan_of
-from fd.results.origins import Record, merged, mixed, record
+from fd.results.episode_scores import EvaluatedCell, read_episodes
+from fd.results.grid import Grid, grid_of
+from fd.results.origins import Record, merged, mixed, read_stage_record
 from fd.results.statistics import Floats, Summary, summarise
 from fd.settings.online_settings import Finetuning
 from fd.settings.settings_file import SettingsFile
@@ -44,7 +45,7 @@ FIGURE = (
 class Going:
     """How the training of a task goes on: its steps offline and in all, and the evaluated steps of both parts."""
 
-    task: plans.Task
+    task: plans.GridTask
     start: int
     end: int
     steps: tuple[int, ...]  # evaluated online
@@ -61,11 +62,11 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Findings:
+class OnlineFindings:
     """Scores of a page by (task, method), [S, T] over the evaluated steps of both parts; what is published, and what sets it apart."""
 
     name: str
-    plan: Plan
+    plan: Grid
     goings: tuple[Going, ...]
     methods: tuple[str, ...]
     curves: dict[tuple[str, str], Floats]
@@ -85,14 +86,16 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluatedRuns:
     """Folders of runs and of their evaluations."""
 
     runs: Path
     evals: Path
 
 
-def gather(values: SettingsFile, name: str, *, start: Evaluated, end: Evaluated, reference: Path) -> Findings:
+def gather_online(
+    values: SettingsFile, name: str, *, start: EvaluatedRuns, end: EvaluatedRuns, reference: Path
+) -> OnlineFindings:
     """Findings of a page of params.yaml.
 
     Args:
@@ -106,7 +109,7 @@ def gather(values: SettingsFile, name: str, *, start: Evaluated, end: Evaluated,
             different data, or an evaluation is of other weights than those of its run.
     """
     page, methods = values.at("online", "pages", name), tuple(values.at("online", "methods"))
-    plan = plan_of(values, values.methods)
+    plan = grid_of(values, values.methods)
     tasks = {task.name: task for task in plan.tasks}
     goings = tuple(_going(values, tasks[task]) for task in page)
     curves, records = {}, list[Record]()
@@ -115,11 +118,11 @@ def gather(values: SettingsFile, name: str, *, start: Evaluated, end: Evaluated,
         for method in methods:
             file, wanted = Path(task.name, f"{method}.json"), {"task": task.name, "method": method}
             for part in (start, end):
-                trained = record(part.runs / file, wanted)
+                trained = read_stage_record(part.runs / file, wanted)
                 wanted["data_sha256"] = trained.data_sha256
-                records.append(record(part.evals / file, wanted | {"weights": trained.weights()}))
+                records.append(read_stage_record(part.evals / file, wanted | {"weights": trained.weights()}))
             parts = [
-                read(folder, Cell(task.name, method, plan.seeds, steps, task.episodes)).curve()
+                read_episodes(folder, EvaluatedCell(task.name, method, plan.seeds, steps, task.episodes)).curve()
                 for folder, steps in ((start.evals, task.steps), (end.evals, going.steps))
             ]
             curves[task.name, method] = np.concatenate(parts, axis=1)
@@ -127,17 +130,17 @@ def gather(values: SettingsFile, name: str, *, start: Evaluated, end: Evaluated,
     published = {going.task.name: _pairs(printed, known, going) for going in goings}
     reasons = {going.task.name: _reason(going) for going in goings}
     versions = merged(record.versions for record in records)
-    return Findings(name, plan, goings, methods, curves, published, reasons, versions)
+    return OnlineFindings(name, plan, goings, methods, curves, published, reasons, versions)
 
 
-def render(found: Findings) -> dict[str, str]:
+def render_online(found: OnlineFindings) -> dict[str, str]:
     """Text of every file of the page, by name; equal inputs give equal bytes."""
     with style():
         drawing = svg(_figure(found))
     return {f"{found.name}.md": _page(found), f"{found.name}.csv": _csv(found), f"{found.name}.svg": drawing}
 
 
-def _going(values: SettingsFile, task: plans.Task) -> Going:
+def _going(values: SettingsFile, task: plans.GridTask) -> Going:
     settings, start = values.part(Finetuning, "online", "tasks", task.name), task.steps[-1]
     steps = range(settings.evaluate_every, settings.steps + 1, settings.evaluate_every)
     return Going(task, start, start + settings.steps, tuple(start + step for step in steps))
@@ -146,7 +149,7 @@ def _going(values: SettingsFile, task: plans.Task) -> Going:
 def _printed(reference: Path) -> dict[tuple[str, str, str], dict[str, str]]:
     """Published figures as printed: (dataset, method, source) -> protocol -> figure."""
     found: dict[tuple[str, str, str], dict[str, str]] = {}
-    for _, row in table(reference / "scores.csv", SCORE_COLUMNS):
+    for _, row in read_table(reference / "scores.csv", SCORE_COLUMNS):
         if row["scope"] == "task" and row["protocol"] in PROTOCOLS:
             figure = f"{row['mean']} ± {row['spread']}" if row["spread"] else row["mean"]
             marked = figure + (" (at second hand)" if row["status"] == "secondary" else "")
@@ -155,10 +158,10 @@ def _printed(reference: Path) -> dict[tuple[str, str, str], dict[str, str]]:
 
 
 def _pairs(
-    printed: dict[tuple[str, str, str], dict[str, str]], known: Sequence[Task], going: Going
+    printed: dict[tuple[str, str, str], dict[str, str]], known: Sequence[BenchmarkTask], going: Going
 ) -> tuple[Published, ...]:
     """What is published of a task's data set, by whichever of its names."""
-    same, dataset = find(known, going.task.dataset), going.task.dataset
+    same, dataset = find_task(known, going.task.dataset), going.task.dataset
     names = {dataset} | ({same.published_o2o} if same else set())
     start, end = PROTOCOLS
     return tuple(
@@ -179,7 +182,7 @@ def _reason(going: Going) -> str:
     return ""
 
 
-def _page(found: Findings) -> str:
+def _page(found: OnlineFindings) -> str:
     plan = found.plan
     episodes = " or ".join(map(str, dict.fromkeys(going.task.episodes for going in found.goings)))
     words = {"seeds": len(plan.seeds), "episodes": episodes, "percent": plan.percent()}
@@ -197,7 +200,7 @@ def _page(found: Findings) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(found: Findings) -> str:
+def _table(found: OnlineFindings) -> str:
     rows = []
     for name, method, pair in _rows(found):
         steps = next((f"{g.start:,} to {g.end:,}" for g in found.goings if g.task.name == name), "")
@@ -206,7 +209,7 @@ def _table(found: Findings) -> str:
     return markdown_table(["task", "method", "steps", "start", "end", "gain"], rows, "lllr")
 
 
-def _rows(found: Findings) -> list[tuple[str, str, tuple[Floats, Floats]]]:
+def _rows(found: OnlineFindings) -> list[tuple[str, str, tuple[Floats, Floats]]]:
     """(task, method, scores at the start and at the end), and the mean over tasks where there are several."""
     rows = [(going.task.name, method, found.ends(going, method)) for going in found.goings for method in found.methods]
     if len(found.goings) > 1:
@@ -224,7 +227,7 @@ def _cell(summary: Summary) -> str:
     return f"{plus_minus(summary.mean, summary.std)} {interval(summary.low, summary.high)}".rstrip()
 
 
-def _published(found: Findings) -> str:
+def _published(found: OnlineFindings) -> str:
     rows, notes = [], []
     for name, pairs in found.published.items():
         rows += [[name, pair.method, pair.start, pair.end, pair.source] for pair in pairs]
@@ -236,7 +239,7 @@ def _published(found: Findings) -> str:
     return "\n\n".join(part for part in (table, "\n".join(notes)) if part)
 
 
-def _csv(found: Findings) -> str:
+def _csv(found: OnlineFindings) -> str:
     return csv_text(
         {"task": name, "method": method, "quantity": quantity} | vars(summary) | {"seeds": len(found.plan.seeds)}
         for name, method, pair in _rows(found)
@@ -244,7 +247,7 @@ def _csv(found: Findings) -> str:
     )
 
 
-def _figure(found: Findings) -> Drawing:
+def _figure(found: OnlineFindings) -> Drawing:
     """Score against training step, a panel a task: mean over seeds and the interval of that mean."""
     columns = min(PER_ROW, len(found.goings))
     rows = math.ceil(len(found.goings) / columns)

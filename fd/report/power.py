@@ -103,7 +103,7 @@ def draw(suite: Suite, seeds: int, runs: int, rng: np.random.Generator, *, share
     return np.asarray(rng.binomial(episodes.astype(np.int64), true, shape) / episodes)
 
 
-def power(baseline: Baseline, rule: Regress, seed: int) -> Power:
+def simulate_power(baseline: Baseline, rule: Regress, seed: int) -> Power:
     """The table of a baseline; equal arguments give equal numbers.
 
     Raises:
@@ -174,12 +174,12 @@ def _smallest(seen: Callable[[int], bool], most: int) -> int | None:
     return high
 
 
-def table_csv(found: Power) -> str:
+def power_csv(found: Power) -> str:
     """One row for each number of seeds and episodes and each task."""
     return csv_text((vars(row) | {"drop": _drop(row, "")} for row in found.detectable), "%.1f")
 
 
-def markdown(found: Power, baseline: Baseline, rule: Regress) -> str:
+def power_page(found: Power, baseline: Baseline, rule: Regress) -> str:
     """The page of the table."""
     shares = baseline.shares()
     size = f"{shares.shape[0]} tasks, {shares.shape[1]} methods, {shares.shape[2]} seeds"

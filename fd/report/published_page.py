@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fd.reference.published import Figure, Reference, Setting, Task, find, obstacle
+from fd.reference.published import PublishedFigure, Reference, Setting, obstacle
+from fd.reference.tasks import BenchmarkTask, find_task
 from fd.report.csv_text import csv_text
 from fd.report.markdown import markdown_table
 from fd.report.text import plus_minus
@@ -42,17 +43,17 @@ COLUMNS = ("scope", "name", "place", "method", "mean", "spread", "seeds", "sourc
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """A task, family or the whole: our scores by method (none where it was not run), why they are not comparable, published figures."""
 
     scope: str
     name: str
     here: Mapping[str, Summary]
     reason: str
-    figures: tuple[Figure, ...]
+    figures: tuple[PublishedFigure, ...]
 
 
-def rows(results: Results, reference: Reference, settings: Mapping[str, Setting]) -> list[Row]:
+def published_rows(results: Results, reference: Reference, settings: Mapping[str, Setting]) -> list[PublishedRow]:
     """Rows of the tasks, the families and the whole, in the order of tasks.csv.
 
     Args:
@@ -60,18 +61,18 @@ def rows(results: Results, reference: Reference, settings: Mapping[str, Setting]
         reference: tasks of the benchmark and published figures.
         settings: how every task of our suite is run, by name.
     """
-    ours, reasons = dict[Task, str](), dict[Task, str]()
+    ours, reasons = dict[BenchmarkTask, str](), dict[BenchmarkTask, str]()
     for name, setting in settings.items():
-        task, reason = find(reference.tasks, setting.dataset), obstacle(reference, setting)
+        task, reason = find_task(reference.tasks, setting.dataset), obstacle(reference, setting)
         # Of several that stand for one task, a comparable one, else the last.
         if task is not None and (task not in ours or reasons[task]):
             ours[task], reasons[task] = name, reason
 
-    def row(scope: str, name: str, tasks: Sequence[Task], figures: Sequence[Figure]) -> Row:
+    def row(scope: str, name: str, tasks: Sequence[BenchmarkTask], figures: Sequence[PublishedFigure]) -> PublishedRow:
         run = all(task in ours for task in tasks)
         here = _means(results, [ours[task] for task in tasks]) if run else {}
         reason = "; ".join(dict.fromkeys(reasons[task] for task in tasks if reasons[task])) if run else ""
-        return Row(scope, name, here, reason, tuple(figures))
+        return PublishedRow(scope, name, here, reason, tuple(figures))
 
     found = [row("task", task.name, [task], _of(reference.figures, task.published)) for task in reference.tasks]
     for family in dict.fromkeys(task.family for task in reference.tasks):
@@ -83,7 +84,7 @@ def rows(results: Results, reference: Reference, settings: Mapping[str, Setting]
     return [*found, row("aggregate", name, whole, [*_of(reference.aggregates, name), *means])]
 
 
-def markdown(results: Results, found: Sequence[Row]) -> str:
+def published_page(results: Results, found: Sequence[PublishedRow]) -> str:
     """The page: a table of the tasks, one of the families, one of the whole, and what their marks mean."""
     sources = dict.fromkeys(figure.source for row in found for figure in row.figures)
     numbers = {source: str(number) for number, source in enumerate(sources, 1)}
@@ -113,7 +114,7 @@ def markdown(results: Results, found: Sequence[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def table_csv(results: Results, found: Sequence[Row]) -> str:
+def published_csv(results: Results, found: Sequence[PublishedRow]) -> str:
     """One row a figure, ours (place `here`) and published; a row without a mean where we have not run it.
 
     `status` is `comparable` or why not, of ours; `primary` or `secondary` of a published figure.
@@ -134,7 +135,7 @@ def table_csv(results: Results, found: Sequence[Row]) -> str:
     return csv_text(dict(zip(COLUMNS, row, strict=True)) for row in rows)
 
 
-def _of(figures: Sequence[Figure], name: str) -> list[Figure]:
+def _of(figures: Sequence[PublishedFigure], name: str) -> list[PublishedFigure]:
     return [figure for figure in figures if figure.dataset == name]
 
 
@@ -146,28 +147,28 @@ def _means(results: Results, names: Sequence[str]) -> dict[str, Summary]:
     }
 
 
-def _whole(reference: Reference, families: set[str]) -> list[Figure]:
+def _whole(reference: Reference, families: set[str]) -> list[PublishedFigure]:
     """Of every method and source with a figure of each of these families, their mean; its spread is unknown."""
-    found: dict[tuple[str, str], dict[str, Figure]] = {}
+    found: dict[tuple[str, str], dict[str, PublishedFigure]] = {}
     for figure in reference.families:
         if figure.dataset in families:
             found.setdefault((figure.method, figure.source), {})[figure.dataset] = figure
     return [
         replace(
-            next(iter(rows.values())),
+            next(iter(published_rows.values())),
             dataset=WHOLE[0],
-            mean=round(float(np.mean([figure.mean for figure in rows.values()])), 1),
+            mean=round(float(np.mean([figure.mean for figure in published_rows.values()])), 1),
             spread=None,
             seeds="",
             source=f"{source}: mean over its families",
-            secondary=any(figure.secondary for figure in rows.values()),
+            secondary=any(figure.secondary for figure in published_rows.values()),
         )
-        for (_, source), rows in found.items()
-        if set(rows) == families
+        for (_, source), published_rows in found.items()
+        if set(published_rows) == families
     ]
 
 
-def _table(found: Sequence[Row], numbers: Mapping[str, str]) -> str:
+def _table(found: Sequence[PublishedRow], numbers: Mapping[str, str]) -> str:
     rows = []
     for row in found:
         here = "<br>".join(f"{method} {plus_minus(value.mean, value.std)}" for method, value in row.here.items())
@@ -178,11 +179,11 @@ def _table(found: Sequence[Row], numbers: Mapping[str, str]) -> str:
     return markdown_table([found[0].scope, "here", *METHODS, "best"], rows)
 
 
-def _cell(figures: Sequence[Figure], numbers: Mapping[str, str]) -> str:
+def _cell(figures: Sequence[PublishedFigure], numbers: Mapping[str, str]) -> str:
     """Figures with their sources, a line each."""
     return "<br>".join(f"{_number(figure)} [{numbers[figure.source]}]" for figure in figures) or "-"
 
 
-def _number(figure: Figure) -> str:
+def _number(figure: PublishedFigure) -> str:
     spread = "" if figure.spread is None else f" ± {figure.spread:g}"
     return f"{figure.mean:g}{spread}{SECONDARY if figure.secondary else ''}"

@@ -35,7 +35,7 @@ class Strata:
 
 
 @dataclass(frozen=True)
-class Row:
+class VerdictRow:
     """A method on a task, or on all: scores in percent, p-value for a drop, corrected for the number of rows."""
 
     task: str
@@ -53,7 +53,7 @@ class Verdict:
 
     suite: str
     rule: Regress
-    rows: list[Row]
+    rows: list[VerdictRow]
     warnings: list[str]
 
     @property
@@ -62,7 +62,7 @@ class Verdict:
         return sum(row.regression for row in self.rows)
 
 
-def compare(before: Baseline, after: Baseline, rule: Regress) -> Verdict:
+def compare_with_baseline(before: Baseline, after: Baseline, rule: Regress) -> Verdict:
     """The verdict on the scores `after` against the baseline `before`.
 
     Raises:
@@ -85,7 +85,7 @@ def compare(before: Baseline, after: Baseline, rule: Regress) -> Verdict:
         p, regressed = decide(*shares, strata(before, after), rule)
     columns = zip(names, *(100 * _means(side).reshape(-1) for side in shares), p, same, regressed, strict=True)
     rows = [
-        Row(task, method, float(was), float(now), float(value), equal, bool(bad))
+        VerdictRow(task, method, float(was), float(now), float(value), equal, bool(bad))
         for (task, method), was, now, value, equal, bad in columns
     ]
     return Verdict(after.suite, rule, rows, [*_differences(before, after)])
@@ -229,7 +229,7 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(item, f"{place}.{key}" if place else str(key))
 
 
-def markdown(verdict: Verdict) -> str:
+def verdict_page(verdict: Verdict) -> str:
     """The verdict as the comment of a pull request."""
     rule, count = verdict.rule, len(verdict.rows)
     found = [f"{row.method} on {row.task}" for row in verdict.rows if row.regression]

@@ -7,16 +7,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fd.reference.published import METHODS, Comparison, Figure
+from fd.reference.published import METHODS, Comparison, PublishedFigure
 from fd.report.csv_text import csv_text
 from fd.report.markdown import markdown_table
 from fd.report.text import estimates, interval, plus_minus
 from fd.results.estimates import AGGREGATE, Results, leaders
-from fd.results.training_log import Training
+from fd.results.training_log import TrainingLog
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """A printed row of the table of scores, or its column where there are many methods; `intervals` is empty where there are none."""
 
     name: str
@@ -54,7 +54,7 @@ def caption(results: Results) -> str:
 def scores_markdown(results: Results) -> str:
     """The table of scores, rows tasks and columns methods, or, of many, the other way round; without its caption."""
 
-    def cell(row: Row, method: str) -> str:
+    def cell(row: ScoreRow, method: str) -> str:
         estimate = f"**{row.estimates[method]}**" if method in row.best else row.estimates[method]
         return f"{estimate}<br>{row.intervals[method]}" if row.intervals else estimate
 
@@ -160,7 +160,7 @@ def published_markdown(results: Results, comparisons: Mapping[str, Comparison]) 
     return f"{table}\n\n{notes}" if table else notes
 
 
-def constraint_markdown(results: Results, training: Mapping[tuple[str, str], Training]) -> str:
+def constraint_markdown(results: Results, training: Mapping[tuple[str, str], TrainingLog]) -> str:
     """Budget, penalty, displacement and multiplier at the end of training, of methods with a penalty.
 
     A method whose multiplier is fixed has no budget.
@@ -175,7 +175,7 @@ def constraint_markdown(results: Results, training: Mapping[tuple[str, str], Tra
     return markdown_table(head, rows, "llr")
 
 
-def _rows(results: Results) -> list[Row]:
+def _rows(results: Results) -> list[ScoreRow]:
     plan = results.plan
     rows = []
     for task in plan.tasks:
@@ -188,17 +188,17 @@ def _rows(results: Results) -> list[Row]:
         _row("all tasks, IQM", {m: (total.iqm, total.low, total.high, math.nan) for m, total in totals.items()})
     )
     means = {method: f"{total.mean:.1f}" for method, total in totals.items()}
-    return [*rows, Row("all tasks, mean", means, {}, set())]
+    return [*rows, ScoreRow("all tasks, mean", means, {}, set())]
 
 
-def _row(name: str, cells: Mapping[str, tuple[float, float, float, float]]) -> Row:
+def _row(name: str, cells: Mapping[str, tuple[float, float, float, float]]) -> ScoreRow:
     """Row of {method: (estimate, low, high, spread)}."""
     numbers = {method: plus_minus(estimate, spread) for method, (estimate, _, _, spread) in cells.items()}
     intervals = {m: interval(low, high) for m, (_, low, high, _) in cells.items() if not math.isnan(low)}
-    return Row(name, numbers, intervals, leaders({method: cell[:3] for method, cell in cells.items()}))
+    return ScoreRow(name, numbers, intervals, leaders({method: cell[:3] for method, cell in cells.items()}))
 
 
-def _published(figure: Figure) -> str:
+def _published(figure: PublishedFigure) -> str:
     return f"{figure.mean:g}" if figure.spread is None else f"{figure.mean:g} ± {figure.spread:g}"
 
 

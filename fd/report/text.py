@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fd.results.grid import Plan
+from fd.results.grid import Grid
 
 
 def plus_minus(mean: float, spread: float | None) -> str:
@@ -23,7 +23,7 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
-def estimates(plan: Plan) -> str:
+def estimates(plan: Grid) -> str:
     """What a score, its spread and its interval are, for all scores of a table."""
     seeds, finals = len(plan.seeds), {task.final_evaluations for task in plan.tasks}
     over = "the last evaluation" if finals == {1} else f"the last {max(finals)} evaluations"
@@ -38,7 +38,7 @@ def estimates(plan: Plan) -> str:
     )
 
 
-def protocol(plan: Plan) -> str:
+def protocol(plan: Grid) -> str:
     """Episodes and steps of the evaluations: one sentence for all tasks where they agree, else a line for those that do."""
     tasks: dict[str, list[str]] = {}
     for task in plan.tasks:

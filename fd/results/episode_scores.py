@@ -24,7 +24,7 @@ COLUMNS = ("seed", "step", "episode", "return", "success", "length", "score")
 
 
 @dataclass(frozen=True)
-class Cell:
+class EvaluatedCell:
     """What the evaluation of one task and method must hold: every step of every seed, `episodes` of them."""
 
     task: str
@@ -38,7 +38,7 @@ class Cell:
 class Evaluations:
     """Scores of the episodes of one cell: `scores` [S, T, E], in the order of its seeds and steps."""
 
-    cell: Cell
+    cell: EvaluatedCell
     scores: NDArray[np.float64]
 
     def curve(self) -> NDArray[np.float64]:
@@ -59,7 +59,7 @@ class Evaluations:
         return np.asarray(self.curve()[:, -evaluations:].mean(axis=1))
 
 
-def read(folder: Path, cell: Cell) -> Evaluations:
+def read_episodes(folder: Path, cell: EvaluatedCell) -> Evaluations:
     """Evaluations of a cell, from `folder/<task>/<method>.csv`, held against the record beside it.
 
     Raises:
@@ -109,7 +109,7 @@ def _parse(row: dict[str, str], place: str) -> tuple[tuple[int, int, int], float
     return key, score
 
 
-def _gap(cell: Cell, found: dict[tuple[int, int, int], float], first: tuple[int, int, int]) -> str:
+def _gap(cell: EvaluatedCell, found: dict[tuple[int, int, int], float], first: tuple[int, int, int]) -> str:
     """The largest thing missing around the first missing episode: its seed, its evaluation, or itself."""
     seed, step, episode = first
     if not any(key[0] == seed for key in found):
@@ -123,6 +123,6 @@ def _place(key: tuple[int, int, int]) -> str:
     return f"seed {key[0]}, step {key[1]}, episode {key[2]}"
 
 
-def _grid(cell: Cell) -> str:
+def _grid(cell: EvaluatedCell) -> str:
     seeds, steps = (", ".join(map(str, values)) for values in (cell.seeds, cell.steps))
     return f"seeds {seeds}; steps {steps}; {cell.episodes} episodes each"

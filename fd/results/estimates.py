@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from fd.errors import FdError
-from fd.results.episode_scores import Cell, Evaluations, read
-from fd.results.grid import Plan
+from fd.results.episode_scores import EvaluatedCell, Evaluations, read_episodes
+from fd.results.grid import Grid
 from fd.results.statistics import Aggregate, Floats, Summary, aggregate, summarise
 
 AGGREGATE = "aggregate"  # its key beside the tasks in metrics.json
@@ -19,7 +19,7 @@ AGGREGATE = "aggregate"  # its key beside the tasks in metrics.json
 class Results:
     """Evaluations and estimates of every cell (task, method) of the plan, and every method's aggregate."""
 
-    plan: Plan
+    plan: Grid
     evaluations: dict[tuple[str, str], Evaluations]
     finals: dict[tuple[str, str], Floats]  # score of every seed, [S]
     summaries: dict[tuple[str, str], Summary]
@@ -33,7 +33,7 @@ class Results:
         return [(step, summarise(column, self.plan.confidence)) for step, column in zip(steps, columns, strict=True)]
 
 
-def gather(plan: Plan, folder: Path) -> Results:
+def gather_estimates(plan: Grid, folder: Path) -> Results:
     """Results of the evaluations in `folder/<task>/<method>.csv`; only the grid of the plan is looked at.
 
     Raises:
@@ -42,9 +42,11 @@ def gather(plan: Plan, folder: Path) -> Results:
     if AGGREGATE in [task.name for task in plan.tasks]:
         raise FdError(f"tasks.{AGGREGATE}: this name is kept for the aggregate over tasks, allowed: any other")
     cells = [
-        Cell(task.name, method, plan.seeds, task.steps, task.episodes) for task in plan.tasks for method in plan.methods
+        EvaluatedCell(task.name, method, plan.seeds, task.steps, task.episodes)
+        for task in plan.tasks
+        for method in plan.methods
     ]
-    evaluations = {(cell.task, cell.method): read(folder, cell) for cell in cells}
+    evaluations = {(cell.task, cell.method): read_episodes(folder, cell) for cell in cells}
     last = {task.name: task.final_evaluations for task in plan.tasks}
     finals = {key: value.final(last[key[0]]) for key, value in evaluations.items()}
     summaries = {key: summarise(value, plan.confidence) for key, value in finals.items()}

@@ -15,7 +15,7 @@ COLOURED = 7  # methods that share a panel, each in a colour of its own
 
 
 @dataclass(frozen=True)
-class Task:
+class GridTask:
     """Facts of one task of the suite that its results are held against."""
 
     name: str
@@ -33,11 +33,11 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Grid:
     """The grid of a report and its statistics; tables and figures keep the order of its tasks and methods."""
 
     suite: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[GridTask, ...]
     methods: tuple[str, ...]
     constrained: tuple[str, ...]  # methods whose displacement has a penalty and a multiplier
     budgets: dict[tuple[str, str], float]  # mean penalty allowed, by (task, method); none where the multiplier is fixed
@@ -57,12 +57,12 @@ class Plan:
         return f"{100 * self.confidence:g}"
 
 
-def plan_of(settings: SettingsFile, methods: Sequence[str]) -> Plan:
+def grid_of(settings: SettingsFile, methods: Sequence[str]) -> Grid:
     """The plan that params.yaml asks for, of these of its methods."""
     trains = {name: settings.part(TRAIN, "methods", name, "train") for name in methods}
     residual = {name: train for name, train in trains.items() if isinstance(train, ResidualPolicy)}
     report = settings.part(Report, "report")
-    return Plan(
+    return Grid(
         suite=settings.suite,
         tasks=tuple(_task(settings, name) for name in settings.tasks),
         methods=tuple(methods),
@@ -81,10 +81,10 @@ def plan_of(settings: SettingsFile, methods: Sequence[str]) -> Plan:
     )
 
 
-def _task(settings: SettingsFile, name: str) -> Task:
+def _task(settings: SettingsFile, name: str) -> GridTask:
     data = settings.part(DATA, "tasks", name, "data")
     refine, evaluate = settings.section(Refine, "refine", name), settings.section(Evaluate, "evaluate", name)
-    return Task(
+    return GridTask(
         name=name,
         dataset=data.dataset,
         source=data.source,

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fd.errors import FdError, one_line
-from fd.results.grid import Plan
+from fd.results.grid import Grid
 from fd.storage.files import read_record
 from fd.storage.transitions import Manifest, read_manifest
 
 
 @dataclass(frozen=True)
-class Machine:
+class RecordedMachine:
     """A machine in a reader's words; `gpu` None where the stage used none."""
 
     cpu: str
@@ -28,7 +28,7 @@ class Record:
     """What a stage wrote down about one of its runs; `steps_per_second` of simulators, in evaluations only."""
 
     seconds: float
-    machine: Machine
+    machine: RecordedMachine
     versions: dict[str, str]
     steps_per_second: float | None
     data_sha256: Any  # of every array of the data, by name; None where a stage does not write it down
@@ -78,7 +78,7 @@ def mixed(versions: Mapping[str, list[str]]) -> list[str]:
     return [f"**Mixed versions: {several}. The scores may not be comparable with each other.**"] if several else []
 
 
-def gather(plan: Plan, *, data: Path, behaviour: Path, runs: Path, evals: Path) -> Provenance:
+def gather_provenance(plan: Grid, *, data: Path, behaviour: Path, runs: Path, evals: Path) -> Provenance:
     """Provenance of the grid of the plan, from the four folders of the pipeline.
 
     Raises:
@@ -92,15 +92,15 @@ def gather(plan: Plan, *, data: Path, behaviour: Path, runs: Path, evals: Path) 
         if manifest.dataset != task.dataset:
             raise FdError(f"{folder}: dataset {manifest.dataset!r}, but params.yaml says {task.dataset!r}")
         wanted = {"task": task.name, "seeds": list(plan.seeds), "data_sha256": manifest.sha256}
-        found.pretrain[task.name] = record(behaviour / f"{task.name}.json", wanted)
+        found.pretrain[task.name] = read_stage_record(behaviour / f"{task.name}.json", wanted)
         for method in plan.methods:
             key = task.name, method
             flow = next(iter(found.pretrain[task.name].weights().values()), None)
             of_run = {"method": method, "flow_sha256": flow}
-            found.refine[key] = record(runs / task.name / f"{method}.json", wanted | of_run)
+            found.refine[key] = read_stage_record(runs / task.name / f"{method}.json", wanted | of_run)
             of_cell = {"task": task.name, "method": method, "data_sha256": manifest.sha256}
             of_cell |= {"weights": found.refine[key].weights()}
-            found.evaluate[key] = record(evals / task.name / f"{method}.json", of_cell)
+            found.evaluate[key] = read_stage_record(evals / task.name / f"{method}.json", of_cell)
     return found
 
 
@@ -110,7 +110,7 @@ def _field(values: Mapping[str, Any], name: str, path: Path) -> Any:
     return values[name]
 
 
-def record(path: Path, wanted: Mapping[str, Any]) -> Record:
+def read_stage_record(path: Path, wanted: Mapping[str, Any]) -> Record:
     """The record in a file whose fields have the wanted values.
 
     Raises:
@@ -128,7 +128,7 @@ def record(path: Path, wanted: Mapping[str, Any]) -> Record:
     try:
         cpu, cores, memory = str(machine["cpu"]), int(machine["cores"]), float(machine["memory_gib"])
         named = {str(package): str(version) for package, version in versions.items()}
-        place = Machine(cpu, cores, memory, machine["gpu"])
+        place = RecordedMachine(cpu, cores, memory, machine["gpu"])
         speed = None if rate is None else float(rate)
         return Record(float(seconds), place, named, speed, values.get("data_sha256"), dict(files))
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -18,7 +18,7 @@ POINTS = 200  # of a drawn line
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingLog:
     """Rows (step, seed and the columns that were asked for) of one run, all seeds."""
 
     rows: pd.DataFrame
@@ -47,7 +47,7 @@ class Training:
         return pd.DataFrame(columns)
 
 
-def read(path: Path, seeds: tuple[int, ...], columns: Sequence[str] = COLUMNS) -> Training:
+def read_training_log(path: Path, seeds: tuple[int, ...], columns: Sequence[str] = COLUMNS) -> TrainingLog:
     """Training of a run whose log has these columns, held against the record of the run; what else the log has is left.
 
     Raises:
@@ -73,4 +73,4 @@ def read(path: Path, seeds: tuple[int, ...], columns: Sequence[str] = COLUMNS) -
         raise FdError(f"{path}: seeds {found}, but params.yaml asks for seeds {list(seeds)}; refine it again")
     if rows.duplicated(["step", "seed"]).any():
         raise FdError(f"{path}: a step of a seed appears twice")
-    return Training(rows)
+    return TrainingLog(rows)

@@ -13,7 +13,7 @@ from fd.errors import FdError
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt
 
 
-def select(
+def select_device(
     device: str, threads: int, *, tf32: bool = False, deterministic: bool = False, images: bool = False
 ) -> torch.device:
     """Sets the CPU threads and returns the device: `cpu`, `cuda`, or `auto`, the GPU where there is one.

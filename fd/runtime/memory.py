@@ -20,13 +20,13 @@ _LIMIT = Path("/sys/fs/cgroup/memory.max")  # of this container, if it is one
 _CUDA_ALLOCATOR = re.compile(r"Tried to allocate ([\d.]+) (B|KiB|MiB|GiB|TiB)")
 
 
-def least(hidden: Sequence[int], *, seeds: int, batch_size: int) -> int:
+def least_memory(hidden: Sequence[int], *, seeds: int, batch_size: int) -> int:
     """Bytes that training takes at least: weights between one network's hidden layers, a batch's widest layer, and drawn rows."""
     weights = sum(a * b for a, b in itertools.pairwise(hidden))
     return seeds * (NUMBER * (COPIES * weights + batch_size * max(hidden)) + DRAWN * batch_size)
 
 
-def total(device: torch.device) -> int:
+def total_memory(device: torch.device) -> int:
     """Bytes of memory of a device; of the CPU, what this container may use."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
@@ -35,9 +35,9 @@ def total(device: torch.device) -> int:
     return min(machine, int(limit)) if limit.isdigit() else machine
 
 
-def check(hidden: Sequence[int], *, seeds: int, batch_size: int, device: torch.device, place: str) -> None:
+def check_memory(hidden: Sequence[int], *, seeds: int, batch_size: int, device: torch.device, place: str) -> None:
     """Raise an FdError, before anything is allocated, where the least that training takes is more than the device has."""
-    needed, there = least(hidden, seeds=seeds, batch_size=batch_size), total(device)
+    needed, there = least_memory(hidden, seeds=seeds, batch_size=batch_size), total_memory(device)
     if needed > there:
         raise FdError(
             f"{place}: {seeds} seeds of network.hidden {list(hidden)} and batch_size {batch_size} take {_gib(needed)} at"
@@ -59,7 +59,7 @@ def fitting(*, usable: int, needed: int, fixed: int, seeds: int) -> int:
 
 
 @contextmanager
-def told(label: str, *, seeds: int, fixed: int) -> Iterator[None]:
+def telling_what_fits(label: str, *, seeds: int, fixed: int) -> Iterator[None]:
     """Within, a GPU whose memory is full is an FdError that says how many seeds fit.
 
     Args:

@@ -8,7 +8,7 @@ from fd.method.bounds import Positive, Rate, Share, Widths, Within
 from fd.settings.fields import DISTINCT, Count, Seeds, Strict
 
 
-class Schedule(Strict):
+class TheorySchedule(Strict):
     """How a stack of networks is trained; the rate falls to zero along half a cosine."""
 
     hidden: Widths
@@ -21,8 +21,8 @@ class Theory(Strict):
     """The demonstrations."""
 
     seeds: Seeds
-    flow: Schedule
-    refine: Schedule  # critics, policies and displacements
+    flow: TheorySchedule
+    refine: TheorySchedule  # critics, policies and displacements
     flow_steps: Annotated[int, Within(ge=1, le=1000)]
     times: Annotated[tuple[Share, ...], Within(min_length=1), DISTINCT]  # at which the optimality gap is trained
     fisher_samples: Annotated[

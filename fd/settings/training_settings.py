@@ -42,7 +42,7 @@ class Network(Strict, NetworkShape):
         return (*obs_shape[:-1], obs_shape[-1] * self.frame_stack)
 
 
-class Training(Strict):
+class TrainingSchedule(Strict):
     """Training that writes a row of its log every `log_every` steps."""
 
     steps: Count
@@ -50,7 +50,7 @@ class Training(Strict):
     log_every: Count
 
     @model_validator(mode="after")
-    def _rows(self) -> Training:
+    def _rows(self) -> TrainingSchedule:
         if self.steps % self.log_every:
             raise ValueError(f"steps: {self.steps} is not a multiple of log_every: {self.log_every}")
         if self.steps // self.log_every > MOST_ROWS or self.log_every > MOST_ROWS:
@@ -60,13 +60,13 @@ class Training(Strict):
         return self
 
 
-class Pretrain(Training):
+class Pretrain(TrainingSchedule):
     """Section `pretrain`: flow matching of the behaviour policy."""
 
     learning_rate: Rate
 
 
-class Evaluated(Training):
+class Evaluated(TrainingSchedule):
     """Training whose policies are evaluated as it goes."""
 
     evaluate_every: Count

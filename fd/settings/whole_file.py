@@ -85,7 +85,7 @@ class WholeFile(Strict):
     compute: Compute
 
 
-def check(settings: SettingsFile) -> None:
+def check_whole_file(settings: SettingsFile) -> None:
     """Check a file; FdError when it breaks a rule."""
     whole = validated(WholeFile, settings.values)
     for name, ablation in whole.ablations.items():

@@ -52,7 +52,7 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Job:
+class EpisodeJob:
     """Episodes for one worker: of every seed those with these numbers, m at most, at the snapshot of `step`."""
 
     step: int
@@ -60,7 +60,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Batch:
+class EpisodeBatch:
     """What a policy acts on: `each` environments (m) for each seed, and the shape of a row; `name` is for errors."""
 
     name: str
@@ -80,7 +80,7 @@ def streams(key: Key) -> tuple[int, np.random.Generator]:
     return int(environment.generate_state(1)[0]), np.random.Generator(np.random.PCG64(noise))
 
 
-def build(make_env: MakeEnv, name: str, shapes: tuple[tuple[int, ...], ...]) -> gymnasium.Env[Any, Any]:
+def build_environment(make_env: MakeEnv, name: str, shapes: tuple[tuple[int, ...], ...]) -> gymnasium.Env[Any, Any]:
     """Make an environment and check that it has the shapes of the data.
 
     Args:
@@ -108,7 +108,7 @@ def build(make_env: MakeEnv, name: str, shapes: tuple[tuple[int, ...], ...]) -> 
 class Simulators:
     """The environments of a worker, and the policy that acts in all of them at once."""
 
-    def __init__(self, make_env: MakeEnv, make_act: MakeAct, batch: Batch) -> None:
+    def __init__(self, make_env: MakeEnv, make_act: MakeAct, batch: EpisodeBatch) -> None:
         """Build the environments; see `fd.simulation.rollout.Rollout`."""
         self._make_act, self._batch = make_act, batch
         self._step: int | None = None  # of the snapshot whose policy is loaded
@@ -116,11 +116,11 @@ class Simulators:
         self._observations = np.zeros((*shape, *batch.obs_shape), np.float32 if len(batch.obs_shape) == 1 else np.uint8)
         self._noise = np.zeros((*shape, batch.noise_dim), np.float32)
         self._slots = {
-            index: _Slot(build(make_env, batch.name, shapes), self._observations[index], self._noise[index])
+            index: _Slot(build_environment(make_env, batch.name, shapes), self._observations[index], self._noise[index])
             for index in np.ndindex(shape)
         }
 
-    def __call__(self, job: Job) -> Iterator[Episode]:
+    def __call__(self, job: EpisodeJob) -> Iterator[Episode]:
         """Run the episodes of a job in lock-step; give each when it ends."""
         if job.step != self._step:
             enter(f"the policy of snapshot {job.step} being loaded")

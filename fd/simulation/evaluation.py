@@ -74,11 +74,11 @@ def evaluate(subject: Subject, out: Path, settings: Evaluate, *, workers: int, d
     write_text(table, _table(rows))
     record = {"task": subject.task, "method": subject.method, "data_sha256": subject.manifest.sha256}
     record |= {"weights": weights} | speed
-    run_record.write(table.with_suffix(".json"), record, output=table, start=start)
+    run_record.write_run_record(table.with_suffix(".json"), record, output=table, start=start)
     shutil.rmtree(work)
 
 
-def score(episode: Episode, manifest: Manifest) -> float:
+def episode_score(episode: Episode, manifest: Manifest) -> float:
     """Score of an episode by the protocol: 100 * success, or the return as a percentage of the manifest's return range."""
     if manifest.score == "success":
         return 100.0 * episode.success
@@ -95,7 +95,7 @@ def _return_range(manifest: Manifest) -> tuple[float, float]:
     )
 
 
-def load(subject: Subject, device: torch.device, step: int) -> Act:
+def load_actor(subject: Subject, device: torch.device, step: int) -> Act:
     """A snapshot's policy in a simulator process."""
     return acting(_policy(subject, step, device), device, **subject.acting.model_dump())
 
@@ -124,7 +124,7 @@ def _simulate(
     manifest, seeds, start = subject.manifest, policy.seeds, time.monotonic()
     jobs = len(left) * -(-settings.episodes // -(-settings.environments // len(seeds)))
     pool = Rollout(
-        partial(make_env, manifest, frame_stack=policy.spec.frame_stack), partial(load, subject, device),
+        partial(make_env, manifest, frame_stack=policy.spec.frame_stack), partial(load_actor, subject, device),
         name=subject.task, seeds=seeds, obs_shape=policy.spec.obs_shape, act_dim=manifest.act_dim,
         noise_dim=subject.acting.best_of * manifest.act_dim, environments=settings.environments,
         workers=min(workers, jobs), timeout=settings.timeout,
@@ -169,7 +169,7 @@ def _policy(subject: Subject, step: int, device: torch.device | str = "cpu") -> 
 
 def _row(episode: Episode, manifest: Manifest) -> tuple[float, ...]:
     """The episode as numbers, in the order of COLUMNS."""
-    values = (episode.return_, int(episode.success), episode.length, score(episode, manifest))
+    values = (episode.return_, int(episode.success), episode.length, episode_score(episode, manifest))
     return (episode.seed, episode.step, episode.episode, *values)
 
 

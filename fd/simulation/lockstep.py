@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from fd.simulation.episodes import Floats, MakeEnv, build
+from fd.simulation.episodes import Floats, MakeEnv, build_environment
 from fd.simulation.workers import Workers, beat, enter
 
 
@@ -27,7 +27,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What a simulator showed at the end of an order; `reward` and the flags are those of the last step, if there was one."""
 
     obs: NDArray[Any]
@@ -68,13 +68,13 @@ class Lockstep(Workers):
             if share:
                 self.ask(worker, share)
 
-    def receive(self) -> dict[int, Outcome]:
+    def receive(self) -> dict[int, StepOutcome]:
         """Return the outcomes of the orders sent last, by the index of a seed in its order.
 
         Raises:
             FdError: a simulator raises or hangs, or its process dies.
         """
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, StepOutcome] = {}
         for _, answer in self.answers():
             outcomes |= answer
         return dict(sorted(outcomes.items()))
@@ -86,9 +86,9 @@ class _Simulators:
     def __init__(
         self, make_env: MakeEnv, name: str, seeds: Mapping[int, int], shapes: tuple[tuple[int, ...], ...]
     ) -> None:
-        self._seeds, self._envs = seeds, {index: build(make_env, name, shapes) for index in seeds}
+        self._seeds, self._envs = seeds, {index: build_environment(make_env, name, shapes) for index in seeds}
 
-    def __call__(self, orders: Mapping[int, Order]) -> Iterator[dict[int, Outcome]]:
+    def __call__(self, orders: Mapping[int, Order]) -> Iterator[dict[int, StepOutcome]]:
         """Carry out the orders; give all outcomes at once."""
         outcomes = {}
         for index, order in orders.items():
@@ -97,12 +97,12 @@ class _Simulators:
         yield outcomes
 
 
-def _carry_out(env: gymnasium.Env[Any, Any], order: Order) -> Outcome:
+def _carry_out(env: gymnasium.Env[Any, Any], order: Order) -> StepOutcome:
     """Start an episode, if asked, and take the actions one after the other."""
     if order.seed is not None:
-        outcome = Outcome(env.reset(seed=order.seed)[0])
+        outcome = StepOutcome(env.reset(seed=order.seed)[0])
     for action in order.actions:
         beat()
         obs, reward, terminated, truncated, info = env.step(action)
-        outcome = Outcome(obs, float(reward), bool(info["success"]), terminated, truncated)
+        outcome = StepOutcome(obs, float(reward), bool(info["success"]), terminated, truncated)
     return outcome

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-from fd.simulation.episodes import Batch, Episode, Job, MakeAct, MakeEnv, Simulators
+from fd.simulation.episodes import Episode, EpisodeBatch, EpisodeJob, MakeAct, MakeEnv, Simulators
 from fd.simulation.workers import Workers
 
 
@@ -53,7 +53,7 @@ class Rollout(Workers):
             FdError: an environment cannot be built or is of other shapes, or its process dies or hangs.
         """
         each = -(-environments // len(seeds))
-        self._batch = Batch(name, tuple(seeds), each, obs_shape=obs_shape, noise_dim=noise_dim, act_dim=act_dim)
+        self._batch = EpisodeBatch(name, tuple(seeds), each, obs_shape=obs_shape, noise_dim=noise_dim, act_dim=act_dim)
         super().__init__(name, Simulators, [(make_env, make_act, self._batch)] * workers, timeout=timeout)
 
     def run(
@@ -75,7 +75,7 @@ class Rollout(Workers):
         """
         starts = range(0, episodes, self._batch.each)
         numbers = [range(start, min(start + self._batch.each, episodes)) for start in starts]
-        jobs = [(Job(step, some), len(self._batch.seeds) * len(some)) for step in steps for some in numbers]
+        jobs = [(EpisodeJob(step, some), len(self._batch.seeds) * len(some)) for step in steps for some in numbers]
         rows: defaultdict[int, list[Episode]] = defaultdict(list)
         for row in self.do(jobs):
             rows[row.step].append(row)

@@ -16,7 +16,7 @@ from fd.storage.files import digests, write_record
 PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robotics", "dvc")
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result may depend on; absent packages are left out."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, str | int | float | None]:
+def machine_facts() -> dict[str, str | int | float | None]:
     """CPU model, cores, memory in GiB and GPU (None without one)."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -46,12 +46,12 @@ def machine() -> dict[str, str | int | float | None]:
     }
 
 
-def write(path: Path, record: dict[str, Any], *, output: Path, start: float) -> None:
+def write_run_record(path: Path, record: dict[str, Any], *, output: Path, start: float) -> None:
     """Writes a stage's record as JSON, with versions, machine and the seconds since `start` (of `time.monotonic`).
 
     It stands beside the output that it speaks of, not in it: the output is the same bytes on every run, the seconds are not. It has the
     SHA-256 of each file of the output, a folder or a file, by which whoever reads these knows them.
     """
     seconds = {"seconds": round(time.monotonic() - start, 1)}
-    made = {"files": digests(output), "versions": versions(), "machine": machine()}
+    made = {"files": digests(output), "versions": package_versions(), "machine": machine_facts()}
     write_record(path, record | made | seconds)

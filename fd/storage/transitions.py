@@ -91,7 +91,7 @@ class Manifest:
     differs: str | None = None
 
 
-def measured(arrays: Transitions) -> dict[str, Any]:
+def with_measures(arrays: Transitions) -> dict[str, Any]:
     """Return the fields of a manifest that follow from the arrays."""
     return {
         "episodes": int(arrays.ends.sum()),

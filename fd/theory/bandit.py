@@ -21,7 +21,7 @@ from fd.method.flow import base_actions
 from fd.method.objective import refinement_loss
 from fd.networks.mlp import StackedMLP
 from fd.theory.distributions import Mixture, planar
-from fd.theory.fit import ACT_DIM, OBS_DIM, Schedule, descend, generators, nothing, part, window
+from fd.theory.fit import ACT_DIM, OBS_DIM, FitSchedule, descend, generators, nothing, seeds_part, time_window
 from fd.theory.gap import CLIP, DAMPING, spanning
 from fd.theory.kl import kl
 
@@ -37,7 +37,7 @@ METHODS = ("bc", "fql", "deflow", "fidec", "fidec-desmooth", "fidec-stein")
 
 
 @dataclass(frozen=True)
-class Layout:
+class BanditLayout:
     """A behaviour policy and the peak of its reward exp(-|a - peak|^2 / (2 width^2))."""
 
     target: Mixture
@@ -51,7 +51,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BanditOutcome:
     """One method on one layout and seed.
 
     Attributes:
@@ -85,7 +85,7 @@ class _Stack:
     noise: Tensor
     base: Tensor
     seeds: Sequence[int]
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, BanditLayout]
 
     def members(self) -> list[tuple[str, int]]:
         return [(name, seed) for name in self.layouts for seed in self.seeds]
@@ -94,17 +94,17 @@ class _Stack:
         return [f"{method} on the layout {name}, seed {seed}" for name, seed in self.members()]
 
 
-def layouts() -> dict[str, Layout]:
+def layouts() -> dict[str, BanditLayout]:
     """Narrow modes that are parallel, so that one matrix fits them all, and modes that cross, so that none does."""
     parallel = planar([(0, 0.6), (0, 0), (0, -0.6)], deviations=[(0.3, 0.06)] * 3, degrees=[0] * 3)
     corners = [(0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5)]
     crossed = planar(corners, deviations=[(0.25, 0.06)] * 4, degrees=[-45, 45, -45, 45])
-    return {"parallel": Layout(parallel, (0.4, 0.25)), "crossed": Layout(crossed, (0.4, 0.1))}
+    return {"parallel": BanditLayout(parallel, (0.4, 0.25)), "crossed": BanditLayout(crossed, (0.4, 0.1))}
 
 
 def play(
-    flow: StackedMLP, seeds: Sequence[int], *, budget: float, alpha: float, flow_steps: int, schedule: Schedule
-) -> list[Outcome]:
+    flow: StackedMLP, seeds: Sequence[int], *, budget: float, alpha: float, flow_steps: int, schedule: FitSchedule
+) -> list[BanditOutcome]:
     """Every method on every layout, on learned flows whose members are layouts times seeds.
 
     Args:
@@ -121,7 +121,7 @@ def play(
     base = base_actions(flow, nothing(noise), noise, steps=flow_steps)
     critic = _critic(plan, seeds, schedule)
     stack = _Stack(flow, critic, noise, base, seeds, plan)
-    found: list[Outcome] = []
+    found: list[BanditOutcome] = []
     for method in METHODS:
         if method == "bc":
             act, residual = base[:, :SHOWN], None
@@ -134,7 +134,7 @@ def play(
     return found
 
 
-def _critic(plan: Mapping[str, Layout], seeds: Sequence[int], schedule: Schedule) -> StackedMLP:
+def _critic(plan: Mapping[str, BanditLayout], seeds: Sequence[int], schedule: FitSchedule) -> StackedMLP:
     """Critics of every layout and seed, fitted to the reward on actions of the behaviour."""
     members = [layout for layout in plan.values() for _ in seeds]
     streams = generators(len(members), seeds, purpose=4)
@@ -145,8 +145,8 @@ def _critic(plan: Mapping[str, Layout], seeds: Sequence[int], schedule: Schedule
     reward = torch.stack([layout.value(part) for layout, part in zip(members, act, strict=True)])
 
     def loss(index: int) -> Tensor:
-        batch = window(act, index, schedule.batch_size)
-        y = window(reward, index, schedule.batch_size)
+        batch = time_window(act, index, schedule.batch_size)
+        y = time_window(reward, index, schedule.batch_size)
         return critic_loss(critic, nothing(batch), batch, y)[0]
 
     names = [f"critic of the layout {name}, seed {seed}" for name in plan for seed in seeds]
@@ -154,7 +154,7 @@ def _critic(plan: Mapping[str, Layout], seeds: Sequence[int], schedule: Schedule
     return critic.requires_grad_(False)
 
 
-def _policy(stack: _Stack, schedule: Schedule) -> StackedMLP:
+def _policy(stack: _Stack, schedule: FitSchedule) -> StackedMLP:
     streams = generators(len(stack.base), stack.seeds, purpose=5)
     widths = (OBS_DIM + ACT_DIM, *schedule.hidden, ACT_DIM)
     return StackedMLP((len(stack.base),), widths, norm=False, generators=streams)
@@ -166,12 +166,12 @@ def _shown(policy: StackedMLP, noise: Tensor) -> Tensor:
     return act[:, :SHOWN].clamp(-1, 1)
 
 
-def _distil(stack: _Stack, alpha: float, schedule: Schedule) -> Tensor:
+def _distil(stack: _Stack, alpha: float, schedule: FitSchedule) -> Tensor:
     """Actions [S, SHOWN, A] of FQL's one-step policy from the noise of the base actions."""
     policy = _policy(stack, schedule)
 
     def loss(index: int) -> Tensor:
-        noise, base = (window(pool, index, schedule.batch_size) for pool in (stack.noise, stack.base))
+        noise, base = (time_window(pool, index, schedule.batch_size) for pool in (stack.noise, stack.base))
         obs = nothing(base)
         return distillation_loss(policy, stack.critic, obs, noise, base, alpha=alpha, normalize_q=False)[0]
 
@@ -179,7 +179,7 @@ def _distil(stack: _Stack, alpha: float, schedule: Schedule) -> Tensor:
     return _shown(policy, stack.noise)
 
 
-def _refine(stack: _Stack, method: str, budget: float, schedule: Schedule) -> StackedMLP:
+def _refine(stack: _Stack, method: str, budget: float, schedule: FitSchedule) -> StackedMLP:
     """The residual displacement of a method, under its own metric and the common budget."""
     residual = _policy(stack, schedule)
     log_dual = nn.Parameter(torch.full((len(stack.base),), DUAL_INIT).log())
@@ -188,7 +188,7 @@ def _refine(stack: _Stack, method: str, budget: float, schedule: Schedule) -> St
     shared = _state_vectors(stack, method) if metric.kind == "state" else None
 
     def loss(index: int) -> Tensor:
-        base = window(stack.base, index, schedule.batch_size)
+        base = time_window(stack.base, index, schedule.batch_size)
         obs, scores = nothing(base), shared
         if metric.kind == "stein":
             t = torch.full_like(base[..., :1], T_EPS)
@@ -212,7 +212,7 @@ def _state_vectors(stack: _Stack, method: str) -> Tensor:
     return desmoothed(scores, T_EPS) if method == "fidec-desmooth" else spanning(scores)
 
 
-def _outcomes(stack: _Stack, method: str, act: Tensor, residual: StackedMLP | None) -> list[Outcome]:
+def _outcomes(stack: _Stack, method: str, act: Tensor, residual: StackedMLP | None) -> list[BanditOutcome]:
     found = []
     divergences = {} if residual is None else _divergences(stack, residual)
     for member, (name, seed) in enumerate(stack.members()):
@@ -224,7 +224,7 @@ def _outcomes(stack: _Stack, method: str, act: Tensor, residual: StackedMLP | No
         divergence, folds = divergences.get((name, seed), (None, False))
         shares = target.responsibilities(actions)[inside].sum(dim=0) / len(actions)
         found.append(
-            Outcome(
+            BanditOutcome(
                 name,
                 method,
                 seed,
@@ -245,7 +245,7 @@ def _divergences(stack: _Stack, residual: StackedMLP) -> dict[tuple[str, int], t
     found: dict[tuple[str, int], tuple[float | None, bool]] = {}
     count = len(stack.seeds)
     for place, (name, layout) in enumerate(stack.layouts.items()):
-        exact = part(residual, place * count, (place + 1) * count).double()
+        exact = seeds_part(residual, place * count, (place + 1) * count).double()
         values, folds = (each.tolist() for each in kl(layout.target, partial(_wide, exact), nodes=NODES))
         for seed, value, folded in zip(stack.seeds, values, folds, strict=True):
             found[name, seed] = (None if folded else value, folded)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fd.networks.mlp import StackedMLP
 from fd.theory import bandit, gap, score_error, second_order
 from fd.theory.distributions import Mixture, planar
-from fd.theory.fit import Schedule, part, train_flow
+from fd.theory.fit import FitSchedule, seeds_part, train_flow
 
 SAMPLES = (8, 64, 512, 4096, 32768)  # K at which the cost of estimating F is shown
 SAMPLING_DRAWS = 100
@@ -19,8 +19,8 @@ class Settings:
     """Section `theory` of params.yaml."""
 
     seeds: tuple[int, ...]
-    flow: Schedule
-    refine: Schedule
+    flow: FitSchedule
+    refine: FitSchedule
     flow_steps: int
     times: tuple[float, ...]
     fisher_samples: int
@@ -29,7 +29,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Findings:
+class TheoryFindings:
     """What the demonstrations found."""
 
     settings: Settings
@@ -38,7 +38,7 @@ class Findings:
     cases: list[second_order.Case]
     refined: list[gap.Refined]
     sampling: dict[str, list[float]]
-    outcomes: list[bandit.Outcome]
+    outcomes: list[bandit.BanditOutcome]
 
 
 def elongated() -> Mixture:
@@ -46,12 +46,12 @@ def elongated() -> Mixture:
     return planar([(0, 0)], deviations=[(0.5, 0.05)], degrees=[30])
 
 
-def run(settings: Settings) -> Findings:
+def run_demonstrations(settings: Settings) -> TheoryFindings:
     """Trains the flows of the Gaussian and of both bandits as one stack, then runs every demonstration."""
     targets = {"Gaussian": elongated()} | {name: layout.target for name, layout in bandit.layouts().items()}
     flow = train_flow(targets, settings.seeds, settings.flow)
     count = len(settings.seeds)
-    return Findings(
+    return TheoryFindings(
         settings=settings,
         formulas=score_error.formula_errors(second_order.targets()),
         curves=[
@@ -59,10 +59,10 @@ def run(settings: Settings) -> Findings:
             for place, (name, target) in enumerate(targets.items())
         ],
         cases=second_order.cases(),
-        refined=refinements(settings, part(flow, 0, count)),
+        refined=refinements(settings, seeds_part(flow, 0, count)),
         sampling=gap.sampling(elongated().covariances[0], SHOWN_TIME, SAMPLES, draws=SAMPLING_DRAWS),
         outcomes=bandit.play(
-            part(flow, count, len(targets) * count),
+            seeds_part(flow, count, len(targets) * count),
             settings.seeds,
             budget=settings.budget,
             alpha=settings.alpha,
@@ -74,7 +74,7 @@ def run(settings: Settings) -> Findings:
 
 def refinements(settings: Settings, flow: StackedMLP) -> list[gap.Refined]:
     """The trained refinements of the optimality gap, on flows of `elongated`, one a seed."""
-    stacks = gap.train(
+    stacks = gap.train_gap(
         elongated(),
         flow,
         times=settings.times,

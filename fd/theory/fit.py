@@ -21,7 +21,7 @@ DRAWN = 50  # steps whose random numbers are drawn at once
 
 
 @dataclass(frozen=True)
-class Schedule:
+class FitSchedule:
     """Training of one stack: hidden widths, steps, batch size of a member, and the rate from which a cosine falls to zero."""
 
     hidden: tuple[int, ...]
@@ -43,7 +43,7 @@ def nothing(like: Tensor) -> Tensor:
     return like.new_zeros(*like.shape[:-1], OBS_DIM)
 
 
-def window(pool: Tensor, index: int, size: int) -> Tensor:
+def time_window(pool: Tensor, index: int, size: int) -> Tensor:
     """Batch number `index` of a pool [S, N, A], [S, size, A]; batches begin again where the pool ends."""
     first = index * size % (pool.shape[1] - size + 1)
     return pool[:, first : first + size]
@@ -52,7 +52,7 @@ def window(pool: Tensor, index: int, size: int) -> Tensor:
 def descend(
     parameters: list[nn.Parameter],
     loss: Callable[[int], Tensor],
-    schedule: Schedule,
+    schedule: FitSchedule,
     *,
     clip: float,
     members: Sequence[str],
@@ -77,7 +77,7 @@ def descend(
         )
 
 
-def train_flow(targets: Mapping[str, Mixture], seeds: Sequence[int], schedule: Schedule) -> StackedMLP:
+def train_flow(targets: Mapping[str, Mixture], seeds: Sequence[int], schedule: FitSchedule) -> StackedMLP:
     """Velocity networks of every distribution and seed, [targets * seeds] of them, trained on fresh draws."""
     members = [target for target in targets.values() for _ in seeds]
     streams = generators(len(members), seeds, purpose=0)
@@ -102,7 +102,7 @@ def train_flow(targets: Mapping[str, Mixture], seeds: Sequence[int], schedule: S
 
 
 @torch.no_grad()
-def integrate(flow: StackedMLP, noise: Tensor, *, steps: int) -> Tensor:
+def integrate_actions(flow: StackedMLP, noise: Tensor, *, steps: int) -> Tensor:
     """Base actions [S, B, A] by Euler steps from noise [S, B, A], not clipped.
 
     Deviation: `fd.method.flow.base_actions` clips to [-1, 1], which would cut a Gaussian of standard deviation 0.5 at two of them.
@@ -113,7 +113,7 @@ def integrate(flow: StackedMLP, noise: Tensor, *, steps: int) -> Tensor:
     return x
 
 
-def part(stack: StackedMLP, first: int, last: int) -> StackedMLP:
+def seeds_part(stack: StackedMLP, first: int, last: int) -> StackedMLP:
     """Members first, ..., last - 1 of a stack with one leading axis, as constants."""
     widths = [weight.shape[1] for weight in stack.weights] + [stack.weights[-1].shape[-1]]
     count = last - first

@@ -17,7 +17,7 @@ from fd.method.fisher import Metric, desmoothed, state_scores
 from fd.method.objective import refinement_loss
 from fd.networks.mlp import StackedMLP
 from fd.theory.distributions import Mixture
-from fd.theory.fit import ACT_DIM, OBS_DIM, Schedule, descend, generators, integrate, nothing, window
+from fd.theory.fit import ACT_DIM, OBS_DIM, FitSchedule, descend, generators, integrate_actions, nothing, time_window
 from fd.theory.kl import grid, kl
 
 DAMPING = 1e-3
@@ -137,7 +137,7 @@ class Trained:
         return out
 
 
-def train(
+def train_gap(
     target: Mixture,
     flow: StackedMLP,
     *,
@@ -145,7 +145,7 @@ def train(
     seeds: Sequence[int],
     samples: int,
     flow_steps: int,
-    schedule: Schedule,
+    schedule: FitSchedule,
 ) -> list[Trained]:
     """Trains every refinement on the learned flow of a centred Gaussian, a member of `flow` per seed.
 
@@ -163,7 +163,7 @@ def train(
     sigma = target.covariances[0]
     streams = generators(len(seeds), seeds, purpose=1)
     noise = torch.stack([torch.randn(samples, ACT_DIM, generator=stream) for stream in streams])
-    actions = integrate(flow, noise, steps=flow_steps)
+    actions = integrate_actions(flow, noise, steps=flow_steps)
     isotropic = [
         _Case("identity", None, seed, worst(sigma, torch.eye(ACT_DIM, dtype=sigma.dtype)), None) for seed in seeds
     ]
@@ -187,7 +187,9 @@ def spanning(scores: Tensor) -> Tensor:
     return spans.contiguous()
 
 
-def _train(sigma: Tensor, actions: Tensor, cases: Sequence[_Case], seeds: Sequence[int], schedule: Schedule) -> Trained:
+def _train(
+    sigma: Tensor, actions: Tensor, cases: Sequence[_Case], seeds: Sequence[int], schedule: FitSchedule
+) -> Trained:
     units, duals = _units(sigma, cases)
     streams = generators(len(cases), seeds, purpose=2)
     widths = (OBS_DIM + ACT_DIM, *schedule.hidden, ACT_DIM)
@@ -201,7 +203,7 @@ def _train(sigma: Tensor, actions: Tensor, cases: Sequence[_Case], seeds: Sequen
     base = torch.stack([actions[seeds.index(case.seed)] for case in cases]) / units.float().view(-1, 1, 1)
 
     def loss(index: int) -> Tensor:
-        batch = window(base, index, schedule.batch_size)
+        batch = time_window(base, index, schedule.batch_size)
         return refinement_loss(
             residual, critic, log_dual, nothing(batch), batch,
             scores=scores, metric=metric, budget=BUDGET, normalize_q=False, learn_dual=True,

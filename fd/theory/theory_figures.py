@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from fd.report.style import COLOURS, DARK, WIDTH
 from fd.theory import bandit, gap, score_error, second_order
-from fd.theory.bandit import Layout, Outcome
+from fd.theory.bandit import BanditLayout, BanditOutcome
 from fd.theory.demonstrations import elongated
 from fd.theory.gap import Refined
 
@@ -126,7 +126,7 @@ def optimality_gap(refined: Sequence[Refined]) -> Figure:
     return figure
 
 
-def bandits(outcomes: Sequence[Outcome]) -> Figure:
+def bandits(outcomes: Sequence[BanditOutcome]) -> Figure:
     """Actions of the first seed of every method (columns) on both layouts (rows), over density and value."""
     plan = bandit.layouts()
     seed = outcomes[0].seed
@@ -148,7 +148,7 @@ def bandits(outcomes: Sequence[Outcome]) -> Figure:
     return figure
 
 
-def _scene(panel: Axes, layout: Layout) -> None:
+def _scene(panel: Axes, layout: BanditLayout) -> None:
     """Density of the behaviour as shading, reward as contours, its peak as a cross."""
     ticks = torch.linspace(-1, 1, 81, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1)

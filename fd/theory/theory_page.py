@@ -13,8 +13,8 @@ from fd.report.csv_text import csv_text
 from fd.report.markdown import markdown_table
 from fd.report.style import style, svg
 from fd.theory import bandit, gap, score_error, second_order, theory_figures
-from fd.theory.bandit import Outcome
-from fd.theory.demonstrations import SAMPLES, SHOWN_TIME, Findings, elongated
+from fd.theory.bandit import BanditOutcome
+from fd.theory.demonstrations import SAMPLES, SHOWN_TIME, TheoryFindings, elongated
 from fd.theory.distributions import planar
 from fd.theory.gap import Refined
 
@@ -27,7 +27,7 @@ CLOSED_TIMES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 DEVIATIONS = ((0.02, 0.2), (0.05, 0.5), (0.1, 1.0))
 
 
-def render(found: Findings) -> dict[str, str]:
+def render_theory(found: TheoryFindings) -> dict[str, str]:
     """Text of every file, by name; equal findings give equal bytes."""
     files = {
         "theory.md": _page(found),
@@ -45,7 +45,7 @@ def render(found: Findings) -> dict[str, str]:
     return files
 
 
-def metrics(found: Findings) -> dict[str, Any]:
+def metrics(found: TheoryFindings) -> dict[str, Any]:
     """What `dvc metrics show` prints: the numbers that the claims rest on."""
     slopes = [slope for case in found.cases if (slope := case.slope("stein")) is not None]
     outcomes: dict[str, dict[str, dict[str, float]]] = {}
@@ -75,7 +75,7 @@ def kl_spread(refined: Sequence[Refined]) -> float:
     return max(abs(run.kl / gap.TRUST - 1) for run in refined)
 
 
-def _page(found: Findings) -> str:
+def _page(found: TheoryFindings) -> str:
     seeds = len(found.settings.seeds)
     parts = [
         "# What the method claims, where the truth is known",
@@ -103,7 +103,7 @@ def _page(found: Findings) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _formulas(found: Findings) -> str:
+def _formulas(found: TheoryFindings) -> str:
     rows = []
     for (target, formula), errors in found.formulas.items():
         label = "(t v - x) / (1 - t)" if formula == "exact" else "v / (1 - t)"
@@ -116,7 +116,7 @@ def _formulas(found: Findings) -> str:
     )
 
 
-def _score_caption(found: Findings) -> str:
+def _score_caption(found: TheoryFindings) -> str:
     schedule, seeds = found.settings.flow, len(found.settings.seeds)
     below = [curve.target for curve in found.curves if _cancels(curve)]
     where = f" (here: {', '.join(below)})" if below else ""
@@ -206,7 +206,7 @@ def _closed() -> str:
     )
 
 
-def _gap_caption(found: Findings) -> str:
+def _gap_caption(found: TheoryFindings) -> str:
     settings = found.settings
     training = max(abs(run.share - run.untrained) for run in found.refined)
     estimation = max(abs(run.untrained - run.theory) for run in found.refined)
@@ -257,7 +257,7 @@ def _trained(refined: Sequence[Refined]) -> str:
     )
 
 
-def _sampled(found: Findings) -> str:
+def _sampled(found: TheoryFindings) -> str:
     rows = [
         ["plain" if metric == "state" else "desmoothed", *(f"{value:.3f}" for value in values)]
         for metric, values in found.sampling.items()
@@ -273,7 +273,7 @@ def _sampled(found: Findings) -> str:
     )
 
 
-def _bandit_caption(found: Findings) -> str:
+def _bandit_caption(found: TheoryFindings) -> str:
     settings = found.settings
     return (
         "Shading: density of the behaviour. Contours: the reward, from 0.1 in steps of 0.2; cross: its peak, off the support. Red: actions of one"
@@ -286,7 +286,7 @@ def _bandit_caption(found: Findings) -> str:
     )
 
 
-def _bandit_table(outcomes: Sequence[Outcome]) -> str:
+def _bandit_table(outcomes: Sequence[BanditOutcome]) -> str:
     rows = []
     plan = bandit.layouts()
     for layout, method, group in _groups(outcomes):
@@ -312,7 +312,7 @@ def _bandit_table(outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def _divergence(group: Sequence[Outcome]) -> str:
+def _divergence(group: Sequence[BanditOutcome]) -> str:
     if any(outcome.folds for outcome in group):
         return "T folds"
     divergences = [outcome.kl for outcome in group if outcome.kl is not None]
@@ -321,7 +321,7 @@ def _divergence(group: Sequence[Outcome]) -> str:
     return "-" if group[0].method == "bc" else "not known"
 
 
-def _groups(outcomes: Sequence[Outcome]) -> Iterable[tuple[str, str, list[Outcome]]]:
+def _groups(outcomes: Sequence[BanditOutcome]) -> Iterable[tuple[str, str, list[BanditOutcome]]]:
     for layout in bandit.layouts():
         for method in bandit.METHODS:
             yield layout, method, [o for o in outcomes if (o.layout, o.method) == (layout, method)]
@@ -332,7 +332,7 @@ def _runs(refined: Sequence[Refined]) -> Iterable[tuple[str, float | None, list[
         yield metric, t, [run for run in refined if (run.metric, run.t) == (metric, t)]
 
 
-def _mean(group: Sequence[Outcome], field: str) -> float:
+def _mean(group: Sequence[BanditOutcome], field: str) -> float:
     return statistics.fmean(getattr(outcome, field) for outcome in group)
 
 
@@ -393,6 +393,6 @@ def _gap_rows(refined: Sequence[Refined]) -> list[dict[str, Any]]:
     ]
 
 
-def _bandit_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def _bandit_rows(outcomes: Sequence[BanditOutcome]) -> list[dict[str, Any]]:
     keys = ("layout", "method", "seed", "value", "off_support", "modes", "moved", "kl", "folds")
     return [{key: getattr(outcome, key) for key in keys} for outcome in outcomes]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fd.simulation.lockstep import Outcome
+from fd.simulation.lockstep import StepOutcome
 from fd.storage.tensors import read_tensors, write_tensors
 from fd.training.replay import Replay
 
@@ -29,7 +29,7 @@ class Label:
     end: bool
 
 
-def labelled(outcome: Outcome, convention: str) -> Label:
+def labelled(outcome: StepOutcome, convention: str) -> Label:
     """The label that the data of a task give a step of its simulator, by their convention.
 
     Args:
