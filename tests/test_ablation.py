@@ -149,7 +149,7 @@ def test_overrides_of_a_method_differ_from_what_each_task_has(suite: Path) -> No
 
 def test_two_labels_of_one_method_are_refused(suite: Path) -> None:
     change_params(suite, lambda params: params["ablations"]["t-eps"].update(values={"a": "late", "b": "late"}))
-    message = f"{suite / 'params.yaml'}: ablations.t-eps: values: duplicate 'late', allowed: each once"
+    message = f"{suite / 'params.yaml'}: ablations.t-eps.values: duplicate 'late', allowed: each once"
     assert run(suite, "t-eps") == (2, message)
     assert not (suite / "reports").exists()
 

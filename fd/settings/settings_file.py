@@ -101,7 +101,7 @@ def parse_settings(text: str, place: str) -> SettingsFile:
     # only that the stage reads. The check can refuse a file, but changes no result of a stage.
     whole_file = importlib.import_module("fd.settings.whole_file")
     try:
-        whole_file.check(settings)
+        whole_file.check_whole_file(settings)
     except FdError as error:
         raise FdError(f"{place}: {str(error)[:LONGEST]}") from None
     return settings
