@@ -82,9 +82,7 @@ class ResidualSwitches(FlowSwitches):
     t_eps: tuple[Share, Share] = off((0.5, 0.5))  # window from which t is drawn for the score
     fisher_samples: Annotated[int, Within(ge=1, le=256)] = off(1)  # K, of the metric `state`
     damping: Annotated[float, Within(ge=0, le=1e3)] = off(0.0)  # added to the diagonal of F
-    normalise: Literal["state", "batch", "none"] = off(
-        "none"
-    )  # F is divided by its trace / A, of the state or the batch
+    normalise: Literal["state", "batch", "none"] = off("none")  # F is divided by its trace / A, of what is named
     desmooth: bool = off(False)  # undo the smoothing of the path at t_eps
     dual: Literal["learned", "fixed"] = off("fixed")  # multiplier of the penalty
     dual_init: Annotated[float, Within(ge=1e-6, le=1e6)] = off(1.0)
@@ -94,9 +92,7 @@ class ResidualSwitches(FlowSwitches):
 class DeterministicSwitches(Switches):
     """Of the policy `deterministic`."""
 
-    target_noise: Annotated[float, Within(ge=0, le=10)] = off(
-        0.0
-    )  # deviation of the noise on the target policy's actions
+    target_noise: Annotated[float, Within(ge=0, le=10)] = off(0.0)  # standard deviation, on the target policy's actions
     noise_clip: Annotated[float, Within(ge=0, le=10)] = off(0.0)  # bound of that noise
     policy_every: Annotated[int, Within(ge=1, le=1000)] = off(1)  # updates of the critic for one of policy and targets
 
