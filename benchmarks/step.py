@@ -111,7 +111,7 @@ def command(
     seeds: Annotated[str, typer.Option(help="Numbers of seeds S.")] = "1,2,4,8,16",
     nets: Annotated[str, typer.Option(help="Nets, depth x width.")] = "4x512,2x256",
     executions: Annotated[
-        str, typer.Option(help="As in compute.execution; auto: eager and, on a GPU, graph and compiled-graph.")
+        str, typer.Option(help="As compute.execution; auto on a GPU: also graph, compiled-graph.")
     ] = "auto",
     compiled: Annotated[str, typer.Option(help="Methods that compiled executions are for.")] = METHODS,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of a variant.")] = 4,
@@ -119,9 +119,7 @@ def command(
     threads: Annotated[int, typer.Option(help="Of torch on the CPU.")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     states: Annotated[int, typer.Option(help="Of the training data, a multiple of 200.")] = 20_000,
-    loaded: Annotated[
-        int, typer.Option("--transitions", help="Of the data that is loaded, a multiple of 1,000.")
-    ] = 1_000_000,
+    loaded: Annotated[int, typer.Option("--transitions", help="Of the data loaded, a multiple of 1,000.")] = 1_000_000,
     out: Annotated[Path | None, typer.Option(help="The files' path without .json and .md.", show_default=False)] = None,
 ) -> None:
     """Measure the training step of methods; by default writes benchmarks/results/<processor or GPU>.json and .md."""
@@ -129,10 +127,8 @@ def command(
     on = select_device(device, threads, tf32=True)
     if executions == "auto":
         executions = "eager" if on.type == "cpu" else "eager,graph,compiled-graph"
-    names, compiled_names = (
-        among("methods", methods, suite()["methods"]),
-        among("compiled", compiled, suite()["methods"]),
-    )
+    names = among("methods", methods, suite()["methods"])
+    compiled_names = among("compiled", compiled, suite()["methods"])
     hows = [execution(how, on) for how in among("executions", executions, EXECUTIONS)]
     kinds, sizes = among("regimes", regimes, REGIMES), sorted(int(number) for number in seeds.split(","))
     stock = Stock(states, max(sizes), on)
