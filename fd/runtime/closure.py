@@ -1,8 +1,8 @@
 """The code that a program runs: its own file and every file of this project that it imports, directly or through others.
 
 DVC depends on a list of these files, `code/<program>.txt`, so that an edit reruns the stages that import the edited file and no
-others. Unfinished work is kept under the same list. Imports are read from the syntax of the files: an import inside a function
-counts, a module that is loaded by its name at run time does not.
+others. Unfinished work is kept under a hash of the same list. Imports are read from the syntax of the files: an import inside a
+function counts, a module that is loaded by its name at run time does not.
 """
 
 from __future__ import annotations
@@ -55,5 +55,5 @@ def listing(module: str) -> str:
 
 
 def changed(module: str, recorded: str) -> list[str]:
-    """Paths whose lines differ between a recorded list and the module's list of now, in order."""
+    """Paths whose lines differ between a recorded list and the module's current list, in order."""
     return sorted({line.split("  ", 1)[-1] for line in {*recorded.splitlines()} ^ {*listing(module).splitlines()}})

@@ -1,4 +1,4 @@
-"""How every program runs: common options, a user's mistakes as one line instead of a traceback, a check of the code that DVC knows."""
+"""How every program runs: common options, one line per error instead of a traceback, a check of the code lists that DVC depends on."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ParamsOption = Annotated[Path, typer.Option("--params", help="The file of settin
 
 
 def main(app: typer.Typer) -> None:
-    """Run the app; an FdError, a want of memory or disk or a folder that cannot be written becomes one line on stderr and exit code 2.
+    """Run the app; an FdError, a full memory or disk, or a folder that cannot be written becomes one line on stderr and exit code 2.
 
-    A signal that asks the process to end becomes one line, too, and its number plus 128.
+    A signal that asks the process to end becomes one line, too; the exit code is 128 plus its number.
     """
     code = 2
     try:
@@ -46,16 +46,16 @@ def main(app: typer.Typer) -> None:
         message = f"out of memory: {one_line(error)}"
     else:
         return
-    with contextlib.suppress(OSError):  # of a terminal that was closed
+    with contextlib.suppress(OSError):  # the terminal was closed
         print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 
 
 def _check_code() -> None:
-    """Holds the code of a stage program against the list `code/<program>.txt`, by which DVC knows it.
+    """Checks the code of a stage program against the list `code/<program>.txt`, on which DVC depends.
 
     Raises:
-        FdError: DVC started this program, and would record its output under code that did not make it.
+        FdError: they differ and DVC started this program; it would record the output under the wrong code.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = spec.name if spec is not None else ""
@@ -65,7 +65,7 @@ def _check_code() -> None:
     changed = closure.changed(program, listed.read_text(encoding="utf-8"))
     if changed:
         others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        message = f"{listed}: is not the code of now, {changed[0]}{others} changed; run `dvc repro code` to renew it"
+        message = f"{listed}: is out of date, {changed[0]}{others} changed; run `dvc repro code` to renew it"
         if signals.DVC_STAGE in os.environ:
             raise FdError(message)
         print(message, file=sys.stderr)

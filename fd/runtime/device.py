@@ -1,4 +1,4 @@
-"""The device and the threads of this process, and how it runs an update."""
+"""The device, the threads and the memory allocator of this process."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt
 def select_device(
     device: str, threads: int, *, tf32: bool = False, deterministic: bool = False, images: bool = False
 ) -> torch.device:
-    """Sets the CPU threads and returns the device: `cpu`, `cuda`, or `auto`, the GPU where there is one.
+    """Sets the CPU threads and returns the device: `cpu`, `cuda`, or `auto`, the GPU if there is one.
 
-    To be called before anything is computed on a GPU.
+    Call it before anything is computed on a GPU.
 
     Args:
         device: one of the three.
@@ -35,7 +35,9 @@ def select_device(
     found = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     if found.type == "cuda" and deterministic:
         if images:
-            raise FdError("compute.deterministic: true, but torch pools images on a GPU otherwise (allowed: false)")
+            raise FdError(
+                "compute.deterministic: true, but torch pools images on a GPU nondeterministically (allowed: false)"
+            )
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it once; simulator processes inherit it
         torch.use_deterministic_algorithms(True)
     torch.set_num_threads(threads)
@@ -45,7 +47,7 @@ def select_device(
 
 
 def _keep_memory() -> None:
-    """Lets glibc keep what is freed: a step frees and takes the same arrays again, and fresh pages cost up to two fifths of it."""
+    """Lets glibc keep freed memory: a step frees and allocates the same arrays again; fresh pages cost up to two fifths of its time."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(MMAP_MAX, 0)  # no array is a mapping of its own, which would go with it
-        library.mallopt(TRIM_THRESHOLD, -1)  # never
+        library.mallopt(MMAP_MAX, 0)  # no array gets its own mapping, which would be freed with it
+        library.mallopt(TRIM_THRESHOLD, -1)  # never trim

@@ -1,4 +1,4 @@
-"""Memory: what training takes at least, told before it is taken, and what would have fitted when there was not enough."""
+"""Memory: the least that training takes, checked before it starts, and the number of seeds that fit if there is not enough."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fd.errors import FdError
 
 NUMBER = 4  # bytes
 COPIES = 4  # of a parameter: itself, its gradient and the two moments of Adam
-DRAWN = 64 * 8  # bytes of the numbers of the rows of a batch's place, which are drawn 64 steps at once
-_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of this container, if it is one
+DRAWN = 64 * 8  # bytes of row numbers per transition of a batch, drawn for 64 steps at once
+_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of this container, if the process runs in one
 _CUDA_ALLOCATOR = re.compile(r"Tried to allocate ([\d.]+) (B|KiB|MiB|GiB|TiB)")
 
 
@@ -27,7 +27,7 @@ def least_memory(hidden: Sequence[int], *, seeds: int, batch_size: int) -> int:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of memory of a device; of the CPU, what this container may use."""
+    """Bytes of memory of a device; for the CPU, at most the limit of this container."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     limit = _LIMIT.read_text().strip() if _LIMIT.exists() else "max"
@@ -36,7 +36,7 @@ def total_memory(device: torch.device) -> int:
 
 
 def check_memory(hidden: Sequence[int], *, seeds: int, batch_size: int, device: torch.device, place: str) -> None:
-    """Raise an FdError, before anything is allocated, where the least that training takes is more than the device has."""
+    """Raise an FdError, before anything is allocated, if the least that training takes is more than the device has."""
     needed, there = least_memory(hidden, seeds=seeds, batch_size=batch_size), total_memory(device)
     if needed > there:
         raise FdError(
@@ -46,13 +46,13 @@ def check_memory(hidden: Sequence[int], *, seeds: int, batch_size: int, device: 
 
 
 def fitting(*, usable: int, needed: int, fixed: int, seeds: int) -> int:
-    """How many seeds fit, fewer than those that did not.
+    """How many seeds fit; fewer than the number that did not.
 
     Args:
-        usable: bytes that can be had.
-        needed: bytes that `seeds` seeds asked for, at least.
-        fixed: bytes of it that do not depend on the number of seeds: the replay.
-        seeds: that did not fit, 1 or more.
+        usable: available bytes.
+        needed: least bytes that `seeds` seeds need.
+        fixed: bytes of `needed` that do not depend on the number of seeds: the replay.
+        seeds: number of seeds that did not fit, 1 or more.
     """
     each = max((needed - fixed) / seeds, 1.0)
     return min(max(int((usable - fixed) / each), 0), seeds - 1)
@@ -60,12 +60,12 @@ def fitting(*, usable: int, needed: int, fixed: int, seeds: int) -> int:
 
 @contextmanager
 def telling_what_fits(label: str, *, seeds: int, fixed: int) -> Iterator[None]:
-    """Within, a GPU whose memory is full is an FdError that says how many seeds fit.
+    """Within, running out of GPU memory raises an FdError that says how many seeds fit.
 
     Args:
-        label: what the message calls the run.
-        seeds: that are trained at once.
-        fixed: bytes on the GPU that do not depend on their number.
+        label: name of the run in the message.
+        seeds: number of seeds trained at once.
+        fixed: bytes on the GPU that do not depend on the number of seeds.
     """
     try:
         yield
@@ -76,17 +76,17 @@ def telling_what_fits(label: str, *, seeds: int, fixed: int) -> Iterator[None]:
 
 
 def full(label: str, *, there: int, usable: int, needed: int, fixed: int, seeds: int) -> str:
-    """The line on a GPU that has `there` bytes; see `fitting`."""
+    """The message for a full GPU that has `there` bytes; see `fitting`."""
     fit = fitting(usable=usable, needed=needed, fixed=fixed, seeds=seeds)
     return (
-        f"{label}: the GPU's memory is full: {_gib(there)}, {_gib(usable)} of it for this process; {seeds} seeds asked for"
-        f" {_gib(needed)} at least, of which {_gib(fixed)} whatever their number: {fit or 'not even 1'} would fit at most"
+        f"{label}: out of GPU memory: {_gib(there)}, {_gib(usable)} of it for this process; {seeds} seeds need at least"
+        f" {_gib(needed)}, {_gib(fixed)} of it for any number of seeds; {f'at most {fit}' if fit else 'not even 1'} would fit"
         f" (allowed: fewer seeds, a smaller refine.bank or batch_size, compute.device: cpu)"
     )
 
 
 def _asked(error: torch.OutOfMemoryError) -> int:
-    """Bytes that could not be allocated; 0 where the message does not tell."""
+    """Bytes that could not be allocated; 0 if the message does not say."""
     found = _CUDA_ALLOCATOR.search(str(error))
     return int(float(found[1]) * 1024 ** ("B", "KiB", "MiB", "GiB", "TiB").index(found[2])) if found else 0
 

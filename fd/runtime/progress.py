@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and ETA on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar with rate and ETA on a terminal, elsewhere a plain line every INTERVAL seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Progress:
         total: amount of work.
         label: what is done, for example `refine cube-single fidec`.
         unit: what is counted, for example `steps`.
-        done: work found done already (a resumed run); it does not count for the rate.
+        done: work that was done before (a resumed run); it does not count for the rate.
     """
 
     def __init__(self, total: int, label: str, *, unit: str = "steps", done: int = 0) -> None:
@@ -53,7 +53,7 @@ class Progress:
             self._line("done")
 
     def advance(self, amount: int, *, text: str = "") -> None:
-        """Adds finished work; `text` (current losses, say) stands behind the rate."""
+        """Adds finished work; `text` (for example current losses) is shown after the rate."""
         self._done += amount
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._done, rate=self._rate(), text=text)

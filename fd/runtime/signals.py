@@ -1,7 +1,7 @@
-"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP: a stage ends within seconds, by an exception that lets everything in use be put in order.
+"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP: a stage ends within seconds, by an exception, so that all code can clean up.
 
-While networks are trained, the step at work is finished first and the state is saved. A stage that DVC started ends so, too, when that
-DVC is gone: the next one would start it again beside itself.
+During training, the current step is finished and the state saved first. A stage that DVC started also ends in this way when that DVC
+process is gone, because the next DVC process would start the same stage again.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-PATIENCE = 3  # seconds that a step may take to its end
+PATIENCE = 3  # seconds that a step may take to finish
 ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-DVC_STAGE = "DVC_STAGE"  # variable that DVC sets for what it runs
+DVC_STAGE = "DVC_STAGE"  # environment variable that DVC sets for the commands that it runs
 
 
 class Interrupted(BaseException):
-    """The process is asked to end. Not an Exception: who handles those is not to go on.
+    """The process was asked to end. Not an Exception: an `except Exception` must not swallow it.
 
     Attributes:
         number: of the signal.
     """
 
-    def __init__(self, number: int, saved: str = "the next run goes on from what is saved") -> None:
-        """`saved`: what the user is told."""
+    def __init__(self, number: int, saved: str = "the next run resumes from the saved state") -> None:
+        """`saved`: end of the message to the user."""
         super().__init__(f"stopped by {signal.Signals(number).name}: {saved}")
         self.number = number
 
 
 class _State:
-    """What a signal does: end the process at once (before and after `raising`), raise, or be remembered (`deferred`)."""
+    """The effect of a signal: it ends the process at once (before and after `raising`), raises, or is remembered (`deferred`)."""
 
     at_once = True
     deferring = False
@@ -42,7 +42,7 @@ class _State:
 
 
 def listen() -> None:
-    """From now on, a signal ends this process with one line; one that is ignored, as in the background of a shell, stays so."""
+    """From now on, a signal ends this process with one line; an ignored signal, as in a shell's background job, stays ignored."""
     for number in ASKS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _handle)
@@ -51,11 +51,11 @@ def listen() -> None:
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """Within, a signal raises Interrupted in the main thread, once; whatever exception foreign code makes of it leaves as Interrupted."""
+    """Within, a signal raises Interrupted in the main thread, once; if other code turns that into another exception, it leaves as Interrupted."""
     _State.at_once = False
     try:
         yield
-    except Exception:  # where a compiled module is being imported: ImportError
+    except Exception:  # for example ImportError, while a compiled module is imported
         if _State.asked is None:
             raise
         raise Interrupted(_State.asked) from None
@@ -66,7 +66,7 @@ def raising() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within, a signal is remembered, for `asked` to tell; it raises after PATIENCE seconds all the same, a second signal at once."""
+    """Within, a signal is remembered and `asked` returns it; it raises after PATIENCE seconds, or at once at a second signal."""
     _State.deferring = True
     try:
         yield
@@ -75,7 +75,7 @@ def deferred() -> Iterator[None]:
 
 
 def end_with_dvc() -> None:
-    """From now on, this process gets SIGTERM when the DVC that started it is gone; nothing where none did."""
+    """From now on, this process gets SIGTERM when the DVC process that started it is gone; without one, nothing happens."""
     if DVC_STAGE in os.environ:
         threading.Thread(target=_watch, args=(_ancestors(),), daemon=True).start()
 
@@ -87,13 +87,13 @@ def _watch(ancestors: list[int]) -> None:
 
 
 def _ancestors() -> list[int]:
-    """The parent and, where that is a shell by which DVC started this process, the shell's parent."""
+    """The parent and, if that is a shell through which DVC started this process, the shell's parent."""
     parent = Path("/proc", str(os.getppid()))
     found = [os.getppid()]
     try:
         if f"{DVC_STAGE}={os.environ[DVC_STAGE]}".encode() in (parent / "environ").read_bytes().split(b"\0"):
             found.append(int((parent / "stat").read_text().rsplit(")", 1)[1].split()[1]))
-    except OSError:  # the parent has just ended, or this is no Linux
+    except OSError:  # the parent has just ended, or this is not Linux
         pass
     return found
 
@@ -109,13 +109,13 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _leave(number)
     if first:
         signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-    if first != _State.deferring:  # the first signal if it need not wait, the second one if the first does
+    if first != _State.deferring:  # at the first signal, or, if that is deferred, at the second
         _State.deferring = False
         raise Interrupted(number)
 
 
 def _overdue(number: int, frame: FrameType | None) -> None:
-    """The time is up: of the step, or of what had to be put in order after it."""
+    """The time for the step, or for cleaning up after it, is over."""
     assert _State.asked is not None
     if not _State.deferring:
         _leave(_State.asked)
@@ -125,6 +125,6 @@ def _overdue(number: int, frame: FrameType | None) -> None:
 
 
 def _leave(number: int) -> None:
-    with suppress(OSError):  # of a terminal that was closed
+    with suppress(OSError):  # the terminal was closed
         os.write(2, f"error: {Interrupted(number)}\n".encode())
     os._exit(128 + number)

@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all, and that are noticed when they are no longer what was written.
+"""Files that are written whole or not at all, and checked for changes and damage when they are read.
 
-What names the bytes of a file is in the file itself where its format has room for it, its seal: SHA-256 of the file with the seal's
-digits zero. Of other files it is in the record beside them.
+If its format has room, a file holds its own checksum, the seal: SHA-256 of the file with the seal's digits zero. The checksums of
+other files are in the record beside them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from fd.errors import FdError, one_line
 
 SEAL = f"sha256:{0:064d}"
-HEAD = 256  # bytes of a file that hold its seal
-AGAIN = "remove it and run the stage that makes it again"
+HEAD = 256  # first bytes of a file, which hold its seal
+AGAIN = "remove it and rerun the stage that makes it"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`, which takes its name once the block is done; nothing stays of it if the block fails."""
+    """A temporary file to write, which replaces `path` when the block ends; if the block fails, it is removed."""
     temporary = path.with_name(f".{path.name}")
     try:
         yield temporary
@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file; its folder is made if absent, and it takes its name once it is complete."""
+    """Write a file, whole or not at all; its folder is made if absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -48,7 +48,7 @@ def digest(path: Path) -> str:
 
 
 def seal(path: Path) -> None:
-    """Put the digits of its own SHA-256 into a file that was written with SEAL at its head."""
+    """Fill in the digits of the seal of a file that was written with SEAL in its first bytes."""
     place, _, needed = _sealed(path)
     with path.open("r+b") as file:
         file.seek(place)
@@ -56,10 +56,10 @@ def seal(path: Path) -> None:
 
 
 def check_seal(path: Path) -> None:
-    """Hold a file against its seal.
+    """Check a file against its seal.
 
     Raises:
-        FdError: a byte of it is another than was written, it is cut off, or this project has not written it.
+        FdError: the file was changed or cut off, or this project did not write it.
     """
     _, found, needed = _sealed(path)
     if found != needed:
@@ -87,10 +87,10 @@ def read_record(path: Path, absent: str = "run the stage that makes it") -> dict
 
     Args:
         path: of the file.
-        absent: what a user is told to do where there is none.
+        absent: advice to the user if there is no such file.
 
     Raises:
-        FdError: there is no such file, or it is not as it was written.
+        FdError: there is no such file, or it was changed or damaged.
     """
     if not path.is_file():
         raise FdError(f"{path}: no such file; {absent}")
@@ -105,15 +105,15 @@ def read_record(path: Path, absent: str = "run the stage that makes it") -> dict
 
 
 def digests(output: Path) -> dict[str, str]:
-    """SHA-256, by name, of a file, or of those of a folder."""
+    """SHA-256, by name, of a file or of all files of a folder."""
     return {path.name: digest(path) for path in (sorted(output.iterdir()) if output.is_dir() else [output])}
 
 
 def read_output(path: Path, record: Path) -> bytes:
-    """Content of a file, held against what the record beside it says of it.
+    """Content of a file, checked against the record beside it.
 
     Raises:
-        FdError: one of the two is missing, or is not as it was written.
+        FdError: one of the two is missing, or was changed or damaged.
     """
     if not path.is_file():
         raise FdError(f"{path}: no such file; every task and method of params.yaml needs one")
@@ -128,7 +128,7 @@ def read_output(path: Path, record: Path) -> bytes:
 
 
 def damaged(path: Path, found: str, *, says: tuple[object, str]) -> FdError:
-    """The error of a file whose SHA-256 is another than something says: what says it, and the digits there."""
+    """The error for a file with a wrong SHA-256; `says`: the place of the right one, and its digits."""
     place, needed = says
     return FdError(
         f"{path}: is damaged or was changed, its SHA-256 is {found[:12]}…, {place} says {needed[:12]}…; {AGAIN}"
@@ -136,7 +136,7 @@ def damaged(path: Path, found: str, *, says: tuple[object, str]) -> FdError:
 
 
 def _sealed(path: Path) -> tuple[int, str, str]:
-    """Place of a file's seal in it, the digits there, and those that belong there."""
+    """Position of the seal in a file, its digits, and the digits that it should have."""
     with path.open("rb") as file:
         head = file.read(HEAD)
         match = re.search(rb"sha256:([0-9a-f]{64})", head)
@@ -147,7 +147,7 @@ def _sealed(path: Path) -> tuple[int, str, str]:
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Write the files, text by name, into the folder; none takes its name before all are written."""
+    """Write the files, text by name, into the folder; none appears under its name before all are written."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = {name: folder / f".{name}.tmp" for name in files}
     try:

@@ -1,4 +1,4 @@
-"""On what and with which versions a result was made."""
+"""The machine and the package versions that made a result."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def machine_facts() -> dict[str, str | int | float | None]:
 def write_run_record(path: Path, record: dict[str, Any], *, output: Path, start: float) -> None:
     """Writes a stage's record as JSON, with versions, machine and the seconds since `start` (of `time.monotonic`).
 
-    It stands beside the output that it speaks of, not in it: the output is the same bytes on every run, the seconds are not. It has the
-    SHA-256 of each file of the output, a folder or a file, by which whoever reads these knows them.
+    The record is a file beside the output, because the output has the same bytes on every run and the seconds do not. It holds the
+    SHA-256 of each file of the output, a folder or a file, so that readers can check them.
     """
     seconds = {"seconds": round(time.monotonic() - start, 1)}
     made = {"files": digests(output), "versions": package_versions(), "machine": machine_facts()}

@@ -1,6 +1,6 @@
-"""Scratch folders: where unfinished work waits to be resumed, and from where whole folders are published.
+"""Scratch folders: they keep unfinished work, from which stages resume and publish whole folders.
 
-DVC deletes a stage's outputs before it runs, so what a killed run has done is kept here, under the hash of all that it depends on.
+DVC deletes a stage's outputs before it runs, so a killed run's work is kept here, under a hash of everything that it depends on.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from fd.errors import FdError
 from fd.runtime import closure, signals
 
 ROOT = Path(".scratch")
-PATIENCE = 10.0  # seconds to wait for a cell: what is asked to end may still be saving its state
+PATIENCE = 10.0  # seconds to wait for a cell: a process that was asked to end may still be saving its state
 
 
 @contextmanager
 def claimed(stage: str, cell: str) -> Iterator[None]:
-    """Keeps other processes out of a cell of a stage; the claim ends with this process, however that ends.
+    """Keeps other processes out of a cell of a stage; the claim ends with this process, even if it is killed.
 
     Raises:
-        FdError: another process is at work on the cell.
+        FdError: another process works on the cell.
     """
     (locks := ROOT / "locks").mkdir(parents=True, exist_ok=True)
     lock = FileLock(locks / _name(stage, cell), timeout=PATIENCE)
     try:
         lock.acquire()
     except Timeout:
-        raise FdError(f"{stage} {cell}: another process is at work on it, allowed: one at a time") from None
+        raise FdError(f"{stage} {cell}: another process works on it, allowed: one at a time") from None
     try:
         yield
     finally:
@@ -44,12 +44,12 @@ def claimed(stage: str, cell: str) -> Iterator[None]:
 
 
 def folder(stage: str, cell: str, *depends: Any) -> Path:
-    """Scratch folder of a cell of a stage (not made); another one whenever the stage's code or `depends` (JSON values) changes."""
+    """Path of a cell's scratch folder for a stage; it changes whenever the stage's code or `depends` (JSON values) changes."""
     return ROOT / f"{_name(stage, cell)}-{key(f'stages.{stage}', *depends)}"
 
 
 def key(module: str, *depends: Any) -> str:
-    """16 digits for work that depends on `depends` (JSON values) and on the code of a module: itself and all that it imports."""
+    """16 digits that identify work by `depends` (JSON values) and the code of a module: itself and everything that it imports."""
     told = json.dumps(depends, sort_keys=True) + closure.listing(module)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
@@ -59,9 +59,9 @@ def _name(stage: str, cell: str) -> str:
 
 
 def publish(built: Path, out: Path, scratch: Path) -> None:
-    """Moves a finished folder to its place in one rename, in place of what may be there, and removes the scratch folder.
+    """Moves a finished folder to `out` in one rename, replacing an existing one, and removes the scratch folder.
 
-    A signal that asks the process to end comes too late here.
+    Signals that ask the process to end are deferred meanwhile.
     """
     with signals.deferred():
         _publish(built, out, scratch)

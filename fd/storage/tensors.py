@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from fd.errors import FdError, one_line
 from fd.storage.files import SEAL, check_seal, replacing, seal
 
-FLOW = "flow.safetensors"  # of a behaviour folder, and of a run whose flow is frozen
+FLOW = "flow.safetensors"  # in a behaviour folder, and in a run with a frozen flow
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
     """Writes named tensors and a JSON record to a sealed safetensors file, whole or not at all.
 
     Raises:
-        FdError: it cannot be written, for want of space, say.
+        FdError: it cannot be written, for example because the disk is full.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # One entry, for the order of several is not fixed; the file begins with it, and so with the seal.
+    # One entry, because the order of several is not fixed; the file begins with it, and so with the seal.
     metadata = {"fd": json.dumps({"seal": SEAL, "values": record}, sort_keys=True)}
     with replacing(path) as temporary:
         try:
@@ -35,10 +35,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the record that `write_tensors` wrote; no byte of the file is used before all are held against its seal.
+    """The tensors and the record that `write_tensors` wrote; the seal is checked before any byte of the file is used.
 
     Raises:
-        FdError: there is no such file, or it is not as it was written.
+        FdError: there is no such file, or it was changed or damaged.
     """
     if not path.is_file():
         raise FdError(f"{path}: no such file; run the stage that makes it")
@@ -55,11 +55,11 @@ def load_net(net: nn.Module, tensors: dict[str, Tensor], prefix: str, place: Pat
     """Copies the tensors named `prefix...` into a network.
 
     Raises:
-        FdError: one is missing or has another shape; `place` is named.
+        FdError: one is missing or has another shape; the message names `place`.
     """
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     for name, parameter in net.state_dict().items():
-        shape = list(own[name].shape) if name in own else "nothing"
+        shape = list(own[name].shape) if name in own else "missing"
         if shape != list(parameter.shape):
             raise FdError(f"{place}: {prefix}{name} is {shape}, allowed: {list(parameter.shape)}")
     net.load_state_dict({name: own[name] for name in net.state_dict()})

@@ -1,7 +1,7 @@
-"""The arrays that every data source ends in, their manifest, and the folder that holds both.
+"""The arrays to which every data source is converted, their manifest, and the folder that holds both.
 
 Rows are in time order, one for each state: the state after row i is row i + 1. A row that ends an episode is a
-state in which nothing is done: its action and reward are zero.
+state without a transition: its action and reward are zero.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from fd.storage.files import damaged, digest, read_record, replacing, write_reco
 
 ARRAYS = "transitions.npz"
 MANIFEST = "manifest.json"
-UNFOLDED = 100  # most bytes of arrays for a byte of a compressed file
+UNFOLDED = 100  # most bytes of arrays per byte of a compressed file
 # Actions are kept off the bounds, as in arXiv 2502.02538.
 ACTION_BOUND = 1.0 - 1e-5
 
@@ -51,7 +51,7 @@ class Transitions:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data folder holds, where it comes from and how its task is evaluated.
+    """Content and origin of a data folder, and how its task is evaluated.
 
     Attributes:
         source: "ogbench", "minari", "d4rl" or "generate".
@@ -66,7 +66,7 @@ class Manifest:
         obs_shape: of an observation, [O] or [H, W, C].
         successes: rows whose mask is 0.
         sha256: digest of each array's bytes, by name.
-        differs: in what the set is known to differ from the one whose scores are published; None when it is that.
+        differs: known differences from the set of the published scores; None if it is that set.
     """
 
     source: str
@@ -112,7 +112,7 @@ def assemble(
     masks: NDArray[Any],
     ends: NDArray[np.bool_],
 ) -> Transitions:
-    """Build transitions from arrays of R rows: float32 (images stay bytes), actions off their bounds, end rows emptied."""
+    """Build transitions from arrays of R rows: float32 (images stay bytes), actions kept off their bounds, no action or reward in end rows."""
     going = ~ends
     clipped = np.clip(np.asarray(actions, np.float32), -ACTION_BOUND, ACTION_BOUND)
     return Transitions(
@@ -125,9 +125,9 @@ def assemble(
 
 
 def save_transitions(folder: Path, arrays: Transitions, manifest: Manifest) -> None:
-    """Write the arrays and the manifest into an existing folder; each gets its name once it is complete.
+    """Write the arrays and the manifest into an existing folder, each whole or not at all.
 
-    The manifest's file has, beside its fields and a seal, SHA-256 of the file of the arrays under the name "arrays".
+    Besides its fields, the manifest file has a seal and, under the name "arrays", the SHA-256 of the file of the arrays.
     """
     with replacing(folder / ARRAYS) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **{field.name: getattr(arrays, field.name) for field in fields(arrays)})
@@ -160,13 +160,13 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a data folder.
 
     Raises:
-        FdError: it is missing, is not as it was written, or lacks a field or holds one of another type.
+        FdError: it is missing, was changed or damaged, lacks a field, or has a field of the wrong type.
     """
     return _manifest(folder)[0]
 
 
 def _manifest(folder: Path) -> tuple[Manifest, str]:
-    """The manifest, and SHA-256 of the file of the arrays."""
+    """The manifest, and the SHA-256 of the file of the arrays."""
     path = folder / MANIFEST
     values = read_record(path, "run the stage download for this task")
     known = {field.name: field.type for field in fields(Manifest)}
@@ -221,11 +221,11 @@ _LAYOUT: dict[str, tuple[Any, int]] = {
 
 
 def read_npz(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """Read the named arrays of an npz file, or all; no memory is taken for sizes that the file only claims.
+    """Read the named arrays of an npz file, or all; a false size in the file allocates no memory.
 
     Raises:
-        FdError: the file is missing, truncated or no npz file, lacks a field, would unfold to more than UNFOLDED times its size, or does
-            not fit into memory.
+        FdError: the file is missing, truncated or not an npz file, lacks a field, would unpack to more than UNFOLDED times its size, or
+            does not fit into memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -237,7 +237,7 @@ def read_npz(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
                 )
             size, limit = sum(members[name].file_size for name in names), UNFOLDED * path.stat().st_size + 2**26
             if size > limit:
-                raise FdError(f"{path}: unfolds to {size} bytes, allowed: {UNFOLDED} times its size")
+                raise FdError(f"{path}: unpacks to {size} bytes, allowed: {UNFOLDED} times its size")
             return {name: _array(archive, members[name]) for name in names}
     except FileNotFoundError:
         raise FdError(f"{path}: no such file; run the stage download for this task") from None
@@ -245,12 +245,12 @@ def read_npz(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
         raise
     except MemoryError as error:
         raise FdError(f"{path}: its arrays do not fit into memory ({one_line(error)})") from None
-    except Exception as error:  # noqa: BLE001  whatever zipfile, its decoders and numpy stumble over
+    except Exception as error:  # noqa: BLE001  zipfile, its decoders and numpy raise errors of many types
         raise FdError(f"{path}: truncated or not an npz file ({one_line(error)})") from None
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
-    """An array of an npz file; its header is held against the size of its data before memory is taken for it."""
+    """An array of an npz file; its header is checked against the size of its data before memory is allocated."""
     with archive.open(info) as stream:
         if (version := npy.read_magic(stream)) != (1, 0):
             raise ValueError(f"{info.filename}: npy version {version}, allowed: (1, 0)")
@@ -258,7 +258,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
         if dtype.hasobject:
             raise ValueError(f"{info.filename}: holds objects, which are never unpickled")
         if math.prod(shape) * dtype.itemsize != info.file_size - stream.tell():
-            raise ValueError(f"{info.filename}: its shape {shape} is not that of its data")
+            raise ValueError(f"{info.filename}: its shape {shape} does not match its data")
     with archive.open(info) as stream:
         values: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
         return values
@@ -270,7 +270,7 @@ def _digest(values: NDArray[Any]) -> str:
 
 
 def _classes(annotation: Any) -> tuple[type, ...]:
-    """Classes whose instances a field's annotation admits."""
+    """Classes that a field's annotation allows."""
     if isinstance(annotation, UnionType):
         return tuple(cls for part in get_args(annotation) for cls in _classes(part))
     if annotation is float:

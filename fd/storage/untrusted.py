@@ -1,4 +1,4 @@
-"""Text, JSON and YAML that somebody else wrote, read in little time and memory whatever they hold."""
+"""Reads text, JSON and YAML from untrusted files, in little time and memory whatever their content."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from fd.errors import FdError, one_line
 
 MOST_BYTES = 2**18  # of settings; those of the whole benchmark have 80,000
-MOST_VALUES = 10**4  # of settings, keys as well; a few nested aliases can stand for any number of values
-MOST_TEXT = 1000  # characters of a value; a number of more takes long to read
-DEEPEST = 16  # lists and mappings within each other
+MOST_VALUES = 10**4  # of settings, keys included; a few nested aliases can expand to any number of values
+MOST_TEXT = 1000  # characters of a value; a longer number takes long to read
+DEEPEST = 16  # levels of lists and mappings
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
@@ -37,14 +37,14 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise FdError(f"{path}: cannot be read: byte {error.start} is no UTF-8 ({error.reason})") from None
+        raise FdError(f"{path}: cannot be read: byte {error.start} is not UTF-8 ({error.reason})") from None
 
 
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     """Value of a JSON file of up to `most` bytes.
 
     Raises:
-        FdError: it cannot be read, is larger, or is no JSON.
+        FdError: it cannot be read, is larger, or is not JSON.
     """
     text = read_text(path, most)
     try:
@@ -54,14 +54,14 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
 
 
 def read_yaml(text: str, place: str) -> Any:
-    """Value of a YAML 1.2 document of mappings with text as keys, lists, text, numbers, truth values and null; DVC reads the same.
+    """Value of a YAML 1.2 document, as DVC reads it: mappings with text as keys, lists, text, numbers, truth values and null.
 
     Args:
         text: the document.
-        place: what messages call it.
+        place: its name in messages.
 
     Raises:
-        FdError: it is something else, has a duplicate key, or is large or deep beyond all settings.
+        FdError: it is not YAML, has other types or a duplicate key, or is too large or too deeply nested.
     """
     try:
         _check_size(YAML(typ="safe").parse(text), place)
@@ -79,9 +79,9 @@ def read_yaml(text: str, place: str) -> Any:
 
 
 def _check_size(events: Iterable[Event], place: str) -> None:
-    """Raise an FdError where a document holds too much, what aliases stand for written out; nothing of it is built before."""
-    sizes: dict[str, int] = {}  # of what is complete, by anchor
-    open_: list[tuple[str | None, int]] = []  # lists and mappings around: anchor, and values before
+    """Raise an FdError if a document, its aliases expanded, holds too much; this is checked before any value is built."""
+    sizes: dict[str, int] = {}  # of complete lists and mappings, by anchor
+    open_: list[tuple[str | None, int]] = []  # enclosing lists and mappings: anchor, and values before
     count = 0
     for event in events:
         if isinstance(event, CollectionStartEvent):
@@ -98,19 +98,19 @@ def _check_size(events: Iterable[Event], place: str) -> None:
         if isinstance(event, ScalarEvent) and len(event.value) > MOST_TEXT:
             raise FdError(f"{place}: holds a value of {len(event.value)} characters, allowed: up to {MOST_TEXT}")
         if len(open_) > DEEPEST or (isinstance(event, AliasEvent) and event.anchor in {name for name, _ in open_}):
-            raise FdError(f"{place}: nested too deeply, allowed: {DEEPEST} lists and mappings within each other")
+            raise FdError(f"{place}: nested too deeply, allowed: up to {DEEPEST} levels of lists and mappings")
         count += isinstance(event, CollectionStartEvent | ScalarEvent)
         if count > MOST_VALUES:
-            raise FdError(f"{place}: holds too many keys and values, aliases written out, allowed: up to {MOST_VALUES}")
+            raise FdError(f"{place}: holds too many keys and values (aliases expanded), allowed: up to {MOST_VALUES}")
 
 
 def _check_types(value: Any, place: str, keys: tuple[str, ...]) -> None:
-    """Raise an FdError where a value, or a key of a mapping, is of a type that settings do not have."""
+    """Raise an FdError if a value, or a key of a mapping, has a type that settings do not allow."""
     where = f"{place}: {'.'.join(keys)}" if keys else place
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise FdError(f"{where}: the key {key!r} must be a string, allowed: text, in quotes if need be")
+                raise FdError(f"{where}: the key {key!r} must be a string, allowed: text, in quotes if necessary")
             _check_types(item, place, (*keys, key))
     elif isinstance(value, list):
         for item in value:

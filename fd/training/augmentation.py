@@ -1,4 +1,4 @@
-"""Augmentation of image observations: random crops, the same of a state and its next one.
+"""Augmentation of image observations: random crops, the same crop for a state and its next state.
 
 Source: arXiv 2502.02538, pixel-based tasks.
 """
@@ -12,12 +12,12 @@ PADDING = 3  # pixels by which a crop may move an image
 
 
 def draw_crops(stream: torch.Generator, shape: tuple[int, int], *, probability: float) -> Tensor:
-    """Offsets for `cropped` of N batches of B images, [N, B, 2] for `shape` (N, B): random in a whole batch, or of no effect in it.
+    """Crop offsets [N, B, 2] for `cropped`, of N batches of B images; a batch is cropped as a whole or not at all.
 
     Args:
         stream: random stream, on the device of the offsets.
         shape: N and B.
-        probability: of a batch being cropped, 0 to 1.
+        probability: that a batch is cropped, 0 to 1.
     """
     offsets = torch.randint(2 * PADDING + 1, (*shape, 2), generator=stream, device=stream.device)
     chosen = torch.rand(shape[0], 1, 1, generator=stream, device=stream.device) < probability
@@ -25,11 +25,11 @@ def draw_crops(stream: torch.Generator, shape: tuple[int, int], *, probability: 
 
 
 def cropped(images: Tensor, offsets: Tensor) -> Tensor:
-    """Images [S, B, H, W, C] cut to their size out of themselves with PADDING more pixels on each side, copies of the edge.
+    """Crops, at the original size, of images padded by PADDING pixels on each side with copies of the edge.
 
     Args:
-        images: any type.
-        offsets: of the upper left corner, [S, B, 2] (row, column), from 0 to 2 * PADDING; PADDING leaves an image as it is.
+        images: [S, B, H, W, C], any type.
+        offsets: upper left corners of the crops, [S, B, 2] (row, column), from 0 to 2 * PADDING; PADDING leaves an image unchanged.
     """
     seeds, batch, height, width, _ = images.shape
     device = images.device

@@ -1,4 +1,4 @@
-"""The bank: base actions of every state, drawn once from the frozen flow, so that the ODE leaves the training loop."""
+"""The bank: base actions of every state, drawn once from the frozen flow, so that training steps integrate no ODE."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fd.storage.tensors import read_tensors, write_tensors
 from fd.training.random_streams import generator
 from fd.training.replay import Replay
 
-CHUNK = {"cpu": 1024, "cuda": 65536}  # flow inputs of one seed in a pass: within the caches, or enough to fill the GPU
-IMAGES = 512  # images of one seed in a pass, whose activations are a million numbers each
+CHUNK = {"cpu": 1024, "cuda": 65536}  # flow inputs of one seed per pass: they fit the CPU's caches or fill the GPU
+IMAGES = 512  # images of one seed per pass; each has a million activations
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Bank:
 
     Attributes:
         actions: [S, R, M, A].
-        noise: z that each was integrated from, [S, R, M, A]; None where the method needs none.
-        scores: K scores of each state, [S, R, K, A], or the one of each action, [S, R, M, 1, A]; None where the metric needs none.
+        noise: z from which each action was integrated, [S, R, M, A]; None if the method needs none.
+        scores: K scores of each state, [S, R, K, A], or one score of each action, [S, R, M, 1, A]; None if the metric needs none.
     """
 
     actions: Tensor
@@ -41,7 +41,7 @@ class Bank:
     scores: Tensor | None
 
     def gather(self, rows: Tensor, samples: Tensor, next_samples: Tensor) -> FlowSamples:
-        """What the flow says of the transitions that start at rows [S, B], by the sample numbers [S, B] of s and s'."""
+        """Base actions and scores of the transitions that start at rows [S, B]; `samples` choose the action of s, `next_samples` of s'."""
         seed = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)
         noise, scores = self.noise, self.scores
         if scores is not None:
@@ -57,13 +57,13 @@ class Bank:
 
 @dataclass(frozen=True)
 class BankPlan:
-    """How large a bank is to be, and where its base actions are kept for the next method.
+    """Size of a bank, and the file that keeps its base actions for the next method.
 
     Attributes:
-        samples: base actions M of a state.
-        budget: memory that it may take, in GiB.
-        path: file of the base actions; what it holds under another key is replaced.
-        key: names the flow, the code and all else, but the sizes, that they depend on.
+        samples: base actions M per state.
+        budget: memory that the bank may take, in GiB.
+        path: file of the base actions; base actions under another key are overwritten.
+        key: identifies everything, except sizes, that the base actions depend on, such as the flow and the code.
     """
 
     samples: int
@@ -73,7 +73,7 @@ class BankPlan:
 
 
 def memory(spec: Spec, *, seeds: int, rows: int, samples: int) -> float:
-    """GiB that building the bank of `rows` states takes at its height: noise, `samples` base actions and scores."""
+    """Peak memory, in GiB, of building the bank of `rows` states: noise, `samples` base actions and scores."""
     numbers = 2 * samples * spec.act_dim
     if spec.state_scores:
         numbers += spec.fisher_samples * spec.act_dim + 3 * spec.desmooth * spec.act_dim**2
@@ -85,25 +85,25 @@ def memory(spec: Spec, *, seeds: int, rows: int, samples: int) -> float:
 def build_bank(
     spec: Spec, flow: StackedMLP, replay: Replay, plan: BankPlan, *, seeds: Sequence[int], label: str
 ) -> Bank | None:  # fmt: skip
-    """The bank of a frozen flow for training with a spec; None, said on stderr, where it would take more memory than allowed.
+    """The bank of a frozen flow; None, and a line on stderr, if it would take more memory than allowed.
 
     Args:
         spec: the agent to be trained.
         flow: its flow, of all seeds.
         replay: its R states.
-        plan: size of the bank, and the file in which its base actions are kept.
+        plan: size of the bank, and the file that keeps its base actions.
         seeds: training seeds; each draws from its own streams.
-        label: what progress and errors call the run.
+        label: name of the run in progress and errors.
 
     Raises:
-        FdError: a score is not finite, or `desmooth` finds no memory.
+        FdError: a score is not finite, or `desmooth` needs a bank that is too large.
     """
     rows, samples, device = len(replay.obs), plan.samples, replay.act.device
     needed = memory(spec, seeds=len(seeds), rows=rows, samples=samples)
     if needed > plan.budget:
-        told = f"{label}: a bank of {samples} base actions a state takes {needed:.3g} GiB, refine.bank_memory is {plan.budget:g}"
+        told = f"{label}: a bank of {samples} base actions per state takes {needed:.3g} GiB, refine.bank_memory is {plan.budget:g}"
         if spec.desmooth:
-            raise FdError(f"{told}, and desmooth is done once a state (allowed: more memory, or desmooth: false)")
+            raise FdError(f"{told}, and desmooth needs a bank (allowed: more memory, or desmooth: false)")
         print(f"{told}: base actions are drawn afresh at every step", file=sys.stderr, flush=True)
         return None
     noise = draw_noise(seeds, (rows, samples, spec.act_dim), device)
@@ -137,7 +137,7 @@ def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.
 
 
 def draw_actions(flow: StackedMLP, replay: Replay, noise: Tensor, *, steps: int, solver: str, label: str) -> Tensor:
-    """FlowSamples actions [S, R, M, A] of the R states of a replay, integrated from noise [S, R, M, A]; see `fd.method.flow.base_actions`."""
+    """Base actions [S, R, M, A] of the R states of a replay, integrated from noise [S, R, M, A]; see `fd.method.flow.base_actions`."""
     _, rows, samples, _ = noise.shape
     actions = torch.empty_like(noise)
     chunk = _chunk(flow, noise)
@@ -152,7 +152,7 @@ def draw_actions(flow: StackedMLP, replay: Replay, noise: Tensor, *, steps: int,
 
 
 def kept_actions(draw: Callable[[], Tensor], path: Path, key: str, device: torch.device) -> Tensor:
-    """What `draw` gives, kept in a file for the next method that asks with the same key; what the file holds under another is replaced."""
+    """Base actions under this key from the file; if it has none, those of `draw`, which the file then keeps for the next method."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if path.exists():
@@ -172,9 +172,9 @@ def draw_scores(
     flow: StackedMLP, replay: Replay, actions: Tensor, seeds: Sequence[int], *, t_eps: tuple[float, float], formula: str,
     on_path: bool,
 ) -> Tensor:  # fmt: skip
-    """K scores of every state, [S, R, K, A], at K base actions [S, R, K, A] and times drawn from the window t_eps, one a score.
+    """K scores of every state, [S, R, K, A], at K base actions [S, R, K, A] and times drawn from the window t_eps, one per score.
 
-    Deviation: drawn once, where the official code draws actions, noise and times afresh at every step.
+    Deviation: drawn once; the official code draws actions, noise and times afresh at every step.
 
     Args:
         flow: velocity network.
@@ -183,7 +183,7 @@ def draw_scores(
         seeds: training seeds; each draws from its own stream.
         t_eps: window of times.
         formula: see `fd.method.fisher.score`.
-        on_path: take the score at the point of the path that leads to an action at time t, not at the action itself.
+        on_path: take a score at time t on the path that leads to an action, not at the action itself.
     """
     scores, device = torch.empty_like(actions), actions.device
     step = _chunk(flow, actions)
@@ -202,12 +202,12 @@ def draw_scores(
 
 @torch.no_grad()
 def _features(flow: StackedMLP, replay: Replay, low: int, count: int) -> Tensor:
-    """What the flow reads of `count` states from row `low` on, [S, count, O]; images are encoded."""
+    """The flow's input for `count` states from row `low` on, [S, count, O]; images are encoded."""
     states = replay.states(torch.arange(low, low + count, device=replay.act.device))
     return flow.features(states.expand(*flow.lead, *states.shape))
 
 
 def _chunk(flow: StackedMLP, per_state: Tensor) -> int:
-    """States in a pass, for tensors [S, R, M, A] of M flow inputs a state."""
+    """States per pass, for tensors [S, R, M, A] of M flow inputs per state."""
     states = max(CHUNK[per_state.device.type] // per_state.shape[2], 1)
     return states if flow.encoder is None else min(states, IMAGES)

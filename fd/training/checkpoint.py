@@ -1,4 +1,4 @@
-"""Checkpoints of a run in its scratch folder, and the snapshots and the log that they grow there."""
+"""Checkpoints of a run in its scratch folder, with its snapshots and its log."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ COLUMNS = (
 
 
 class Checkpoint:
-    """State of a run, kept so that a killed run goes on from it.
+    """Saved state of a run, from which a killed run resumes.
 
     Args:
         folder: scratch folder of the run; made if absent.
         out: folder that the stage will publish; the log LOG is written there.
-        snapshot: called with the step at every mark, to write what evaluation needs.
-        also: called with the step before every state, to write what belongs to it beside the networks.
-        start: steps that were done before this run.
+        snapshot: called with the step at every mark; writes the files that evaluation needs.
+        also: called with the step before every state is saved; writes state outside the networks.
+        start: steps done before this run.
 
     Attributes:
         unlogged: metrics of the steps after the last row of the log, see `fd.training.loop.Window.state`.
@@ -43,7 +43,9 @@ class Checkpoint:
         also: Callable[[int], object] = lambda step: None, start: int = 0,
     ) -> None:  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
-        self._resumable = out.exists()  # else the state's snapshots are gone: killed just after publishing
+        self._resumable = (
+            out.exists()
+        )  # else the run was killed just after publishing, and the state's snapshots are gone
         out.mkdir(parents=True, exist_ok=True)
         self.folder, self._out, self._snapshot, self._also, self._start = folder, out, snapshot, also, start
         self._rows: list[dict[str, Any]] = []
@@ -53,26 +55,26 @@ class Checkpoint:
         """Loads the last state, if there is one, and returns the steps done.
 
         Raises:
-            FdError: it is damaged or of another run.
+            FdError: it is damaged or belongs to another run.
         """
         path = self.folder / STATE
         if not path.exists() or not self._resumable:
             return self._start
         record = load_state(path, module, adam)
         if record["key"] != self.folder.name:
-            raise FdError(f"{path}: is of {record['key']}; remove it")
+            raise FdError(f"{path}: belongs to {record['key']}; remove it")
         self._rows, self.unlogged = record["rows"], record["unlogged"]
         return int(record["step"])
 
     def log(self, step: int, seeds: Sequence[int], metrics: dict[str, list[float]]) -> None:
-        """Adds a row a seed: the metrics' means since the last row."""
+        """Adds a row per seed: the metrics' means since the last row."""
         for i, seed in enumerate(seeds):
             self._rows.append(
                 {"step": step, "seed": seed} | {name: f"{values[i]:.6g}" for name, values in metrics.items()}
             )
 
     def mark(self, step: int) -> None:
-        """Writes the snapshot and the log of this step; its state is to be saved next."""
+        """Writes the snapshot and the log of this step; the caller then saves the state."""
         self._snapshot(step)
         log = io.StringIO()
         writer = csv.DictWriter(log, COLUMNS, restval="", lineterminator="\n")
@@ -81,7 +83,7 @@ class Checkpoint:
         write_text(self._out / LOG, log.getvalue())
 
     def save(self, step: int, module: nn.Module, adam: torch.optim.Adam, unlogged: list[Any]) -> None:
-        """Writes the state from which the run can go on."""
+        """Writes the state from which the run can resume."""
         self._also(step)
         tensors = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
         trained = _trained(module, adam)
@@ -94,7 +96,7 @@ class Checkpoint:
 def load_state(path: Path, module: nn.Module, adam: torch.optim.Adam) -> dict[str, Any]:
     """Loads the state that a Checkpoint saved into a module and its optimiser, and returns its record.
 
-    What is trained here and was not there starts with an optimiser of its own, what was trained there and is not here loses it.
+    Newly trained parameters start with fresh optimiser state; optimiser state of parameters no longer trained is dropped.
     """
     tensors, record = read_tensors(path, next(module.parameters()).device)
     load_net(module, tensors, "net.", path)

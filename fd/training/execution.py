@@ -1,6 +1,6 @@
-"""How an update is executed: as it is written, compiled, or as a CUDA graph.
+"""How an update is executed: as written, compiled, or as a CUDA graph.
 
-A graph is recorded once and then launched as a whole, without the CPU's work for each of its kernels.
+A graph is recorded once and then launched as a whole, so the CPU does not launch each kernel.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from torch import Tensor, nn
 
 from fd.errors import FdError
 
-# (phase, random numbers) -> metrics. Phases are updates that differ in what they do; the CPU must not look at a number in any.
+# (phase, random numbers) -> metrics. Phases differ in their operations; no phase may read a number of a GPU on the CPU.
 Update = Callable[[int, list[Tensor]], dict[str, Tensor]]
 
-WARM_UP = 3  # updates of a phase before it is recorded, in which libraries and the optimiser allocate what they keep
+WARM_UP = (
+    3  # updates of a phase before it is recorded; in these, libraries and the optimiser allocate their lasting memory
+)
 
 
 def executed(update: Update, module: nn.Module, execution: str) -> Update:
-    """The update in one of the ways that `execution` names; where it is compiled, its calls of `module` are."""
+    """The update, executed as `execution` says; compiling it means compiling its calls of `module`."""
     if execution.startswith("compiled"):
         module.compile(dynamic=False)
     return Recorded(update) if execution.endswith("graph") else update
 
 
 class Recorded:
-    """An update that is called as it is at first and then replayed, one graph a phase.
+    """An update that is called normally at first and then replayed, one graph per phase.
 
-    The metrics of a replay stand in the same memory as those of the one before.
+    The metrics of a replay overwrite those of the previous replay.
     """
 
     def __init__(self, update: Update) -> None:
@@ -69,7 +71,7 @@ def execution(choice: str, device: torch.device) -> str:
         device: on which they run.
 
     Raises:
-        FdError: the device or the machine cannot.
+        FdError: the device or the machine does not support it.
     """
     if choice == "auto":
         return "graph" if device.type == "cuda" else "eager"
@@ -79,6 +81,6 @@ def execution(choice: str, device: torch.device) -> str:
     if choice.startswith("compiled") and not any(map(shutil.which, names)):
         others = "auto, eager" if device.type == "cpu" else "auto, eager, graph"
         raise FdError(
-            f"compute.execution: {choice!r} needs a compiler, {' or '.join(names)}, none is there (allowed: {others})"
+            f"compute.execution: {choice!r} needs a compiler, {' or '.join(names)}, and none is installed (allowed: {others})"
         )
     return choice

@@ -1,4 +1,4 @@
-"""What the seeds meet online: transitions in one replay with those of the data, kept in files that grow."""
+"""Transitions that the seeds collect online, in one replay with those of the data; every save writes the new ones to a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fd.simulation.lockstep import StepOutcome
 from fd.storage.tensors import read_tensors, write_tensors
 from fd.training.replay import Replay
 
-ROWS = ("obs", "act", "reward", "mask", "going", "first")  # of a replay, kept by row
+ROWS = ("obs", "act", "reward", "mask", "going", "first")  # fields of a replay with one entry per row
 
 Indices = NDArray[np.int64]
 
@@ -30,15 +30,15 @@ class Label:
 
 
 def labelled(outcome: StepOutcome, convention: str) -> Label:
-    """The label that the data of a task give a step of its simulator, by their convention.
+    """The label of a simulator's step, by the convention of the task's data.
 
     Args:
         outcome: of the step.
-        convention: `own`, of OGBench: the single-task simulators pay what the sets are relabelled with, the number of goals reached less
-            that of all goals; with success_timing `pre` reward and success are those of the state before the step in both. `sparse`, of
-            Minari: 1 is taken off the reward. In both, success ends bootstrapping and the episode. `dense`: the reward as it is; only
-            termination ends bootstrapping. Minari's Adroit sets hold the rewards of their own simulation, which may differ from D4RL's,
-            those of the simulator here (see fd.datasets.minari).
+        convention: `own` (OGBench): the single-task simulators pay the reward with which the sets are relabelled, the number of goals
+            reached minus the number of all goals; with success_timing `pre`, both take reward and success from the state before the
+            step. `sparse` (Minari): the reward minus 1. With `own` and `sparse`, success ends bootstrapping and the episode. `dense`:
+            the unchanged reward; only termination ends bootstrapping. Minari's Adroit sets hold the rewards of their own simulation,
+            which may differ from the rewards of the simulator here, which are D4RL's (see fd.datasets.minari).
     """
     over = outcome.terminated if convention == "dense" else outcome.success
     reward = outcome.reward - 1 if convention == "sparse" else outcome.reward
@@ -46,26 +46,26 @@ def labelled(outcome: StepOutcome, convention: str) -> Label:
 
 
 class Experience:
-    """The transitions of a dataset, which all seeds share, and behind them those that each seed has met, in one replay.
+    """One replay: first the transitions of a dataset, which all seeds share, then those that each seed has collected.
 
-    Seed s has the rows from R + s * M on, in time order, with a row for the last state of every episode.
+    The rows of seed s start at R + s * M, in time order, with a row for the last state of every episode.
 
     Attributes:
         replay: of R + S * M rows.
-        steps: transitions that each seed has met.
-        episodes: number of each seed's episode, [S].
+        steps: transitions that each seed has collected.
+        episodes: number of each seed's current episode, [S].
     """
 
     def __init__(self, data: Replay, *, seeds: int, steps: int, balanced: bool) -> None:
-        """Make room for transitions.
+        """Allocate memory for the transitions.
 
         Args:
             data: the dataset.
             seeds: their number, S.
-            steps: most transitions that a seed can meet.
-            balanced: whether half of a batch is of what its seed has met; else all transitions are drawn alike.
+            steps: most transitions that a seed can collect.
+            balanced: whether half of a batch comes from its seed's own transitions; else all transitions are equally likely.
         """
-        self._room = 2 * steps + 1  # every step may end an episode, and the next one begins
+        self._room = 2 * steps + 1  # at most two rows per step: it may end an episode, and the next one begins
         self._offline, self._balanced = len(data.starts), balanced
         shared, device = len(data.obs), data.act.device
         grown = {}
@@ -77,15 +77,15 @@ class Experience:
         self._own = {name: values[shared:].view(seeds, self._room, *values.shape[1:]) for name, values in grown.items()}
         self._starts = data.starts.new_zeros(seeds, self._offline + steps)
         self._starts[:, : self._offline] = data.starts
-        self._count = torch.zeros((), dtype=torch.int64, device=device)  # `steps`, where an update reads it
+        self._count = torch.zeros((), dtype=torch.int64, device=device)  # `steps` on the device, for updates
         self.steps = 0
         self.episodes = np.zeros(seeds, np.int64)
         self._base: Indices = shared + self._room * np.arange(seeds)
-        self._head, self._first = np.zeros(seeds, np.int64), np.zeros(seeds, np.int64)  # of the episode under way
-        self._saved = 0, 0  # the first row and the first step that are in no file
+        self._head, self._first = np.zeros(seeds, np.int64), np.zeros(seeds, np.int64)  # of the current episode
+        self._saved = 0, 0  # the first row and the first step not yet saved
 
     def choose(self, numbers: Tensor) -> Tensor:
-        """Rows [S, B] of the transitions that random numbers [S, B] stand for, each at least 0."""
+        """Rows [S, B] of the transitions that random numbers [S, B], each at least 0, select."""
         if not self._balanced:
             return self._starts.gather(1, numbers % (self._offline + self._count))
         half = numbers.shape[1] // 2
@@ -94,26 +94,26 @@ class Experience:
         return self._starts.gather(1, torch.cat([offline[:, half:], online[:, :half]], dim=1))
 
     def states(self) -> Tensor:
-        """The state that each seed is in, [S, 1, O]."""
+        """The current state of each seed, [S, 1, O]."""
         return self.replay.states(self._rows(self._head)).unsqueeze(1)
 
     def shown(self) -> list[NDArray[np.generic]]:
-        """What each seed's simulator shows, [O]."""
+        """The last observation of each seed's simulator, [O]."""
         return [own[head].cpu().numpy() for own, head in zip(self._own["obs"], self._head, strict=True)]
 
     def unfinished(self) -> list[NDArray[np.float32]]:
-        """Actions of each seed's episode under way, [T, A]."""
+        """Actions of each seed's current episode, [T, A]."""
         spans = zip(self._own["act"], self._first, self._head, strict=True)
         return [own[first:head].cpu().numpy() for own, first, head in spans]
 
     def begin(self, states: Mapping[int, NDArray[np.generic]]) -> None:
-        """Take the first states of the episodes under way, by the index of a seed."""
+        """Store the first states of the current episodes, by the index of a seed."""
         for index, state in states.items():
             self._own["obs"][index, self._head[index]] = torch.from_numpy(np.asarray(state))
             self._own["first"][index, self._head[index]] = int(self._base[index] + self._first[index])
 
     def append(self, act: NDArray[np.float32], obs: NDArray[np.generic], labels: Sequence[Label]) -> None:
-        """Take a step of every seed: its action [S, A], the state that came of it [S, O], its label."""
+        """Store a step of every seed: its action [S, A], the resulting state [S, O], its label."""
         replay, rows = self.replay, self._rows(self._head)
         replay.act[rows] = self._tensor(act)
         replay.reward[rows] = self._tensor(np.array([label.reward for label in labels], np.float32))
@@ -130,7 +130,7 @@ class Experience:
         self.episodes += ended
 
     def save(self, folder: Path, at: int) -> None:
-        """Writes what no file of the folder holds yet, and where each seed is, after the training step `at`."""
+        """Writes the transitions not yet saved, and the position of each seed, after the training step `at`."""
         row, step = self._saved
         tensors = {name: own[:, row : self._head.max() + 1] for name, own in self._own.items()}
         tensors["starts"] = self._starts[:, self._offline + step : self._offline + self.steps]
@@ -139,7 +139,7 @@ class Experience:
         self._saved = int(self._head.min()), self.steps
 
     def restore(self, folder: Path, at: int) -> None:
-        """Reads what was saved up to the training step `at`."""
+        """Reads the transitions and positions saved up to the training step `at`."""
         for path in sorted(folder.glob("experience_*.safetensors")):
             if int(path.stem.split("_")[1]) > at:
                 break
@@ -154,7 +154,7 @@ class Experience:
         self._count.fill_(self.steps)
 
     def _rows(self, own: Indices) -> Tensor:
-        """Rows of the replay, [S], from each seed's own."""
+        """Rows of the replay, [S], from each seed's own row numbers."""
         return self._tensor(self._base + own)
 
     def _tensor(self, values: NDArray[np.generic]) -> Tensor:

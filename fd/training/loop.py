@@ -1,7 +1,7 @@
 """The training loop: step, log, checkpoint, resume.
 
-All random numbers come in blocks of BLOCK steps from streams addressed by (seed, purpose, block), so that a run that was killed goes
-on from its last checkpoint to the same bytes.
+All random numbers come in blocks of BLOCK steps from streams addressed by (seed, purpose, block), so that a killed run resumes from
+its last checkpoint with identical output.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fd.training.execution import Update, executed
 from fd.training.random_streams import generator
 
 BLOCK = 64  # steps whose random numbers are drawn at once
-TOLD = ("flow_loss", "critic_loss", "value_loss", "policy_loss", "q", "penalty", "dual")  # by the progress bar
+TOLD = ("flow_loss", "critic_loss", "value_loss", "policy_loss", "q", "penalty", "dual")  # shown by the progress bar
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run: what all of its parts need to know of it.
+    """A training run: the facts that all of its parts need.
 
     Attributes:
-        seeds: of the first axis of every tensor.
+        seeds: training seeds, in the order of the first axis of every tensor.
         schedule: its length and marks.
         checkpoint: keeps its state, its log and its snapshots.
-        label: what progress and errors call it.
+        label: its name in progress and errors.
         execution: of an update, see `fd.training.execution.execution`.
     """
 
@@ -75,8 +75,8 @@ class Draws:
 class Window:
     """The metrics of the steps since the last row of the log, at most `size` steps, in memory that is allocated once.
 
-    On the CPU a metric that is not finite ends the run at its step. On a GPU, where a look at a number would stall the queue, that
-    waits for the next row, and still names the step.
+    On the CPU, a metric that is not finite ends the run at its step. On a GPU, reading a number would stall the queue, so the check
+    waits for the next row; its message still names the step.
     """
 
     def __init__(self, seeds: Sequence[int], label: str, size: int) -> None:
@@ -85,7 +85,7 @@ class Window:
         self._values = torch.empty(0)  # [size, metrics, S]
 
     def add(self, step: int, metrics: dict[str, Tensor]) -> None:
-        """Takes the metrics of a step, each [S]; they are copied."""
+        """Copies the metrics of a step, each [S]."""
         names, values = list(metrics), list(metrics.values())
         if not len(self._values):
             self._values = values[0].new_empty(self._size, len(COLUMNS), len(self._seeds))
@@ -96,7 +96,7 @@ class Window:
             self._check(step, names, row)
 
     def means(self) -> dict[str, list[float]]:
-        """Mean of every metric over the steps that have it, a number a seed; the window is empty then.
+        """Mean of every metric over the steps that have it, one number per seed; empties the window.
 
         Raises:
             FdError: a metric is not finite.
@@ -111,12 +111,12 @@ class Window:
         return {name: torch.stack(column).mean(dim=0).tolist() for name, column in columns.items()}
 
     def state(self) -> list[Any]:
-        """What it holds, as JSON values: of every step its number, the names and the numbers [metrics][S]."""
+        """The content as JSON values: of every step its number, the names and the values [metrics][S]."""
         rows = self._values[: len(self._steps)].tolist()
         return [(step, names, row[: len(names)]) for (step, names), row in zip(self._steps, rows, strict=True)]
 
     def restore(self, state: list[Any], like: Tensor) -> None:
-        """Takes what `state` gave, as numbers of the type and on the device of a tensor."""
+        """Restores the content from the result of `state`; `like` gives the type and device of the numbers."""
         for step, names, row in state:
             self.add(step, dict(zip(names, like.new_tensor(row), strict=True)))
 
@@ -137,17 +137,17 @@ class Window:
 def train(
     update: Update, draws: Draws, module: nn.Module, adam: torch.optim.Adam, run: Run, *, period: int = 1
 ) -> None:  # fmt: skip
-    """Updates a module in every step of a run that is still to do.
+    """Updates a module in every remaining step of a run.
 
     Args:
         update: called with the phase of a step and its random numbers, updates `module` and returns metrics, each [S].
         draws: the random numbers.
-        module, adam: what is updated, and kept in checkpoints.
+        module, adam: updated here, and saved in checkpoints.
         run: its seeds, schedule, checkpoint, label and execution.
-        period: number of phases that take turns, step after step.
+        period: number of phases, which alternate step by step.
 
     Raises:
-        FdError: a metric or a weight is not finite; what was saved before stays.
+        FdError: a metric or a weight is not finite; earlier checkpoints stay.
         Interrupted: a signal asked this process to end; the state after its last step is saved.
     """
     seeds, schedule, checkpoint, label = run.seeds, run.schedule, run.checkpoint, run.label
@@ -171,7 +171,7 @@ def train(
                     checkpoint.mark(at)
                 checkpoint.save(at, module, adam, window.state())
             if signal is not None:
-                saved = f"{label}: step {at} of {schedule.steps} is saved, the next run goes on"
+                saved = f"{label}: step {at} of {schedule.steps} is saved, the next run resumes there"
                 raise signals.Interrupted(signal, saved)
     if (signal := signals.asked()) is not None:  # since the last step
         raise signals.Interrupted(signal)

@@ -1,7 +1,7 @@
-"""Training that goes on online: each seed acts in a simulator of its own, and its transitions join those of the data.
+"""Online fine-tuning: each seed acts in its own simulator, and its transitions join those of the data.
 
-Base actions are drawn afresh from the flow, for the states are new. All that a resumed run needs beside the networks is in files that
-grow by what each checkpoint adds: rows of transitions, from which the simulators are brought back to where they were.
+Base actions are drawn afresh from the flow, because the states are new. Each checkpoint writes its new transitions to a file; a resumed
+run repeats the actions of the current episodes to bring the simulators back to their states.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from fd.training.random_streams import generator
 
 @dataclass(frozen=True)
 class Interaction:
-    """How the seeds meet their simulators.
+    """How the seeds interact with their simulators.
 
     Attributes:
         simulators: one for each seed.
         convention: of the data's rewards, see `labelled`.
         updates: of every seed, after each of its steps.
-        acting: how the policy acts, the arguments of `Policy.act`.
+        acting: arguments of `Policy.act`.
     """
 
     simulators: Lockstep
@@ -46,19 +46,19 @@ class Interaction:
 def finetune(
     agent: Agent, adam: torch.optim.Adam, experience: Experience, interaction: Interaction, run: Run
 ) -> None:  # fmt: skip
-    """Goes on with the training of every seed.
+    """Continues the training of every seed.
 
-    The simulators take a step while the networks are updated, on what was met before it.
+    While the simulators take a step, the networks are updated on the transitions before it.
 
     Args:
-        agent, adam: at the end of the offline run.
-        experience: what the seeds learn from.
+        agent, adam: as at the end of the offline run.
+        experience: the transitions that the seeds learn from.
         interaction: with the simulators.
-        run: the steps and marks of its schedule count from the start of the offline run; with each state of its checkpoint, the
-            experience is to be saved in the checkpoint's folder.
+        run: the steps and marks of its schedule count from the start of the offline run; with each state, its checkpoint must save the
+            experience in the checkpoint's folder.
 
     Raises:
-        FdError: training diverges, or a simulator fails or does not come back to where it was.
+        FdError: training diverges, or a simulator fails or does not return to its earlier state.
     """
     seeds = run.seeds
     experience.restore(run.checkpoint.folder, run.checkpoint.restore(agent, adam))
@@ -91,7 +91,7 @@ def finetune(
 
     train(
         step, noise, agent, adam, replace(run, execution="eager")
-    )  # it is the updates in a step that are executed otherwise
+    )  # eager, because only the updates within a step run as `run.execution` says
 
 
 def reset_seed(seed: int, episode: int) -> int:
@@ -100,7 +100,7 @@ def reset_seed(seed: int, episode: int) -> int:
 
 
 def _enter(experience: Experience, simulators: Lockstep, seeds: Sequence[int], label: str) -> None:
-    """Starts the episode of every seed and takes the actions of it that were taken before."""
+    """Starts the current episode of every seed and repeats its earlier actions."""
     actions = experience.unfinished()
     starts = [reset_seed(seed, int(number)) for seed, number in zip(seeds, experience.episodes, strict=True)]
     simulators.send({index: Order(*pair) for index, pair in enumerate(zip(starts, actions, strict=True))})
@@ -110,13 +110,13 @@ def _enter(experience: Experience, simulators: Lockstep, seeds: Sequence[int], l
     for index, known in enumerate(experience.shown()):
         if not np.array_equal(known, found[index]):
             raise FdError(
-                f"{label}: the simulator of seed {seeds[index]} does not come back to where it was, allowed: one whose"
-                " episodes are the same for the same seed and actions"
+                f"{label}: the simulator of seed {seeds[index]} does not return to its earlier state, allowed: a simulator"
+                " that repeats an episode for the same seed and actions"
             )
 
 
 def _take(act: NDArray[np.float32], experience: Experience, interaction: Interaction, seeds: Sequence[int]) -> None:
-    """Takes what came of the actions, and starts the next episode of the seeds whose episode ended."""
+    """Stores the outcomes of the actions; where an episode ended, starts the seed's next one."""
     outcomes = interaction.simulators.receive()
     labels = [labelled(outcome, interaction.convention) for outcome in outcomes.values()]
     experience.append(act, np.stack([outcome.obs for outcome in outcomes.values()]), labels)

@@ -18,7 +18,7 @@ from fd.training.execution import Update
 from fd.training.loop import BLOCK, Draws, Run, train
 from fd.training.replay import Replay
 
-SPAN = 2**62  # of numbers that choose among transitions whose number is not known when they are drawn
+SPAN = 2**62  # range of random numbers drawn before the number of transitions to choose from is known
 
 
 def refine(agent: Agent, replay: Replay, bank: Bank | None, run: Run) -> None:
@@ -37,12 +37,12 @@ def updates(
     agent: Agent, adam: torch.optim.Adam, replay: Replay, bank: Bank | None, *, seeds: Sequence[int], batch_size: int,
     purpose: str = "refine", choose: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Update, Draws]:  # fmt: skip
-    """One update of every seed on a batch of its own, and the random numbers of the steps; phases: see `Spec.policy_every`.
+    """One update of every seed on its own batch, and the random numbers of the steps; phases: see `Spec.policy_every`.
 
-    `purpose`: of the random streams. `choose`: gives the rows [S, B] that numbers [S, B] below SPAN stand for; without it, all transitions
-    of the replay are drawn from.
+    `purpose`: of the random streams. `choose`: maps random numbers [S, B] below SPAN to rows [S, B]; without it, every transition of the
+    replay is equally likely.
 
-    Deviation: with a bank, base actions are those of the images as they are, of which the other networks may see a crop.
+    Deviation: with a bank, base actions are those of the uncropped images, even if the other networks see crops.
     """
     spec, device, (low, high) = agent.spec, replay.act.device, agent.spec.t_eps
     shapes = noise_shapes(spec, batch_size, banked=bank is not None)
@@ -77,7 +77,7 @@ def updates(
 
 
 def _draw(name: str, shape: tuple[int, ...], stream: torch.Generator) -> Tensor:
-    """Random numbers of a field of `fd.method.agent.Noise`: signs for probes, uniform for times, else standard normal."""
+    """Random numbers of a field of `fd.method.batch.Noise`: signs for probes, uniform for times, else standard normal."""
     if name == "probes":
         return 2.0 * torch.randint(2, shape, generator=stream, device=stream.device) - 1
     make = torch.rand if name.endswith("_t") else torch.randn
@@ -85,7 +85,7 @@ def _draw(name: str, shape: tuple[int, ...], stream: torch.Generator) -> Tensor:
 
 
 def noise_shapes(spec: Spec, size: int, *, banked: bool) -> dict[str, tuple[int, ...]]:
-    """The fields of `fd.method.agent.Noise` that an update of `size` transitions needs, and their shapes for one seed."""
+    """The fields of `fd.method.batch.Noise` that an update of `size` transitions needs, and their shapes for one seed."""
     act, samples = (size, spec.act_dim), (size, spec.fisher_samples)
     shapes: dict[str, tuple[int, ...]] = {}
     if spec.based and not banked:

@@ -1,6 +1,6 @@
-"""Random streams that depend on nothing but their address: (seed, purpose, block).
+"""Random streams that depend only on their address: (seed, purpose, block).
 
-A stream needs no state to be saved: a resumed run, a seed trained alone and a seed among others draw the same numbers.
+No state of a stream needs to be saved: a resumed run, a seed trained alone and a seed among others draw the same numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def generator(seed: int, purpose: str, block: int, *, device: torch.device | str
         seed: training seed, at least 0.
         purpose: one of PURPOSES.
         block: number of the stream's block, at least 0.
-        device: where it draws.
+        device: of the generator.
     """
     state = np.random.SeedSequence([seed, PURPOSES.index(purpose), block]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0]) >> 1)

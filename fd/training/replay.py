@@ -20,9 +20,9 @@ class Replay:
         obs: states in time order, [R, O], or images [R, H, W, C] in bytes; the next state of row i is row i + 1.
         act, reward, mask: [R, A], [R], [R].
         going: 1 at rows at which a transition starts, 0 at the last state of an episode, [R].
-        starts: the former rows, [N].
+        starts: rows at which a transition starts, [N].
         first: row of the first state of a row's episode, [R].
-        frame_stack: images that are an observation together.
+        frame_stack: images per observation.
     """
 
     obs: Tensor
@@ -47,13 +47,13 @@ class Replay:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes."""
+        """Memory of all tensors, in bytes."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
 
     def states(self, rows: Tensor) -> Tensor:
         """Observations of rows [...]: [..., O], or images [..., H, W, C * frame_stack], the oldest first.
 
-        What would lie before an episode's first image is that image.
+        Before an episode's first image, that image is repeated.
         """
         if self.frame_stack == 1:
             return self.obs[rows]
@@ -62,7 +62,7 @@ class Replay:
         return images.movedim(rows.dim(), -2).flatten(-2)
 
     def batch(self, rows: Tensor, *, next_actions: bool = False, crops: Tensor | None = None) -> Batch:
-        """Transitions that start at rows [S, B]; `crops`: of their images, [S, B, 2], see `fd.training.augmentation`."""
+        """Transitions that start at rows [S, B]; `crops`: offsets for their images, [S, B, 2], see `fd.training.augmentation`."""
         obs, next_obs = self.states(rows), self.states(rows + 1)
         if crops is not None:
             obs, next_obs = (cropped(images, crops) for images in (obs, next_obs))

@@ -1,4 +1,4 @@
-"""Snapshots: what acting needs of an agent at a training step."""
+"""Snapshots: the parts of an agent that acting needs, at a training step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fd.storage.tensors import write_tensors
 
 
 def write_snapshot(folder: Path, agent: Agent, step: int, *, seeds: tuple[int, ...], origin: dict[str, Any]) -> None:
-    """What acting needs of an agent at a step; the flow only where this run trains it. `origin`: its task, method and data."""
+    """Writes the parts of an agent that acting needs; the flow only if this run trains it. `origin`: its task, method and data."""
     spec = agent.spec
     parts = {"policy": spec.policy != "flow", "critic": spec.critic != "none", "flow": spec.behaviour == "joint"}
     names = [name for name, needed in parts.items() if needed]
