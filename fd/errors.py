@@ -6,7 +6,7 @@ from __future__ import annotations
 class FdError(ValueError):
     """Input that cannot be used. The message is one line: the place, the value, what is allowed.
 
-    Names and values in it may come from anywhere: what would steer a terminal or begin a line is written as an escape.
+    Names and values in it may come from anywhere, so control characters and line breaks are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -15,5 +15,5 @@ class FdError(ValueError):
 
 
 def one_line(told: object) -> str:
-    """What an error or a file says, as one short line."""
+    """The text of an error or a file, as one short line."""
     return " ".join(str(told).split())[:300] or type(told).__name__

@@ -1,4 +1,4 @@
-"""Trained policies: what a run folder holds, loaded to act.
+"""Trained policies, loaded from a run folder.
 
 policy = Policy.load(Path("runs/umaze/fidec"))
 action = policy.act(obs)[policy.seeds.index(0)]  # of the policy trained with seed 0
@@ -41,7 +41,7 @@ class Policy:
         step: training step of the snapshot.
         flow: behaviour flow.
         net: the policy's own network.
-        critic: Q, for the best of several actions.
+        critic: Q, to choose the best of several actions.
         origin: task, method and hashes of the data and of the frozen flow of the run.
     """
 
@@ -71,7 +71,7 @@ class Policy:
         """The policy of a run folder at a step (default: the last).
 
         Raises:
-            FdError: there is no such snapshot, or a file is not what it claims to be.
+            FdError: there is no such snapshot, or a file is damaged or does not belong to it.
         """
         folder = Path(folder)
         step = cls.steps(folder)[-1] if step is None else step
@@ -109,20 +109,20 @@ class Policy:
         """Actions in [-1, 1] of every seed: [S, A] for one observation [O], [S, B, A] for [B, O] or [S, B, O].
 
         Args:
-            obs: observations, the same for all seeds or each seed's own. Images [H, W, C] in bytes stand for [O] where the policy was
-                trained on such, the last ones stacked along C, the oldest first.
+            obs: observations, the same for all seeds or each seed's own. For a policy trained on images, [O] is [H, W, C] in bytes: the
+                last images stacked along C, the oldest first.
             noise: standard normal, [S, B, best_of * A] (B = 1 for one observation); drawn if not given.
-            best_of: actions drawn for an observation, of which the one with the highest Q (the smaller of the ensemble) is taken.
+            best_of: actions drawn per observation; the one with the highest Q (the smaller of the ensemble) is taken.
             refinements: times that a residual is applied.
 
         Raises:
-            FdError: a shape is another, or `best_of` or `refinements` is more than this policy can.
+            FdError: a shape is wrong, or this policy does not support `best_of` or `refinements`.
         """
         seeds, shape, act_dim = len(self.seeds), self.spec.obs_shape, self.spec.act_dim
         self.spec.check_acting(best_of, refinements)
         given = torch.as_tensor(obs, device=self.net.weights[0].device)
         if self.spec.encoder and given.dtype != torch.uint8:
-            raise FdError(f"obs: {given.dtype}, allowed: torch.uint8, for this policy sees images")
+            raise FdError(f"obs: {given.dtype}, allowed: torch.uint8, because this policy sees images")
         given = given if self.spec.encoder else given.float()
         *lead, rows = (1, 1, *given.shape)[-len(shape) - 2 : -len(shape)] if given.dim() >= len(shape) else (0, 0)
         if given.dim() > len(shape) + 2 or given.shape[-len(shape) :] != shape or lead not in ([1], [seeds]):

@@ -38,7 +38,7 @@ def critic_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
 
 
 def value_net(spec: Spec, generators: Sequence[torch.Generator]) -> StackedMLP:
-    """V of IQL's critic, which reads the state alone."""
+    """V of IQL's critic, which reads only the state."""
     return _net(spec, generators, inputs=0, outputs=1, norm=True)
 
 
@@ -51,9 +51,9 @@ def _net(spec: Spec, generators: Sequence[torch.Generator], **shape: Any) -> Sta
 def act(
     spec: Spec, flow: StackedMLP, policy: StackedMLP, obs: Tensor, noise: Tensor, *, refinements: int = 1
 ) -> Tensor:
-    """Actions [S, B * n, A] in [-1, 1], n in a row for each of obs [S, B, O], and standard normal noise [S, B * n, A].
+    """Actions [S, B * n, A] in [-1, 1], n in a row for each of obs [S, B, O], from standard normal noise [S, B * n, A].
 
-    Policies without a flow act by their mean. A residual is applied `refinements` times, each to the action before.
+    Policies without a flow return their mean. A residual is applied `refinements` times, each time to the previous action.
     """
 
     def states(net: StackedMLP) -> Tensor:

@@ -24,7 +24,7 @@ from fd.networks.mlp import StackedMLP
 
 
 class Agent(nn.Module):
-    """Flow, critics, target critics, policy and dual of S seeds; V or a target policy where the method has one.
+    """Flow, critics, target critics, policy and dual of S seeds; V or a target policy if the method has one.
 
     Args:
         spec: shapes, switches and hyperparameters.
@@ -68,7 +68,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def base(self, batch: Batch, noise: Noise) -> FlowSamples:
-        """FlowSamples actions and scores of a batch, drawn afresh from the flow in one integration."""
+        """Base actions and scores of a batch, drawn afresh from the flow in one integration."""
         spec, size = self.spec, batch.obs.shape[1]
         assert noise.base is not None and noise.next_base is not None
         own, following = self.flow.features(batch.obs), self.flow.features(batch.next_obs)
@@ -100,9 +100,9 @@ class Agent(nn.Module):
 
         Args:
             batch: transitions.
-            base: what the flow says of them, where the method asks (`Spec.based`); None: drawn afresh.
+            base: their base actions and scores, if the method needs them (`Spec.based`); None: drawn afresh.
             noise: random numbers of this update.
-            with_policy: whether the policy is improved in this update, too.
+            with_policy: whether this update also improves the policy.
         """
         spec = self.spec
         if base is None and spec.based:
@@ -132,8 +132,8 @@ class Agent(nn.Module):
     def target_values(self, batch: Batch, base: FlowSamples | None, noise: Noise) -> Tensor:
         """y = r + discount * mask * value of s', [S, B].
 
-        Deviation: at the end of an episode ReBRAC's target has no penalty, for there is no next action; the reference takes that of the
-        next episode's first state.
+        Deviation: at the end of an episode ReBRAC's target has no penalty, because there is no next action; the reference takes the
+        action of the next episode's first state.
         """
         spec = self.spec
         if self.value is not None:
@@ -160,7 +160,7 @@ class Agent(nn.Module):
     def _policy_loss(
         self, batch: Batch, base: FlowSamples | None, noise: Noise, advantage: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the policy; `advantage`: min_E Q(s, a) - V(s) at the data's actions, constant, [S, B], where there is a V."""
+        """Loss of the policy; `advantage`: min_E Q(s, a) - V(s) at the data's actions, constant, [S, B], if there is a V."""
         spec = self.spec
         if spec.policy == "deterministic":
             return rebrac_loss(self.policy, self.critic, batch.obs, batch.act, alpha=spec.rebrac_alpha)
@@ -197,10 +197,10 @@ def update(
     *,
     with_policy: bool = True,
 ) -> dict[str, Tensor]:
-    """One update of every seed: metrics, each [S]. Targets follow their networks from before the step, with the policy.
+    """One update of every seed; returns metrics, each [S]. If the policy is updated, targets follow their networks, before the step.
 
     Args:
-        agent, adam: what is updated.
+        agent, adam: updated here.
         batch, base, noise, with_policy: see `Agent.forward`.
     """
     loss: Tensor

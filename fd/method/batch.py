@@ -1,4 +1,4 @@
-"""What an update is computed from: transitions, random numbers, and base actions with their scores."""
+"""Inputs of an update: transitions, random numbers, and base actions with their scores."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 class Batch:
     """Transitions of each seed: obs, next_obs [S, B, O], act [S, B, A], reward, mask [S, B].
 
-    next_act [S, B, A], next_known [S, B]: the data's action at next_obs, and 1 where there is one, 0 at the end of an episode. None
-    unless asked for.
+    next_act [S, B, A], next_known [S, B]: the data's action at next_obs, and 1 if there is one, 0 at the end of an episode; None
+    unless requested.
     """
 
     obs: Tensor
@@ -46,10 +46,10 @@ class Noise:
 
 @dataclass(frozen=True)
 class FlowSamples:
-    """What the behaviour flow says of a batch, constants of every loss.
+    """Base actions and scores of a batch, from the behaviour flow; constants of every loss.
 
     act, next_act [S, B, A]: base actions of obs and next_obs, from noise and next_noise [S, B, A], which only a one-step policy needs.
-    scores [S, B, K, A]: of obs, or of the base actions (K = 1); None where the metric needs none.
+    scores [S, B, K, A]: of obs, or of the base actions (K = 1); None if the metric needs none.
     """
 
     act: Tensor

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 @dataclass(frozen=True, kw_only=True)
 class Within:
-    """Limits of a number, or of the length of a text, list or mapping; stands right after the type in `Annotated`.
+    """Limits of a number, or of the length of a text, list or mapping; put it right after the type in `Annotated`.
 
-    pydantic finds them by the method below, so that this module and those that use it need no pydantic.
+    pydantic finds the limits by the method below, so this module and the modules that use it need no pydantic.
     """
 
     ge: float | None = None
@@ -29,5 +29,5 @@ class Within:
 Positive = Annotated[float, Within(gt=0, lt=float("inf"))]
 NotNegative = Annotated[float, Within(ge=0, lt=float("inf"))]
 Share = Annotated[float, Within(gt=0, lt=1)]
-Rate = Annotated[float, Within(gt=0, le=1e30)]  # ten times which, Adam's first step, is a number in float32
+Rate = Annotated[float, Within(gt=0, le=1e30)]  # ten times this, Adam's first step, is finite in float32
 Widths = Annotated[tuple[Annotated[int, Within(ge=1, le=8192)], ...], Within(min_length=1, max_length=8)]

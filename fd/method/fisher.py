@@ -16,7 +16,7 @@ from fd.networks.mlp import StackedMLP
 
 TRACE_FLOOR = 1e-6  # of tr F / A, so that normalisation never divides by zero
 TIME_FLOOR = 1e-6  # of 1 - t, likewise
-VARIANCE_FLOOR = 1e-4  # of a desmoothed covariance: standard deviations below 0.01 are not told apart
+VARIANCE_FLOOR = 1e-4  # of a desmoothed covariance: standard deviations below 0.01 count as 0.01
 EXACT_DIVERGENCE = 8  # widest action whose divergence is exact; above, Hutchinson's estimate
 
 
@@ -41,7 +41,7 @@ def score(flow: StackedMLP, obs: Tensor, x: Tensor, t: Tensor, *, formula: str) 
     """Score g = grad_x log p_t(x | s) of the path marginal, [S, B, A].
 
     `exact` is (t v - x) / (1 - t): x0 given x_t has mean x - t v, and g = -E[x0 | x_t] / (1 - t).
-    `velocity` is v / (1 - t), which the official code uses in its place; it is not the score.
+    `velocity` is v / (1 - t), which the official code uses instead; it is not the score.
 
     Args:
         flow: velocity network.
@@ -79,11 +79,11 @@ def state_scores(
 
 @torch.no_grad()
 def desmoothed(scores: Tensor, t: float) -> Tensor:
-    """A vectors of each state whose mean outer product is F_1 = Sigma_hat^-1, [..., A, A], from K scores at time t, [..., K, A].
+    """A vectors of each state with the mean outer product F_1 = Sigma_hat^-1, [..., A, A], from K scores at time t, [..., K, A].
 
-    F_t is the Fisher information of the policy smoothed by the path, C_t = t^2 Sigma + (1 - t)^2 I for a Gaussian policy. This undoes
-    it, Sigma_hat = (F_t^-1 - (1 - t)^2 I) / t^2, exactly for a Gaussian. Eigenvalues of F_t are clamped below 1 / (1 - t)^2, which they
-    exceed only as estimates, and those of Sigma_hat above VARIANCE_FLOOR.
+    F_t is the Fisher information of the policy smoothed by the path, C_t = t^2 Sigma + (1 - t)^2 I for a Gaussian policy. This
+    function undoes the smoothing, Sigma_hat = (F_t^-1 - (1 - t)^2 I) / t^2, exactly for a Gaussian. Eigenvalues of F_t are clamped to
+    at most 1 / (1 - t)^2, which only estimates exceed, and those of Sigma_hat to at least VARIANCE_FLOOR.
     """
     samples, width = scores.shape[-2:]
     values, vectors = torch.linalg.eigh(scores.mT @ scores / samples)
@@ -99,10 +99,10 @@ def basis(x: Tensor) -> Tensor:
 
 
 def divergence(slopes: Tensor, probes: Tensor | None) -> Tensor:
-    """Divergence [S, B, P] of a field [S, B, A] that treats every row by itself, from its slopes J v, [S, P, B, A].
+    """Divergence [S, B, P] of a field [S, B, A] that treats every row independently, from its slopes J v, [S, P, B, A].
 
-    Without probes the slopes are those along the `basis`, and the divergence is exact, P = 1. With those along Rademacher probes v
-    [S, P, B, A] it is P independent unbiased estimates v . (J v) (Hutchinson).
+    Without probes, the slopes are along the `basis` and the divergence is exact, P = 1. With slopes along Rademacher probes v
+    [S, P, B, A], the result is P independent unbiased estimates v . (J v) (Hutchinson).
     """
     if probes is None:
         return (slopes * basis(slopes)).sum(dim=(1, -1)).unsqueeze(-1)
@@ -126,7 +126,7 @@ def penalty(delta: Tensor, scores: Tensor | None, metric: Metric, div: Tensor | 
     if scores is None:
         return delta.square().mean(dim=-1)
     width = delta.shape[-1]
-    # [S, B, K]; K last, for a compiled sum over an axis before one as short as A starts all threads for every state.
+    # [S, B, K]; K last, because a compiled sum over an axis before one as short as A starts all threads for every state.
     projections = (scores.mT.contiguous() * delta.unsqueeze(-1)).sum(dim=-2)
     if div is None:
         form = projections.square().mean(dim=-1)

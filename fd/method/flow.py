@@ -48,9 +48,9 @@ def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, so
         steps: at least 1.
         solver: `euler`, or `midpoint`, of second order, which evaluates the velocity twice a step.
 
-    They are constants of every loss, hence no gradient. The layers of `velocity` are taken apart here, for acting and building a bank are
-    little but this loop: what does not change along the path is computed once, and the last layer's bias b, of which x has
-    gathered k / steps b after k steps, is kept out of it (y = x - k / steps b), so that a velocity is one product a layer.
+    Base actions are constants of every loss, so they have no gradient. Acting and building a bank spend most of their time in this loop,
+    so it computes the layers of `velocity` itself: terms that do not change along the path are computed once. After k steps, x contains
+    k / steps b of the last layer's bias b; the loop leaves it out (y = x - k / steps b), so that a velocity takes one product per layer.
     """
     obs = flow.features(obs)
     width = obs.shape[-1]
@@ -61,7 +61,7 @@ def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, so
     slope = affine(from_t, drift, from_x) / steps  # of the first layer's input in k
 
     def moved(y: Tensor, point: Tensor, start: Tensor, duration: float) -> Tensor:
-        """y moved on for a duration with the velocity at a point."""
+        """y moved for a duration with the velocity at a point."""
         h = _activated(affine(start, point, from_x))
         for weight, shift in zip(hidden, shifts, strict=True):
             h = _activated(affine(shift, h, weight))
@@ -81,7 +81,7 @@ def base_actions(flow: StackedMLP, obs: Tensor, noise: Tensor, *, steps: int, so
 def _activated(x: Tensor) -> Tensor:
     """GELU (tanh form), x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), without a gradient.
 
-    On a CPU torch's tanh takes over three times as long as its sigmoid, and makes its GELU a quarter of an integration.
+    On a CPU, torch's tanh takes over three times as long as its sigmoid; with it, GELU would take a quarter of an integration.
     """
     if x.is_cuda:
         return gelu(x, approximate="tanh")

@@ -14,7 +14,7 @@ from fd.method.critic import values
 from fd.method.fisher import Metric, basis, divergence, mean_trace, penalty
 from fd.networks.mlp import StackedMLP
 
-LOG_DUAL_LIMIT = 20.0  # of |log_dual|: a multiplier within 2e-9 and 5e8, which float32 can square
+LOG_DUAL_LIMIT = 20.0  # of |log_dual|: a multiplier between 2e-9 and 5e8, which float32 can square
 
 
 def q_loss(critic: StackedMLP, obs: Tensor, act: Tensor, *, normalize: bool) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ def refinement_loss(
         metric: see `fd.method.fisher.Metric`.
         budget: bound on the mean penalty.
         normalize_q: see `q_loss`.
-        learn_dual: whether the dual follows the constraint or stays as it is.
+        learn_dual: whether the dual follows the constraint or stays fixed.
         probes: of the divergence under `stein`, [S, 2, B, A]; None for the exact one.
 
     Source: arXiv 2604.17919.

@@ -1,4 +1,4 @@
-"""The optimiser of stacked parameters: Adam, and clipping that treats every seed by itself."""
+"""The optimiser of stacked parameters: Adam, with gradient clipping for each seed separately."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LANES = 16  # float32 numbers in the widest vector of a processor, 512 bits
 
 
 def optimiser(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
-    """Adam (betas .9, .999, eps 1e-8) of parameters [members, ...], as a fused kernel wherever that keeps the members apart.
+    """Adam (betas .9, .999, eps 1e-8) of parameters [members, ...], as a fused kernel if that keeps the members independent.
 
-    On a CPU the fused kernel rounds numbers at the end of a tensor, which fill no vector, in another way than those before. So that a
-    seed gets the same bits among any others, parameters of which a member fills no whole vectors (biases of outputs, the
+    On a CPU, the fused kernel rounds the last numbers of a tensor, if they do not fill a vector, differently from the others. A seed
+    must get the same bits among any other seeds, so parameters with members that do not fill whole vectors (biases of outputs, the
     dual) are stepped by other kernels.
     """
     whole, odd = list[nn.Parameter](), list[nn.Parameter]()
@@ -28,15 +28,15 @@ def optimiser(parameters: list[nn.Parameter], learning_rate: float) -> torch.opt
 
 
 def step(optimiser: torch.optim.Adam, loss: Tensor, parameters: list[nn.Parameter], *, clip: float) -> Tensor:
-    """One step on losses [S]; each seed's gradient is clipped to the global norm `clip` (0: not). Returns the norms [S].
+    """One step on losses [S]; each seed's gradient is clipped to the global norm `clip` (0: no clipping). Returns the norms [S].
 
-    A parameter that no loss of this step depends on has the gradient zero; Adam moves it on by its momentum.
+    A parameter that no loss of this step depends on has the gradient zero; Adam still moves it by its momentum.
     """
-    # Those of convolutions come in whatever order of memory their kernel wrote.
+    # Gradients of convolutions come in the memory order of their kernel.
     grads = [g.contiguous() for g in torch.autograd.grad(loss.sum(), parameters, materialize_grads=True)]
     seeds = loss.shape[0]
     norms = torch.stack([vector_norm(g.view(seeds, -1), dim=1) for g in grads])
-    # A column alone is summed in another order than one of several: see `fd.networks.affine.affine`.
+    # A single column is summed in a different order than one of several: see `fd.networks.affine.affine`.
     norm: Tensor = vector_norm(norms.repeat(1, 2) if seeds == 1 else norms, dim=0)[:seeds]
     if clip:
         scale = (clip / (norm + 1e-6)).clamp_max(1)

@@ -1,18 +1,18 @@
-"""The affine map of a layer, of all members of a stack at once."""
+"""The affine map of a layer, for all members of a stack at once."""
 
 import torch
 from torch import Tensor
 
-# Rows or columns of a matrix below which a product of it alone was seen to differ from one in a stack (AMD EPYC, torch 2.13).
+# With fewer rows or columns, a product of a single matrix was seen to differ from the same product in a stack (AMD EPYC, torch 2.13).
 NARROW = 16
 
 
 def affine(shift: Tensor, x: Tensor, weight: Tensor, *, scale: float = 1.0) -> Tensor:
     """shift + scale * (x @ weight) of every member: [M, B, O] for shift [M, 1 or B, O], x [M, B, I] and weight [M, I, O].
 
-    On a CPU, a single matrix that is narrow is multiplied by another routine than one of a stack, and in parts that depend on
-    the number of threads. It is computed as one of two, then, so that a seed alone gets the bits that it gets among others;
-    with a batch below 16 that is every layer, at twice its time. A compiled sum is made where its result is read.
+    On a CPU, torch multiplies a single narrow matrix by a different routine than a stack, in parts that depend on the number
+    of threads. It is therefore computed as a stack of two, so that a seed alone gets the same bits as among others; with a
+    batch below 16, this doubles the time of every layer. Compiled code fuses the sum into the operation that reads it.
     """
     if torch.compiler.is_compiling():
         return shift + scale * (x @ weight)

@@ -13,18 +13,18 @@ from torch.nn.functional import conv2d, gelu, max_pool2d, pad
 from fd.networks.affine import affine
 
 WIDTH = 512  # of an encoded observation
-CONVOLUTIONS = 3  # of a stack: one before the pooling, two in the residual block
+CONVOLUTIONS = 3  # per stack: one before the pooling, two in the residual block
 
 
 class ImpalaEncoder(nn.Module):
-    """IMPALA networks with one residual block a stack, max pooling by two, and a dense GELU layer of 512 at the end.
+    """IMPALA networks with one residual block per stack, max pooling by two, and a dense GELU layer of 512 at the end.
 
     Args:
         shape: height, width and channels of an observation.
         stacks: features of each stack; the papers use 16, 32, 32.
         generators: one per seed; weights are Xavier uniform, biases zero.
 
-    Source: arXiv 1802.01561 (architecture), arXiv 2410.20092 (this size of it).
+    Source: arXiv 1802.01561 (architecture), arXiv 2410.20092 (this size).
     """
 
     def __init__(self, shape: Sequence[int], stacks: Sequence[int], generators: Sequence[torch.Generator]) -> None:
@@ -55,14 +55,14 @@ class ImpalaEncoder(nn.Module):
 
         def convolved(x: Tensor, layer: int) -> Tensor:
             kernel, shift = convolutions[layer].flatten(0, 1), convolutions[layers + layer].flatten()
-            # On a CPU one convolution a seed, so that a seed gets the same bits alone. In the first layer everywhere: with so few
-            # channels a grouped one is four times slower.
+            # On a CPU, one convolution per seed, so that a seed alone gets the same bits. In the first layer on every device: with so
+            # few channels, a grouped convolution is four times slower.
             if layer == 0 or not x.is_cuda:
                 each = zip(x.chunk(seeds, dim=1), kernel.chunk(seeds), shift.chunk(seeds), strict=True)
                 return torch.cat([conv2d(own.contiguous(), k, b, padding=1) for own, k, b in each], dim=1)
             return conv2d(x, kernel, shift, padding=1, groups=seeds)
 
-        # In float32 and times 1 / 255, for that is how the references' compiler divides by 255.
+        # In float32 and times 1 / 255, because the references' compiler divides by 255 in this way.
         x = (images.permute(1, 0, 4, 2, 3).flatten(1, 2).float() * (1 / 255)).to(weight.dtype)  # [B, S * C, H, W]
         for layer in range(0, layers, CONVOLUTIONS):
             x = _pooled(convolved(x, layer))
@@ -72,7 +72,7 @@ class ImpalaEncoder(nn.Module):
 
 
 def _pooled(x: Tensor) -> Tensor:
-    """Maxima of 3 x 3 windows, two apart; an even size is padded at its far side only, an odd one at both."""
+    """Max pooling, 3 x 3 windows, stride 2; an even size is padded at its far side only, an odd one at both."""
     (top, bottom), (left, right) = [(size % 2, 1) for size in x.shape[-2:]]
     return max_pool2d(pad(x, (left, right, top, bottom), value=-torch.inf), 3, stride=2)
 

@@ -1,8 +1,8 @@
 """Stacks of small MLPs: one set of weights per seed (and per critic), one batched matrix product per layer.
 
-A stack has leading axes `lead`, (S,) or (S, E); its input may leave trailing lead axes out (they are broadcast). Every member is
+A stack has leading axes `lead`, (S,) or (S, E); its input may omit trailing lead axes (they are broadcast). Every member is
 initialised from its own generator and no operation mixes members, so a seed gives the same numbers alone or among others.
-A network of image observations has an encoder of its own, one a seed, before its first layer.
+A network with image observations has its own encoder, one per seed, before its first layer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fd.networks.impala import WIDTH, ImpalaEncoder
 
 
 class StackedMLP(nn.Module):
-    """MLPs with GELU (tanh form) and, if asked for, LayerNorm (eps 1e-6) after each hidden activation.
+    """MLPs with GELU (tanh form) and, optionally, LayerNorm (eps 1e-6) after each hidden activation.
 
     Args:
         lead: leading axes of the stack, (S,) or (S, E).
@@ -28,7 +28,7 @@ class StackedMLP(nn.Module):
         norm: whether hidden layers end in LayerNorm.
         generators: one per seed; weights are Xavier uniform, biases zero.
         last_gain: factor on the last layer's weights.
-        encoder: of the first input where that is images; `widths` counts its features.
+        encoder: of the first input if that is images; `widths` counts its features.
 
     Source: arXiv 2502.02538 (architecture), variance scaling (1, fan_avg, uniform).
     """
@@ -81,11 +81,11 @@ class StackedMLP(nn.Module):
     def jvp(self, *inputs: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs [S, B, out] and their slopes J v [S, P, B, out] along P directions v of the last input, [S, P, B, width].
 
-        A layer's slopes are one more product, with the directions as rows: the weights get one gradient of all of them. Directions
-        that every row shares, [1 or S, P, 1, width], are multiplied by the first layer once.
+        A layer computes its slopes in one more product, with the directions as rows, so the weights get one gradient of all of them.
+        Directions that every row shares, [1 or S, P, 1, width], are multiplied by the first layer only once.
 
         Args:
-            inputs: as of a call, each [S, B, width], for a stack without further leading axes and without LayerNorm.
+            inputs: as for a call, each [S, B, width], for a stack without further leading axes and without LayerNorm.
             directions: broadcast along the seeds and the rows.
         """
         x = torch.cat((self.features(inputs[0]), *inputs[1:]), dim=-1)
@@ -93,7 +93,7 @@ class StackedMLP(nn.Module):
         zero, last = x.new_zeros(1, 1, 1), len(self.weights) - 1
         for layer in range(last + 1):
             x = affine(self.biases[layer], x, self.weights[layer])
-            weight = self.weights[layer][:, -slopes.shape[-1] :]  # of the last input alone, in the first layer
+            weight = self.weights[layer][:, -slopes.shape[-1] :]  # in the first layer, only those of the last input
             slopes = affine(zero, slopes.flatten(1, 2), weight).view(*slopes.shape[:3], -1)
             if layer < last:
                 slopes = slopes * torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate="tanh").unsqueeze(1)
@@ -101,9 +101,9 @@ class StackedMLP(nn.Module):
         return x, slopes.expand(-1, -1, x.shape[1], -1)
 
     def features(self, obs: Tensor, *, constant: bool = False) -> Tensor:
-        """What the first layer reads of observations: their features where they are images, which are bytes; else `obs` itself.
+        """Input of the first layer: the encoded features of images (bytes), else `obs` itself.
 
-        Whoever calls a network more than once with the same images encodes them first.
+        To call a network more than once with the same images, encode them first.
         """
         if obs.dtype != torch.uint8 or self.encoder is None:
             return obs
@@ -115,14 +115,14 @@ def observing(
     obs_shape: Sequence[int], stacks: Sequence[int], hidden: Sequence[int], *, generators: Sequence[torch.Generator],
     inputs: int, outputs: int, ensemble: tuple[int, ...] = (), norm: bool = False, last_gain: float = 1.0,
 ) -> StackedMLP:  # fmt: skip
-    """A network of each seed that reads an observation and `inputs` numbers more.
+    """One network per seed, which reads an observation and `inputs` more numbers.
 
     Args:
         obs_shape: of an observation, [O], or [H, W, C] of images.
-        stacks: features of the stacks of the encoder of images; empty for vectors.
+        stacks: features of each stack of the image encoder; empty for vectors.
         hidden: hidden widths.
         generators: one per seed.
-        inputs: width of what follows the observation.
+        inputs: width of the inputs after the observation.
         outputs: output width.
         ensemble: further leading axes; a seed's members share their encoder.
         norm, last_gain: see `StackedMLP`.

@@ -1,4 +1,4 @@
-"""What params.yaml says of data: the data of a task, and section `download`."""
+"""Settings of data in params.yaml: the data of a task, and section `download`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_
 DatasetId = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*-v[0-9]+$")
 ]
-# Not AntMaze v5: its observation has 105 numbers where D4RL has 27. Facts of these simulators: fd.wrappers.
+# Not AntMaze v5: its observation has 105 numbers, that of D4RL has 27. Facts of these simulators: fd.wrappers.
 RobotEnvironment = Annotated[
     str,
     StringConstraints(
@@ -43,18 +43,18 @@ class Maze(Strict):
 
 
 class RobotData(Strict):
-    """What sets of gymnasium-robotics' environments have in common."""
+    """Settings that all data sets of gymnasium-robotics' environments share."""
 
     dataset: DatasetId
-    environment: RobotEnvironment  # that the set was made with; evaluation takes place in it
+    environment: RobotEnvironment  # in which the set was made and policies are evaluated
     observation: tuple[str, ...]  # keys of a dict observation to concatenate, [] when it is flat
     reward: Literal["sparse", "dense"]  # sparse: reward - 1, and a success ends the bootstrap
-    cut_at_success: bool  # leave out what follows the first success of an episode
+    cut_at_success: bool  # drop the steps after the first success of an episode
     maze: Maze | None  # null: the marks of the set's own maze, or no maze
-    horizon: Rows  # steps of an evaluation episode, whatever the data's are
+    horizon: Rows  # steps of an evaluation episode, independent of the data's episodes
     score: Literal["success", "return"]
     return_range: tuple[float, float] | None  # returns of score 0 and 100; null: the set's own
-    differs: Line | None  # in what from the set of the papers, for the reader of a report
+    differs: Line | None  # differences from the papers' set, for the reader of a report
 
     @model_validator(mode="after")
     def _meaning(self) -> RobotData:
@@ -77,13 +77,13 @@ class D4rlData(RobotData):
     """A published HDF5 file of D4RL. Cells of its mazes are those of D4RL's own maps."""
 
     source: Literal["d4rl"]
-    folder: Folder  # that holds the file; ~ is the home
+    folder: Folder  # of the file; ~ is the home folder
     file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.hdf5$", max_length=255)]
 
     @model_validator(mode="after")
     def _references(self) -> D4rlData:
         if self.score == "return" and self.return_range is None:
-            raise ValueError("return_range: null, but a file of D4RL names no references (allowed: [low, high])")
+            raise ValueError("return_range: null, but a D4RL file has no reference returns (allowed: [low, high])")
         return self
 
 
@@ -124,6 +124,6 @@ DATA: TypeAdapter[Data] = TypeAdapter(Data)
 class Download(Strict):
     """Where published OGBench files are fetched from, first host first, and where they are kept."""
 
-    folder: Folder  # ~ is the home
+    folder: Folder  # ~ is the home folder
     mirrors: tuple[Annotated[str, StringConstraints(pattern=r"^https?://\S+$")], ...]
     timeout: Positive  # seconds

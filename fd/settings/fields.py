@@ -1,4 +1,4 @@
-"""What all sections of params.yaml are made of: their base class, and types of fields."""
+"""Base class and field types of all sections of params.yaml."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Strict(BaseModel, extra="forbid", frozen=True, strict=True):
 
 
 def _each_once(items: T) -> T:
-    """The items, or the mapping whose values they are; ValueError when two are equal."""
+    """The items, or the mapping with these items as values; ValueError if two are equal."""
     found = Counter(items.values() if isinstance(items, Mapping) else items)
     twice = [item for item, times in found.items() if times > 1]
     if twice:
@@ -41,6 +41,6 @@ DISTINCT = AfterValidator(_each_once)
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
 Count = Annotated[int, Within(ge=1, le=10**9)]
-Rows = Annotated[int, Within(ge=1, le=10**6)]  # of episodes, or steps of one: what a table or an episode can hold
+Rows = Annotated[int, Within(ge=1, le=10**6)]  # number of episodes, or of steps of an episode
 Seed = Annotated[int, Within(ge=0, lt=2**31)]
 Seeds = Annotated[tuple[Seed, ...], Within(min_length=1), DISTINCT]

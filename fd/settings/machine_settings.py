@@ -14,6 +14,6 @@ class Compute(Strict):
     device: Literal["auto", "cpu", "cuda"]
     execution: Literal["auto", "eager", "compiled", "graph", "compiled-graph"]  # of a training step
     tf32: bool  # on a GPU: matrix products with ten bits of mantissa
-    deterministic: bool  # on a GPU: the same bytes from run to run; on the CPU they always are
+    deterministic: bool  # on a GPU: the same bytes from run to run; on the CPU always
     threads: Annotated[int, Within(ge=1, le=1024)]
     workers: Annotated[int, Within(ge=1, le=1024)]  # simulator processes

@@ -1,4 +1,4 @@
-"""Values held against a model; what is wrong with one is one line: its path in the file, the value, what is allowed."""
+"""Checks values against a model; an error is one line: the path in the file, the value, what is allowed."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def known(name: str, names: Collection[str], place: str) -> None:
 
 
 def validated(kind: type[T] | TypeAdapter[T], value: Any, *place: str) -> T:
-    """The value as one of that kind.
+    """The value as an instance of `kind`.
 
     Raises:
-        FdError: it is none; the first fault is told, and which keys are missing beside the first.
+        FdError: it is invalid; the message names the first error or, if that is a missing key, all missing keys beside it.
     """
     try:
         return (kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)).validate_python(_tuples(value))
@@ -72,13 +72,13 @@ def _told(error: ErrorDetails, place: tuple[str, ...]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as the file has it, cut where it is long."""
+    """A value as in the file, shortened if it is long."""
     shown = repr(list(value) if isinstance(value, tuple) else value)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _tuples(value: Any) -> Any:
-    """The value with every list as a tuple, which strict models ask for."""
+    """The value with every list as a tuple, as strict models require."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

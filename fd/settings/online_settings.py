@@ -1,4 +1,4 @@
-"""How training goes on online, from section `online` of params.yaml."""
+"""Online fine-tuning of a task and method, from section `online` of params.yaml."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fd.settings.training_settings import Evaluated
 
 
 class Finetuning(Evaluated):
-    """Training that goes on from the end of `refine`: in every step each seed acts once in its simulator, and is updated."""
+    """Training that continues after `refine`: in every step, each seed acts once in its simulator and is updated."""
 
-    updates: Annotated[int, Within(ge=1, le=1000)]  # a step
-    balanced: bool  # half of a batch is of what the seed has met online; else all transitions are drawn alike
+    updates: Annotated[int, Within(ge=1, le=1000)]  # per step
+    balanced: bool  # half of a batch comes from the seed's online transitions; else all transitions are equally likely
     behaviour: Behaviour
 
 
 def finetuning(settings: SettingsFile, task: str, method: str) -> Finetuning:
-    """How the training of a task and method goes on online; FdError when it does not."""
+    """Settings for fine-tuning a task and method online; FdError if the file has none."""
     known(method, settings.at("online", "methods"), "online.methods")
     return settings.part(Finetuning, "online", "tasks", task)

@@ -17,9 +17,9 @@ from fd.settings.training_settings import Evaluated, Network
 class Refine(Evaluated, Hyperparameters):
     """Critic and policy refinement."""
 
-    bank: Annotated[int, Within(ge=0, le=1024)]  # base actions kept for a state; 0: drawn afresh at every step
-    bank_memory: Positive  # GiB that the bank may take, on the training device; beyond, base actions are drawn afresh
-    keep_state: bool  # keep the last networks and their optimiser in the run, for training that goes on online
+    bank: Annotated[int, Within(ge=0, le=1024)]  # base actions kept per state; 0: drawn afresh at every step
+    bank_memory: Positive  # GiB that the bank may take on the training device; if larger, base actions are drawn afresh
+    keep_state: bool  # keep the last networks and their optimiser in the run, for online fine-tuning
 
 
 class FlowPolicy(Strict, FlowSwitches):
@@ -53,7 +53,7 @@ class ResidualPolicy(Strict, ResidualSwitches):
                 "normalise: 'state', but the metric 'stein' has no Fisher matrix of a state (allowed: none, batch)"
             )
         if self.metric == "stein" and self.score == "velocity":
-            raise ValueError("score: 'velocity', but the metric 'stein' rests on a true score (allowed: exact)")
+            raise ValueError("score: 'velocity', but the metric 'stein' needs a true score (allowed: exact)")
         return self
 
     @model_validator(mode="after")
@@ -64,17 +64,17 @@ class ResidualPolicy(Strict, ResidualSwitches):
             )
         if self.desmooth and self.fisher_samples < 2:
             raise ValueError(
-                "desmooth: true, but one score spans no Fisher matrix to invert (allowed: fisher_samples: 2 or more)"
+                "desmooth: true, but the Fisher matrix of one score has no inverse (allowed: fisher_samples: 2 or more)"
             )
         if self.desmooth and self.score == "velocity":
-            raise ValueError("desmooth: true, but score 'velocity' gives no true scores to undo (allowed: false)")
+            raise ValueError("desmooth: true, but score 'velocity' gives no true scores (allowed: false)")
         if self.desmooth and self.t_eps[0] < self.t_eps[1]:
-            raise ValueError(f"desmooth: true, but t_eps: {list(self.t_eps)} is no single time (allowed: false)")
+            raise ValueError(f"desmooth: true, but t_eps: {list(self.t_eps)} is not a single time (allowed: false)")
         return self
 
 
 class GaussianPolicy(Strict, Switches):
-    """IQL: a Gaussian policy of unit variance, extracted from a critic that knows the data's actions only."""
+    """IQL: a Gaussian policy of unit variance, extracted from a critic that is trained only on the data's actions."""
 
     policy: Literal["gaussian"]
     critic: Literal["expectile"]

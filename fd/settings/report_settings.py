@@ -17,7 +17,7 @@ class Report(Strict):
 
 
 class Regress(Strict):
-    """When a drop against the baseline is a regression, and the simulation of what it takes to see one."""
+    """When a drop below the baseline is a regression, and the simulation that shows which drops are detected."""
 
     level: Share
     tolerance: Annotated[float, Within(ge=0, lt=100)]  # points of score
@@ -27,7 +27,7 @@ class Regress(Strict):
 
 
 class Ablation(Strict):
-    """Methods that differ in one respect. `values`: label of a value of what differs -> method."""
+    """Methods that differ in one respect. `values`: label -> method."""
 
     about: Annotated[str, Within(min_length=1, max_length=200)]
     values: Annotated[dict[str, Slug], Within(min_length=2), DISTINCT]

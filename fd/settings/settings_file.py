@@ -1,4 +1,4 @@
-"""A file of settings, of which every program reads the sections that it needs."""
+"""A settings file; every program reads only the sections that it needs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fd.storage.untrusted import read_text, read_yaml
 
 T = TypeVar("T")
 
-LONGEST = 400  # characters of a message, beside the name of the file
+LONGEST = 400  # characters of a message, without the name of the file
 
 
 @dataclass(frozen=True)
 class SettingsFile:
-    """The values of a file that has passed the check of the whole; `read_settings` makes one."""
+    """The values of a file that has passed the check of the whole file; made by `read_settings`."""
 
     values: dict[str, Any]
 
@@ -45,7 +45,7 @@ class SettingsFile:
         return tuple(self.values["methods"])
 
     def at(self, *place: str) -> Any:
-        """The value at a place, `at("tasks", "umaze", "data")`; FdError where there is none."""
+        """The value at a place, `at("tasks", "umaze", "data")`; FdError if there is none."""
         value: Any = self.values
         for depth, key in enumerate(place):
             known(key, value, ".".join(place[:depth]))
@@ -53,7 +53,7 @@ class SettingsFile:
         return value
 
     def part(self, kind: type[T] | TypeAdapter[T], *place: str) -> T:
-        """The value at a place as one of that kind; FdError where there is none."""
+        """The value at a place as an instance of `kind`; FdError if there is none."""
         return validated(kind, self.at(*place), *place)
 
     def section(self, model: type[T], name: str, task: str | None = None, method: str | None = None) -> T:
@@ -62,11 +62,11 @@ class SettingsFile:
         Args:
             model: of the section.
             name: of the section.
-            task: whose overrides apply.
-            method: whose overrides apply as well: its own, then those that the task has for it; of the section `refine` only.
+            task: name of a task; its overrides of the section apply.
+            method: name of a method; its overrides apply next, then the task's overrides for it; only for the section `refine`.
 
         Raises:
-            FdError: there is no such task or method, or the overrides make no valid section.
+            FdError: there is no such task or method, or the section is invalid with the overrides.
         """
         merged, place = dict(self.at(name)), list[str]()
         if task is not None:
@@ -88,7 +88,7 @@ def read_settings(path: Path) -> SettingsFile:
 
 
 def parse_settings(text: str, place: str) -> SettingsFile:
-    """The settings in a text, which messages call `place`.
+    """The settings in a text; messages call it `place`.
 
     Raises:
         FdError: the text is not YAML, or breaks a rule of any of its sections.
@@ -97,8 +97,8 @@ def parse_settings(text: str, place: str) -> SettingsFile:
     if not isinstance(values, dict):
         raise FdError(f"{place}: holds {type(values).__name__}, allowed: a mapping of sections")
     settings = SettingsFile(values)
-    # Not an import statement: the check knows every section, while the code that a stage depends on, its imports, is to have those
-    # only that the stage reads. The check can refuse a file, but changes no result of a stage.
+    # Not an import statement: a stage depends on the code that it imports, and must import only the sections that it reads, but the
+    # check imports every section. The check can refuse a file, but changes no result of a stage.
     whole_file = importlib.import_module("fd.settings.whole_file")
     try:
         whole_file.check_whole_file(settings)

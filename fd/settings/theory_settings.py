@@ -27,6 +27,6 @@ class Theory(Strict):
     times: Annotated[tuple[Share, ...], Within(min_length=1), DISTINCT]  # at which the optimality gap is trained
     fisher_samples: Annotated[
         int, Within(ge=8192, le=10**6)
-    ]  # K of the optimality gap, the pool of its batches as well
+    ]  # K of the optimality gap; its batches are drawn from these scores
     budget: Positive  # of every refinement of the bandit
     alpha: Positive  # of FQL in the bandit

@@ -1,4 +1,4 @@
-"""Sections `network` and `pretrain` of params.yaml, and what all training has in common."""
+"""Sections `network` and `pretrain` of params.yaml, and the settings that all training shares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fd.method.bounds import Rate
 from fd.method.spec import NetworkShape
 from fd.settings.fields import Count, Strict
 
-MOST_ROWS = 10**5  # of a training log, and steps of one of its rows
+MOST_ROWS = 10**5  # rows of a training log, and steps per row
 
 
 class Network(Strict, NetworkShape):
@@ -24,18 +24,18 @@ class Network(Strict, NetworkShape):
                 ("frame_stack", self.frame_stack) if self.frame_stack > 1 else ("augmentation", self.augmentation)
             )
             raise ValueError(
-                f"{key}: {value} is of images, but encoder: [] takes vectors (allowed: {int(key == 'frame_stack')})"
+                f"{key}: {value} applies to images, but encoder: [] takes vectors (allowed: {int(key == 'frame_stack')})"
             )
         return self
 
     def observed(self, obs_shape: Sequence[int], place: str) -> tuple[int, ...]:
-        """Shape of an observation as the networks see it, its images stacked, from that of the data.
+        """Shape of an observation as the networks see it, its images stacked, from its shape in the data.
 
         Raises:
-            FdError: images without an encoder, or vectors with one; `place` is named.
+            FdError: images without an encoder, or vectors with one; the message names `place`.
         """
         if (len(obs_shape) == 3) != bool(self.encoder):
-            kind, allowed = ("images", "[16, 32, 32], say") if len(obs_shape) == 3 else ("vectors", "[]")
+            kind, allowed = ("images", "for example [16, 32, 32]") if len(obs_shape) == 3 else ("vectors", "[]")
             raise FdError(
                 f"{place}.network.encoder: {list(self.encoder)}, but the data hold {kind} (allowed: {allowed})"
             )
@@ -46,7 +46,7 @@ class TrainingSchedule(Strict):
     """Training that writes a row of its log every `log_every` steps."""
 
     steps: Count
-    batch_size: Count  # of a seed
+    batch_size: Count  # per seed
     log_every: Count
 
     @model_validator(mode="after")
@@ -55,7 +55,7 @@ class TrainingSchedule(Strict):
             raise ValueError(f"steps: {self.steps} is not a multiple of log_every: {self.log_every}")
         if self.steps // self.log_every > MOST_ROWS or self.log_every > MOST_ROWS:
             raise ValueError(
-                f"log_every: {self.log_every}, allowed: up to {MOST_ROWS}, and as many rows in {self.steps} steps"
+                f"log_every: {self.log_every}, allowed: up to {MOST_ROWS}, and up to {MOST_ROWS} rows in {self.steps} steps"
             )
         return self
 
@@ -67,7 +67,7 @@ class Pretrain(TrainingSchedule):
 
 
 class Evaluated(TrainingSchedule):
-    """Training whose policies are evaluated as it goes."""
+    """Training with evaluations at regular steps."""
 
     evaluate_every: Count
 

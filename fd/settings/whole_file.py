@@ -1,4 +1,4 @@
-"""The check of a whole file of settings: every section, and what sections say of each other."""
+"""The check of a whole settings file: every section, and the rules between sections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEDULE = ("steps", "evaluate_every", "log_every")
 
 
 class Task(Strict):
-    """A task: its data, what it overrides in the sections of the same name, and what single methods override in `refine` on it."""
+    """A task: its data, its overrides of the sections of the same name, and overrides of `refine` for single methods on it."""
 
     data: Data
     network: dict[str, Any]
@@ -45,7 +45,7 @@ class Task(Strict):
 
 
 class Method(Strict):
-    """A method: switches of training, what it overrides in the section `refine`, and how its policy acts."""
+    """A method: switches of training, its overrides of the section `refine`, and how its policy acts."""
 
     train: Train
     refine: dict[str, Any]
@@ -58,7 +58,7 @@ class Method(Strict):
 
 
 class Online(Strict):
-    """Tasks and methods whose training goes on online, and the pages that compare its start and its end: name -> tasks."""
+    """Tasks and methods to fine-tune online, and the pages that compare its start and its end: name -> tasks."""
 
     tasks: dict[Slug, Finetuning]
     methods: Annotated[tuple[Slug, ...], DISTINCT]
@@ -116,7 +116,7 @@ def _no_schedule(place: str, overrides: Collection[str]) -> None:
 
 
 def _agent(settings: SettingsFile, task: str, method: str) -> Spec:
-    """The agent of a cell, of any shape; FdError when it cannot be trained or act as the file says."""
+    """The agent of a cell, with placeholder shapes; FdError if it cannot be trained or act as the file says."""
     spec = spec_of(settings, task, method, obs_shape=(1,), act_dim=1)
     act, bank = settings.part(Act, "methods", method, "act"), settings.section(Refine, "refine", task, method).bank
     with _at(f"methods.{method}.act."):
@@ -143,7 +143,7 @@ def _check_online(settings: SettingsFile, whole: WholeFile, agents: Mapping[tupl
         refine, every = settings.section(Refine, "refine", task, method), online.tasks[task].evaluate_every
         if not refine.keep_state:
             raise FdError(
-                f"online.tasks.{task}: goes on from a state that refine.keep_state: false drops (allowed: true)"
+                f"online.tasks.{task}: fine-tuning starts from a state that refine.keep_state: false drops (allowed: true)"
             )
         if refine.steps % every:
             raise FdError(f"online.tasks.{task}.evaluate_every: {every} does not divide refine.steps: {refine.steps}")
