@@ -106,7 +106,7 @@ def test_other_cells_run_beside_a_cell_and_the_same_cell_does_not(workspace: Pip
         direct = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert direct.returncode == 2
         assert direct.stderr.splitlines()[0].startswith(
-            f"error: refine {TASK}/{METHODS[0]}: another process is at work"
+            f"error: refine {TASK}/{METHODS[0]}: another process works on it"
         )
         assert len(direct.stderr.splitlines()) == 1
         stage.resume()

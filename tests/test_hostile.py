@@ -71,7 +71,7 @@ def with_task(name: str) -> str:
 BOMB = "\n".join(["a0: &a0 [x, x, x]", *(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]" for i in range(1, 30))])
 MERGES = "\n".join(["a0: &a0 {k: 1, l: 2}", *(f"a{i}: &a{i} {{<<: [{f'*a{i - 1}, ' * 9}]}}" for i in range(1, 30))])
 YAML: dict[str, tuple[str | bytes, str]] = {
-    "aliases of aliases": (BOMB, "values, aliases written out"),
+    "aliases of aliases": (BOMB, "values (aliases expanded)"),
     "merges of merges": (MERGES, "holds too many keys and values"),
     "many merges": (f"a: &a {{{', '.join(f'k{i}: 1' for i in range(20))}}}\n" + "\n".join(f"b{i}: {{<<: *a}}" for i in range(1_200)), "holds too many keys and values"),
     "a merge of itself": ("a: &a {b: &b {<<: *a}}\nc: {<<: *b}", "nested too deeply"),
@@ -102,7 +102,7 @@ YAML: dict[str, tuple[str | bytes, str]] = {
     "a name that clears the screen": (with_task('"\\e[2J\\n\\u202e"'), "\\x1b[2J\\n\\u202e"),
     "a raw escape": (b"a: \x1b[2J", "not YAML: "),
     "half a character": (with_task('"\\ud800"'), "\\ud800"),
-    "UTF-16": (TINY.encode("utf-16"), "byte 0 is no UTF-8"),
+    "UTF-16": (TINY.encode("utf-16"), "byte 0 is not UTF-8"),
     "UTF-16 without a mark": (TINY.encode("utf-16-le"), "not YAML: "),
     "two documents": (f"{TINY}\n---\n{TINY}", "a single document"),
     "infinity": (TINY.replace("alpha: 10.0", "alpha: 1.0e+400"), "refine.alpha: inf"),

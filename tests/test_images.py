@@ -188,7 +188,7 @@ def test_a_policy_acts_on_images(best_of: int) -> None:
     actions = policy.act(seen, noise, best_of=best_of)
     assert actions.shape == (2, 4, 3) and policy.act(seen[0]).shape == (2, 3)
     torch.testing.assert_close(policy.act(seen[1], noise[:, 1:2], best_of=best_of), actions[:, 1])
-    with pytest.raises(FdError, match=r"obs: torch.float32, allowed: torch.uint8, for this policy sees images"):
+    with pytest.raises(FdError, match=r"obs: torch.float32, allowed: torch.uint8, because this policy sees images"):
         policy.act(seen.float())
     with pytest.raises(
         FdError, match=r"obs: shape \[8, 9, 2\], allowed: \[8, 9, 6\], \[B, 8, 9, 6\] or \[2, B, 8, 9, 6\]"
@@ -208,7 +208,7 @@ def test_an_encoder_is_for_images_alone() -> None:
     ):
         plain.observed([64, 64, 3], "tasks.x")
     with pytest.raises(
-        ValueError, match=r"frame_stack: 3 is of images, but encoder: \[\] takes vectors \(allowed: 1\)"
+        ValueError, match=r"frame_stack: 3 applies to images, but encoder: \[\] takes vectors \(allowed: 1\)"
     ):
         Network(hidden=(8,), encoder=(), frame_stack=3, augmentation=0.0)
 

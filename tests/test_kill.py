@@ -178,5 +178,5 @@ main(app)
     told = subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT, capture_output=True, text=True)
     assert (told.returncode, told.stderr) == (
         130,
-        "error: stopped by SIGINT: the next run goes on from what is saved\n",
+        "error: stopped by SIGINT: the next run resumes from the saved state\n",
     )

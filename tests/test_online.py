@@ -440,7 +440,7 @@ def test_a_simulator_that_is_another_is_one_line(tiny_project: Path, monkeypatch
         assert CliRunner().invoke(finetune.app, ["--task", TASK, "--method", "fql"]).exit_code != 0
     monkeypatch.setattr("fd.training.online_training.reset_seed", lambda seed, episode: 5)
     with pytest.raises(
-        FdError, match=r"^finetune umaze fql: the simulator of seed 0 does not come back to where it was"
+        FdError, match=r"^finetune umaze fql: the simulator of seed 0 does not return to its earlier state"
     ):
         run("fql")
 
@@ -458,10 +458,10 @@ def test_a_run_without_its_state_is_one_line(tiny_project: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v["refine"].update(keep_state=False), "online.tasks.umaze: goes on from a state that refine.keep_state: false"),
-        (lambda v: v["online"].update(methods=["bc"]), "online.methods: 'bc' learns nothing of rewards"),
-        (lambda v: v["online"].update(methods=["rebrac"]), "online.methods: 'rebrac' acts by a mean"),
-        (lambda v: v["online"].update(methods=["iql"]), "online.methods: 'iql' acts by a mean"),
+        (lambda v: v["refine"].update(keep_state=False), "online.tasks.umaze: fine-tuning starts from a state that refine.keep_state: false"),
+        (lambda v: v["online"].update(methods=["bc"]), "online.methods: 'bc' learns nothing from rewards"),
+        (lambda v: v["online"].update(methods=["rebrac"]), "online.methods: 'rebrac' always takes its mean action"),
+        (lambda v: v["online"].update(methods=["iql"]), "online.methods: 'iql' always takes its mean action"),
         (lambda v: v["online"].update(methods=["sac"]), "online.methods: 'sac' does not exist, allowed: bc, ifql"),
         (lambda v: v["online"].update(methods=["fql", "fql"]), "online.methods: duplicate 'fql', allowed: each once"),
         (lambda v: v["online"]["tasks"].update(maze=GOING), "online.tasks: 'maze' does not exist, allowed: umaze"),

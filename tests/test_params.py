@@ -170,11 +170,11 @@ STEIN, DESMOOTH = {"metric": "stein", "normalise": "batch"}, {"desmooth": True}
 MEANINGLESS: dict[str, tuple[str, str]] = {
     "a flow that moves under a bank": (
         with_method({"behaviour": "joint"}),
-        "tasks.umaze with methods.new.refine.bank: 4, but behaviour 'joint' moves the flow, and a bank keeps its actions (allowed: 0)",
+        "tasks.umaze with methods.new.refine.bank: 4, but behaviour 'joint' trains the flow, and a bank keeps its old actions (allowed: 0)",
     ),
     "a one-step policy's flow that moves under a bank": (
         with_method({"behaviour": "joint"}, base="fql"),
-        "tasks.umaze with methods.new.refine.bank: 4, but behaviour 'joint' moves the flow",
+        "tasks.umaze with methods.new.refine.bank: 4, but behaviour 'joint' trains the flow",
     ),
     "stein by a trace that it does not have": (
         with_method(STEIN | {"normalise": "state"}),
@@ -182,7 +182,7 @@ MEANINGLESS: dict[str, tuple[str, str]] = {
     ),
     "stein without a score": (
         with_method(STEIN | {"score": "velocity"}),
-        "methods.new.train: score: 'velocity', but the metric 'stein' rests on a true score (allowed: exact)",
+        "methods.new.train: score: 'velocity', but the metric 'stein' needs a true score (allowed: exact)",
     ),
     "desmoothing no matrix": (
         with_method(DESMOOTH | {"metric": "identity"}),
@@ -194,19 +194,19 @@ MEANINGLESS: dict[str, tuple[str, str]] = {
     ),
     "desmoothing what is no score": (
         with_method(DESMOOTH | {"score": "velocity"}),
-        "methods.new.train: desmooth: true, but score 'velocity' gives no true scores to undo (allowed: false)",
+        "methods.new.train: desmooth: true, but score 'velocity' gives no true scores (allowed: false)",
     ),
     "desmoothing at many times": (
         with_method(DESMOOTH | {"t_eps": [0.7, 0.8]}),
-        "methods.new.train: desmooth: true, but t_eps: [0.7, 0.8] is no single time (allowed: false)",
+        "methods.new.train: desmooth: true, but t_eps: [0.7, 0.8] is not a single time (allowed: false)",
     ),
     "desmoothing without a bank": (
         with_method(DESMOOTH, refine={"bank": 0}),
-        "tasks.umaze with methods.new.refine.bank: 0, but desmooth: true needs one, for it is done once a state",
+        "tasks.umaze with methods.new.refine.bank: 0, but desmooth: true needs a bank, because it is done once per state",
     ),
     "more scores than actions": (
         with_method({"fisher_samples": 5}),
-        "tasks.umaze with methods.new.refine.bank: 4, but fisher_samples: 5 needs as many or more (or bank: 0)",
+        "tasks.umaze with methods.new.refine.bank: 4, but fisher_samples: 5 needs as many (allowed: 0, or 5 or more)",
     ),
     "the best by no critic": (
         with_method({}, base="bc", act={"best_of": 2}),
@@ -214,19 +214,19 @@ MEANINGLESS: dict[str, tuple[str, str]] = {
     ),
     "the best of one Gaussian's mean": (
         with_method({}, base="iql", act={"best_of": 4}),
-        "methods.new.act.best_of: 4, but this policy has one action for a state (allowed: 1)",
+        "methods.new.act.best_of: 4, but this policy has only one action per state (allowed: 1)",
     ),
     "the best of one action": (
         with_method({}, base="rebrac", act={"best_of": 4}),
-        "methods.new.act.best_of: 4, but this policy has one action for a state (allowed: 1)",
+        "methods.new.act.best_of: 4, but this policy has only one action per state (allowed: 1)",
     ),
     "refinements of a flow": (
         with_method({}, base="bc", act={"refinements": 2}),
-        "methods.new.act.refinements: 2 of a policy 'flow' (allowed: 1; with a residual, more)",
+        "methods.new.act.refinements: 2 with policy 'flow' (allowed: 1; with a residual, more)",
     ),
     "refinements of a one-step policy": (
         with_method({}, base="fql", act={"refinements": 2}),
-        "methods.new.act.refinements: 2 of a policy 'onestep' (allowed: 1; with a residual, more)",
+        "methods.new.act.refinements: 2 with policy 'onestep' (allowed: 1; with a residual, more)",
     ),
     "a schedule of its own": (
         with_method({}, refine={"steps": 80}),
@@ -242,7 +242,7 @@ MEANINGLESS: dict[str, tuple[str, str]] = {
     ),
     "a bank too small for a method": (
         edited("refine", "bank", to=3),
-        "tasks.umaze with methods.fidec.refine.bank: 3, but fisher_samples: 4 needs as many or more (or bank: 0)",
+        "tasks.umaze with methods.fidec.refine.bank: 3, but fisher_samples: 4 needs as many (allowed: 0, or 4 or more)",
     ),
 }
 
@@ -292,7 +292,7 @@ BOMB = "\n".join(["a0: &a0 [x, x, x]", *(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]" f
         (b"a: " + b"[" * 5000, "nested too deeply"),
         (FILES[1].read_bytes() + b"seeds: [5]\n", 'found duplicate key "seeds"'),
         (FILES[1].read_bytes().replace(b"  cube-single:", b"  umaze:"), 'found duplicate key "umaze"'),
-        (BOMB.encode(), "values, aliases written out, allowed: up to 10000"),
+        (BOMB.encode(), "values (aliases expanded), allowed: up to 10000"),
         (b"a: &a [*a]", "nested too deeply"),
         (b"a: &a {b: *a}", "nested too deeply"),
     ],

@@ -277,7 +277,7 @@ def test_dvc_starts_no_stage_whose_list_is_of_other_code(ready: Pipeline) -> Non
             [sys.executable, "-m", "dvc", "repro", "-s", "-f", "report"],
             cwd=ready.folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        line = "error: code/report.txt: is not the code of now, fd/report/main_page.py changed; run `dvc repro code`"
+        line = "error: code/report.txt: is out of date, fd/report/main_page.py changed; run `dvc repro code`"
         assert found.returncode != 0 and line in found.stderr
         by_hand = subprocess.run(
             [sys.executable, "-m", "stages.report", "--help"],
@@ -286,7 +286,7 @@ def test_dvc_starts_no_stage_whose_list_is_of_other_code(ready: Pipeline) -> Non
             text=True,
             check=True,
         )
-        assert by_hand.stderr.startswith("code/report.txt: is not the code of now") and "Usage" in by_hand.stdout
+        assert by_hand.stderr.startswith("code/report.txt: is out of date") and "Usage" in by_hand.stdout
     finally:
         file.write_bytes(before)
     ready.dvc("checkout", "--force")

@@ -196,7 +196,7 @@ def test_a_damaged_run_is_told(project: Path, tmp_path: Path) -> None:
         Policy.load(folder)
     less = {name: tensor for name, tensor in tensors.items() if not name.startswith("critic.biases.2")}
     write_tensors(snapshot, less, record)
-    with pytest.raises(FdError, match=r"000000040\.safetensors: critic\.biases\.2 is nothing, allowed: \[4, 1, 1\]"):
+    with pytest.raises(FdError, match=r"000000040\.safetensors: critic\.biases\.2 is missing, allowed: \[4, 1, 1\]"):
         Policy.load(folder)
     write_tensors(snapshot, tensors, {"seeds": [0, 1]})
     with pytest.raises(FdError, match=r"header does not describe an agent"):

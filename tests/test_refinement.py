@@ -175,7 +175,7 @@ def test_methods_without_base_actions_need_no_bank(method: str) -> None:
 
 def test_desmoothing_without_memory_for_a_bank_is_refused(tmp_path: Path) -> None:
     agent = agent_of("fidec", *SEEDS, desmooth=True)
-    with pytest.raises(FdError, match=r"takes .* GiB, refine.bank_memory is 1e-06, and desmooth is done once a state"):
+    with pytest.raises(FdError, match=r"takes .* GiB, refine.bank_memory is 1e-06, and desmooth needs a bank"):
         build_bank(agent.spec, agent.flow, replay(), BankPlan(6, 1e-6, tmp_path, "k"), seeds=SEEDS, label="x")
 
 
@@ -200,7 +200,7 @@ def test_a_bank_beyond_its_budget_is_not_built(
 
 
 def test_desmoothing_without_a_bank_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FdError, match="bank: 0, but desmooth: true needs one, for it is done once a state"):
+    with pytest.raises(FdError, match="bank: 0, but desmooth: true needs a bank, because it is done once per state"):
         train(tmp_path, replay(), agent_of("fidec", *SEEDS, desmooth=True))
 
 

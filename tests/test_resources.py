@@ -181,14 +181,14 @@ def test_memory_that_cannot_be_had_is_one_line(
 def test_seeds_that_fit(usable: int, needed: int, fixed: int, seeds: int, fit: int) -> None:
     assert memory.fitting(usable=usable, needed=needed, fixed=fixed, seeds=seeds) == fit
     line = memory.full("refine umaze fidec", there=usable, usable=usable, needed=needed, fixed=fixed, seeds=seeds)
-    assert f"{fit or 'not even 1'} would fit at most" in line and "\n" not in line
+    assert f"{f'at most {fit}' if fit else 'not even 1'} would fit" in line and "\n" not in line
 
 
 @cuda
 def test_a_full_gpu_says_how_many_seeds_fit() -> None:
     """Each of 8 seeds takes a fifth of the memory, beside a tenth for all."""
     there = memory.total_memory(torch.device("cuda"))
-    line = r"the GPU's memory is full: .*; 8 seeds asked for .*: [1-7] would fit at most"  # what failed asked for less than all
+    line = r"out of GPU memory: .*; 8 seeds need at least .*; at most [1-7] would fit"  # what failed asked for less than all
     with pytest.raises(FdError, match=line), memory.telling_what_fits("refine", seeds=8, fixed=there // 10):
         taken = [torch.empty(there // 10, dtype=torch.uint8, device="cuda")]
         taken += [torch.empty(there // 5, dtype=torch.uint8, device="cuda") for _ in range(8)]

@@ -201,8 +201,8 @@ def test_damaged_arrays_are_one_line(damage: Callable[[Path], None], message: st
         (single, "not an npz file"),
         (lacking, "lacks the field 'masks', found: observations, actions, rewards, ends"),
         (pickled, "truncated or not an npz file (rewards.npy: holds objects, which are never unpickled"),
-        (bomb, "unfolds to 500000384 bytes, allowed: 100 times its size"),
-        (claimed, "masks.npy: its shape (1000000000,) is not that of its data"),
+        (bomb, "unpacks to 500000384 bytes, allowed: 100 times its size"),
+        (claimed, "masks.npy: its shape (1000000000,) does not match its data"),
     ],
 )
 def test_a_damaged_published_file_is_one_line(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:

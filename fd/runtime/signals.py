@@ -51,7 +51,7 @@ def listen() -> None:
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """Within, a signal raises Interrupted in the main thread, once; if other code turns that into another exception, it leaves as Interrupted."""
+    """Within, a signal raises Interrupted in the main thread, once; other exceptions that follow from it leave as Interrupted."""
     _State.at_once = False
     try:
         yield

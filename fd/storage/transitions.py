@@ -112,7 +112,7 @@ def assemble(
     masks: NDArray[Any],
     ends: NDArray[np.bool_],
 ) -> Transitions:
-    """Build transitions from arrays of R rows: float32 (images stay bytes), actions kept off their bounds, no action or reward in end rows."""
+    """Build transitions from arrays of R rows: float32 (images stay bytes), actions kept off their bounds, end rows cleared."""
     going = ~ends
     clipped = np.clip(np.asarray(actions, np.float32), -ACTION_BOUND, ACTION_BOUND)
     return Transitions(

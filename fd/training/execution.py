@@ -18,9 +18,7 @@ from fd.errors import FdError
 # (phase, random numbers) -> metrics. Phases differ in their operations; no phase may read a number of a GPU on the CPU.
 Update = Callable[[int, list[Tensor]], dict[str, Tensor]]
 
-WARM_UP = (
-    3  # updates of a phase before it is recorded; in these, libraries and the optimiser allocate their lasting memory
-)
+WARM_UP = 3  # updates of a phase before it is recorded; meanwhile libraries and the optimiser allocate lasting memory
 
 
 def executed(update: Update, module: nn.Module, execution: str) -> Update:
