@@ -133,7 +133,7 @@ def test_the_best_of_none_is_nothing(project: Path) -> None:
 
 
 def test_the_best_of_several_needs_a_critic(project: Path) -> None:
-    with pytest.raises(FdError, match=r"^best_of: 2, but this run has no critic \(allowed: 1\)$"):
+    with pytest.raises(FdError, match=r"^best_of: 2, but this policy has no critic \(allowed: 1\)$"):
         Policy.load(Path("runs", TASK, "bc")).act(torch.zeros(4), best_of=2)
 
 

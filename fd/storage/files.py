@@ -19,7 +19,7 @@ from fd.errors import FdError, one_line
 
 SEAL = f"sha256:{0:064d}"
 HEAD = 256  # first bytes of a file, which hold its seal
-AGAIN = "remove it and rerun the stage that makes it"
+AGAIN = "remove it and run the stage that makes it again"
 
 
 @contextmanager
