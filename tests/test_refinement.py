@@ -196,7 +196,7 @@ def test_a_bank_beyond_its_budget_is_not_built(
         found = build_bank(agent.spec, agent.flow, data, plan, seeds=SEEDS, label="refine cube x")
         assert (found is not None) == built
         told = capsys.readouterr().err
-        assert ("refine cube x: a bank of 6 base actions a state takes" in told) != built
+        assert ("refine cube x: a bank of 6 base actions per state takes" in told) != built
 
 
 def test_desmoothing_without_a_bank_is_refused(tmp_path: Path) -> None:

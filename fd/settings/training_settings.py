@@ -35,7 +35,7 @@ class Network(Strict, NetworkShape):
             FdError: images without an encoder, or vectors with one; the message names `place`.
         """
         if (len(obs_shape) == 3) != bool(self.encoder):
-            kind, allowed = ("images", "for example [16, 32, 32]") if len(obs_shape) == 3 else ("vectors", "[]")
+            kind, allowed = ("images", "[16, 32, 32], for example") if len(obs_shape) == 3 else ("vectors", "[]")
             raise FdError(
                 f"{place}.network.encoder: {list(self.encoder)}, but the data hold {kind} (allowed: {allowed})"
             )
