@@ -38,7 +38,7 @@ from stages import evaluate
 MANIFEST = Manifest(
     source="generate", dataset="tests/reacher-v0", collector="none",
     environment={"suite": "minari", "spec": json.loads(gymnasium.spec("Reacher-v5").to_json()), "observation": []},
-    horizon=8, episode_score="return", return_range=[-20.0, 0.0], success_timing="post", versions={}, seed=0, episodes=1,
+    horizon=8, score="return", return_range=[-20.0, 0.0], success_timing="post", versions={}, seed=0, episodes=1,
     validation_episodes=0, files={}, transitions=1, obs_shape=[10], act_dim=2, successes=0, reward_sum=0.0, sha256={},
 )  # fmt: skip
 SEEDS, STEPS, EPISODES = (5, 2), (10, 20), 3

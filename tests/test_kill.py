@@ -161,7 +161,7 @@ def test_ctrl_c_of_which_foreign_code_makes_another_exception_is_a_line() -> Non
     """As of one in the import of a compiled module, `mujoco` for one."""
     script = """
 import os, signal
-from fd import interrupt
+from fd.runtime import signals
 from fd.runtime.command_line import main
 
 def app():
@@ -172,7 +172,7 @@ def app():
     except BaseException as error:
         raise ImportError("initialization failed") from error
 
-interrupt.listen()
+signals.listen()
 main(app)
 """
     told = subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT, capture_output=True, text=True)

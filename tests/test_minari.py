@@ -37,7 +37,7 @@ ANT = MinariData(
     cut_at_success=False,
     maze=None,
     horizon=700,
-    episode_score="success",
+    score="success",
     return_range=None,
     differs="recorded anew",
 )
