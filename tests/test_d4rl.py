@@ -251,12 +251,12 @@ def nan(values: Any) -> Any:
         (
             DOOR,
             {"observations": lambda x: x[:, :-1]},
-            "observations of shape (38,), those of AdroitHandDoor-v1 have (39,): another",
+            "observations have shape (38,), but (39,) in AdroitHandDoor-v1: a different",
         ),
         (
             DOOR.model_copy(update={"environment": "AdroitHandRelocate-v1"}),
             {},
-            "actions of shape (28,), those of AdroitHandRel",
+            "actions have shape (28,), but (30,) in AdroitHandRel",
         ),
         (
             DOOR.model_copy(update={"file": "pen-human-v1.hdf5"}),
