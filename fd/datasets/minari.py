@@ -169,7 +169,7 @@ def _installed(package: str) -> str:
 
 
 def minari_spec(dataset: Any, data: MinariData) -> EnvSpec:
-    """Return the spec of a set's evaluation environment: that of its data, even if the set recommends another.
+    """Return the spec of a set's evaluation environment: the one of its data, even if the set recommends another.
 
     Raises:
         FdError: `maze` does not fit it, or is missing although the goal moves and the agent cannot see it.

@@ -126,7 +126,7 @@ def make_env(manifest: Manifest, *, frame_stack: int = 1) -> FlatEnv:
     """Make the evaluation environment of a task; episodes are cut at the manifest's horizon.
 
     Args:
-        manifest: that of the task's data folder.
+        manifest: manifest of the task's data folder.
         frame_stack: number of images in an observation.
 
     Raises:

@@ -20,7 +20,7 @@ from fd.simulation.workers import Workers, beat, enter
 
 @dataclass(frozen=True)
 class Order:
-    """Order to a simulator: start a seed's episode, or continue the current one (None), and take these actions, [T, A]."""
+    """Order to a simulator: start a seed's episode, or continue the current one (None), and take actions, [T, A]."""
 
     seed: int | None
     actions: Floats
