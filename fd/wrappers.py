@@ -1,9 +1,9 @@
 """Wrappers that the specs of evaluation environments name, in data manifests and in Minari's files.
 
-The name of this module and those of its classes are stored in data as `fd.wrappers:<class>`. So they never change.
+Data store the names of this module and its classes as `fd.wrappers:<class>`, so the names never change.
 
-Published returns and the return ranges of D4RL are those of its own simulators. gymnasium-robotics 1.4.2 differs in what is
-scored, and a wrapper puts that right. The spec in the manifest of a set tells which wrapper its scores belong to.
+D4RL's published returns and return ranges come from its own simulators. gymnasium-robotics 1.4.2 scores episodes
+differently; a wrapper restores D4RL's scoring. The spec in the manifest of a set names the wrapper of its scores.
 """
 
 from copy import deepcopy
@@ -16,9 +16,9 @@ from gymnasium.utils import RecordConstructorArgs
 
 Step = tuple[Any, float, bool, bool, dict[str, Any]]
 
-# Door, hammer, relocate: the reward adds a tenth of the distance from palm to object where D4RL takes it off, so that
-# it pays to stay away (their pull request 220; v2 of the environments, of gymnasium-robotics 1.4.3, has it right).
-# Pen: an episode goes on after the pen was dropped, at -5 a step; D4RL's ends there.
+# Door, hammer, relocate: the reward adds a tenth of the distance from palm to object; D4RL subtracts it. Staying away
+# thus pays (their pull request 220; v2 of the environments, in gymnasium-robotics 1.4.3, is correct).
+# Pen: an episode continues after the pen was dropped, at -5 per step; D4RL's episode ends there.
 _ADROIT: dict[str, dict[str, Any]] = {
     "AdroitHandDoor-v1": {"reach": ["site", "S_handle"], "dropped_below": None},
     "AdroitHandHammer-v1": {"reach": ["body", "Object"], "dropped_below": None},
@@ -36,18 +36,18 @@ def as_d4rl(spec: EnvSpec) -> EnvSpec:
 
 
 class FixedGoal(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """A PointMaze with one goal cell whose goal is the cell's centre, to which its data are relabelled.
+    """A PointMaze with one goal cell and its goal in the cell's centre; the data are relabelled to this goal.
 
-    Left alone, each reset moves the goal by up to a quarter of a cell, out of the agent's sight.
+    Without this wrapper, each reset moves the goal by up to a quarter of a cell, which the agent cannot see.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Wrap an environment; that it takes no other argument is recorded in its spec."""
+        """Wrap an environment; its spec records that there are no other arguments."""
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode and put the goal back to its centre."""
+        """Start an episode and move the goal back to the centre of its cell."""
         observation, info = self.env.reset(seed=seed, options=options)
         unwrapped = cast(Any, self.env.unwrapped)
         (goal,) = unwrapped.maze.unique_goal_locations
@@ -63,9 +63,9 @@ class AdroitAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
         """Wrap an environment.
 
         Args:
-            env: of gymnasium-robotics, with its dense reward.
-            reach: kind ("body" or "site") and name of the object that the palm is to reach; its distance in metres is
-                taken off with a weight of 0.1 instead of being added. None: the reward is right.
+            env: environment of gymnasium-robotics with its dense reward.
+            reach: kind ("body" or "site") and name of the object that the palm should reach; the reward subtracts 0.1
+                times its distance in metres instead of adding it. None: the reward needs no correction.
             dropped_below: height in metres below which the object counts as dropped, which ends the episode.
         """
         RecordConstructorArgs.__init__(self, reach=reach, dropped_below=dropped_below)
@@ -86,11 +86,11 @@ class AdroitAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
 
 
 class AntMazeAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """A maze of gymnasium-robotics with the coordinates, goals and ant of D4RL's.
+    """A maze of gymnasium-robotics with the coordinates, goals and ant of D4RL's mazes.
 
     D4RL's positions are relative to the centre of the start cell, and its ant has a fifth of the torque, steps twice as
-    long and other contacts. What stays different: a start lies up to 1 m off that centre, not 0.1, and a goal is
-    reached within 0.45 m, not 0.5.
+    long and different contacts. Remaining differences: a start lies up to 1 m off that centre (D4RL: 0.1), and a goal
+    is reached within 0.45 m (D4RL: 0.5).
     """
 
     TIMESTEP = 0.02  # seconds
@@ -98,7 +98,7 @@ class AntMazeAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
     SOLIMP = (0.8, 0.8, 0.01)  # of all contacts
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Wrap a maze with one start and one goal cell; that it takes no other argument is recorded in its spec."""
+        """Wrap a maze with one start and one goal cell; its spec records that there are no other arguments."""
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self._maze = cast(Any, env.unwrapped)
@@ -109,7 +109,7 @@ class AntMazeAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         (self._start,), (self._goal,) = self._maze.maze.unique_reset_locations, self._maze.maze.unique_goal_locations
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; its goal lies up to 1.5 m from the centre of the goal cell, on either axis."""
+        """Start an episode; its goal lies up to 1.5 m from the centre of the goal cell, on each axis."""
         observation, info = self.env.reset(seed=seed, options=options)
         random = self._maze.np_random
         self._maze.goal = self._goal + random.uniform(0, 1, 2) + random.uniform(0, 0.5, 2)

@@ -251,12 +251,12 @@ def nan(values: Any) -> Any:
         (
             DOOR,
             {"observations": lambda x: x[:, :-1]},
-            "observations of shape (38,), those of AdroitHandDoor-v1 have (39,): another",
+            "observations have shape (38,), but (39,) in AdroitHandDoor-v1: a different",
         ),
         (
             DOOR.model_copy(update={"environment": "AdroitHandRelocate-v1"}),
             {},
-            "actions of shape (28,), those of AdroitHandRel",
+            "actions have shape (28,), but (30,) in AdroitHandRel",
         ),
         (
             DOOR.model_copy(update={"file": "pen-human-v1.hdf5"}),
@@ -266,14 +266,14 @@ def nan(values: Any) -> Any:
         (
             DOOR.model_copy(update={"maze": ANT.maze}),
             {},
-            "maze: given for AdroitHandDoor-v1, which is no maze, allowed: null",
+            "maze: given for AdroitHandDoor-v1, which is not a maze, allowed: null",
         ),
         (ANT, {"rewards": lambda x: x * 0.3}, "reward: sparse, but a reward is 0.3, allowed: 0 and 1"),
         (ANT.model_copy(update={"maze": None}), {}, "maze: null, but AntMaze_Medium-v4 is a maze, allowed: {start"),
         (
             ANT.model_copy(update={"environment": "AntMaze_UMaze-v4", "maze": Maze(start=(1, 1), goal=(3, 1))}),
             {},
-            "100% of the positions lie outside AntMaze_UMaze-v4 with start [1, 1]: the file is of another maze",
+            "100% of the positions lie outside AntMaze_UMaze-v4 with start [1, 1]: the file comes from a different maze",
         ),
         (
             ANT.model_copy(update={"environment": "AntMaze_Tiny-v4"}),

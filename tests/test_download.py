@@ -80,7 +80,7 @@ def test_makes_the_folder_of_the_task_and_clears_up(
         (WALKS, ("--task", "run"), "tasks: 'run' does not exist, allowed: walk"),
         (WALKS, ("--task", "walk", "--params", "no.yaml"), "no.yaml: cannot be read"),
         (WALKS | {"episodes": 0}, (), "params.yaml: tasks.walk.data.episodes: "),
-        (WALKS | {"goal": [2, 2]}, (), "tasks.walk.data: goal: [2, 2] is no free cell of PointMaze_UMaze-v3"),
+        (WALKS | {"goal": [2, 2]}, (), "tasks.walk.data: goal: [2, 2] is not a free cell of PointMaze_UMaze-v3"),
         (
             WALKS | {"environment": "PointMaze_Tiny-v3"},
             (),

@@ -224,7 +224,7 @@ def test_images_are_stacked_oldest_first_and_the_first_stands_in_for_missing_one
 
 
 def test_vectors_are_not_stacked() -> None:
-    with pytest.raises(FdError, match="frame_stack: 2 is of images, but its observations are vectors, allowed: 1"):
+    with pytest.raises(FdError, match="frame_stack: 2 needs images, but its observations are vectors, allowed: 1"):
         make_env(ogbench("cube-single-singletask-v0"), frame_stack=2)
 
 

@@ -238,10 +238,10 @@ def test_a_truncated_snapshot_is_named(project: Path, capsys: Any, monkeypatch: 
 
 def test_a_snapshot_of_another_cell_is_named(project: Path, capsys: Any, monkeypatch: Any) -> None:
     write_manifest(replace(MANIFEST, sha256={"actions": "00"}))
-    fails(capsys, monkeypatch, r"runs/reacher/fidec: snapshot 10 is of other data")
+    fails(capsys, monkeypatch, r"runs/reacher/fidec: snapshot 10 was trained on different data")
     write_manifest(MANIFEST)
     shutil.copytree("runs/reacher/fidec", "runs/reacher/bc")
-    fails(capsys, monkeypatch, r"runs/reacher/bc: snapshot 10 is of method 'fidec', allowed: 'bc'", method="bc")
+    fails(capsys, monkeypatch, r"runs/reacher/bc: snapshot 10 has method 'fidec', allowed: 'bc'", method="bc")
 
 
 def test_kept_rows_that_were_changed_are_named(project: Path, capsys: Any, monkeypatch: Any, watched: Watched) -> None:

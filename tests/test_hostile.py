@@ -163,14 +163,14 @@ HDF5: dict[str, tuple[Fields, str]] = {
         {"observations": lambda f, k: f.create_dataset(k, (10**7, 39), "f4", chunks=(10**5, 39), compression=9)},
         "'observations' declares more data than the file can hold",
     ),
-    "a link to a file": ({"observations": lambda f, k: f.__setitem__(k, h5py.ExternalLink("/etc/x.hdf5", "a"))}, "link to elsewhere"),
-    "a link upwards": ({"observations": lambda f, k: f.__setitem__(k, h5py.SoftLink("/../../x"))}, "link to elsewhere"),
-    "a link to itself": ({"observations": lambda f, k: f.__setitem__(k, h5py.SoftLink("/observations"))}, "link to elsewhere"),
+    "a link to a file": ({"observations": lambda f, k: f.__setitem__(k, h5py.ExternalLink("/etc/x.hdf5", "a"))}, "is a link, allowed"),
+    "a link upwards": ({"observations": lambda f, k: f.__setitem__(k, h5py.SoftLink("/../../x"))}, "is a link, allowed"),
+    "a link to itself": ({"observations": lambda f, k: f.__setitem__(k, h5py.SoftLink("/observations"))}, "is a link, allowed"),
     "bytes of another file": (
         {"observations": lambda f, k: f.create_dataset(k, (ROWS, 39), "u1", external=[("/etc/passwd", 0, ROWS * 39)])},
-        "lies in another file",
+        "is stored in another file",
     ),
-    "a view of another file": ({"observations": virtual}, "lies in another file"),
+    "a view of another file": ({"observations": virtual}, "is stored in another file"),
     "text": ({"observations": lambda f, k: f.create_dataset(k, data=[["a"] * 39] * ROWS, dtype=h5py.string_dtype())}, "is object"),
     "lists": ({"observations": lambda f, k: f.create_dataset(k, (ROWS, 39), h5py.vlen_dtype(np.float32))}, "is object"),
     "complex numbers": ({"observations": np.zeros((ROWS, 39), complex)}, "'observations' is complex128, allowed: numbers"),
@@ -242,9 +242,9 @@ def test_a_set_names_code_that_is_not_run(minari_set: Path, tmp_path: Path) -> N
     proof = tmp_path / "proof"
     change(minari_set, respec(entry_point="pathlib:Path.touch", kwargs={"self": str(proof)}))
     change(minari_set, lambda values: values.pop("observation_space"))
-    refused(converted, "metadata.json: lacks a space, and env_spec is none of gymnasium-robotics")
+    refused(converted, "metadata.json: lacks a space, and env_spec is not from gymnasium-robotics")
     change(minari_set, respec(entry_point="os:system", kwargs={"command": f"touch {proof}"}))
-    refused(converted, "metadata.json: lacks a space, and env_spec is none of gymnasium-robotics")
+    refused(converted, "metadata.json: lacks a space, and env_spec is not from gymnasium-robotics")
     assert not proof.exists()
 
 
@@ -254,7 +254,7 @@ METADATA: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another format": (lambda values: values.update(data_format="arrow"), "data_format is not 'hdf5'"),
     "another set": (lambda values: values.update(dataset_id="../x-v0"), "holds '../x-v0', allowed: "),
     "a model of its own": (respec(kwargs={"xml_file": "/etc/passwd"}), "has the option 'xml_file', allowed: maze_map, "),
-    "a vast maze": (respec(kwargs={"maze_map": [[0] * 99] * 99}), "maze_map is no map of up to 64 x 64 cells"),
+    "a vast maze": (respec(kwargs={"maze_map": [[0] * 99] * 99}), "maze_map must be a map of up to 64 x 64 cells"),
     "requirements": (lambda values: values.update(requirements=["!"]), "its requirements cannot be read"),
     "deep spaces": (lambda values: values.update(observation_space='{"type":"Tuple","subspaces":[' * 5000), "cannot be read"),
 }  # fmt: skip
@@ -277,11 +277,11 @@ EPISODES: dict[str, tuple[str, Any, str]] = {
     "a link": (
         "observations",
         h5py.ExternalLink("/etc/x.hdf5", "a"),
-        "'episode_0/observations' is a link to elsewhere",
+        "'episode_0/observations' is a link, allowed",
     ),
     "text": ("actions", np.full((6, 26), b"x"), "'actions' is |S1, allowed: numbers"),
     "fewer rewards": ("rewards", np.zeros(3), "'rewards' has shape (3,) in an episode of 6 steps"),
-    "another width": ("observations", np.zeros((7, 7)), "beside rows of shape (7,)"),
+    "another width": ("observations", np.zeros((7, 7)), "other episodes have rows of shape (7,)"),
     "NaN": ("rewards", np.full(6, np.nan), "'rewards' holds NaN or infinity"),
     "one number": ("rewards", 1.0, "cannot be read"),
     "no steps": ("actions", np.zeros((0, 26)), "in an episode of 0 steps"),
@@ -366,7 +366,7 @@ def test_hostile_files_of_ogbench(
 
 @pytest.mark.parametrize("name", ["../x-play-singletask-v0", "cube-single-play-singletask-v0/../..", "a\n-b-singletask-v0", "/etc-x-singletask-v0"])  # fmt: skip
 def test_names_of_sets_stay_in_their_folder(name: str) -> None:
-    refused(lambda: ogbench.parse_name(name), "is no OGBench single-task set")
+    refused(lambda: ogbench.parse_name(name), "is not an OGBench single-task set")
 
 
 @pytest.mark.parametrize(

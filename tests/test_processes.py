@@ -301,7 +301,7 @@ def test_no_memory_at_all_is_one_line(capfd: pytest.CaptureFixture[str]) -> None
     ("fault", "message"),
     [
         ("step", "ValueError: boom twice"),
-        ("kill", "its process died with exit code -9, perhaps for lack of memory"),
+        ("kill", "its process died with exit code -9, perhaps out of memory"),
         ("exit", "its process died with exit code 5"),
         ("hang", "hangs, no progress in 3 s"),
     ],

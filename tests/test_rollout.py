@@ -325,7 +325,7 @@ def test_the_noise_has_the_width_that_the_policy_asks_for(tmp_path: Path) -> Non
         ("step", "seed 3, snapshot 9, episode 0, in step 3: ValueError: boom twice"),
         ("reset", "seed 3, snapshot 9, episode 0, in reset: ValueError: boom"),
         ("exit", "seed 3, snapshot 9, episode 0, in step 3: its process died with exit code 5"),
-        ("kill", "seed 3, snapshot 9, episode 0, in step 3: its process died with exit code -9, perhaps for lack of memory"),
+        ("kill", "seed 3, snapshot 9, episode 0, in step 3: its process died with exit code -9, perhaps out of memory"),
         ("hang", "seed 3, snapshot 9, episode 0, in step 3: hangs, no progress in 2 s"),
     ],
 )  # fmt: skip

@@ -261,7 +261,7 @@ def test_a_cube_out_of_sight_is_noticed(y: float, z: float, visible: bool) -> No
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (NAVIGATE.model_copy(update={"dataset": "pointmaze-medium-v0"}), "is no OGBench single-task set"),
+        (NAVIGATE.model_copy(update={"dataset": "pointmaze-medium-v0"}), "is not an OGBench single-task set"),
         (NAVIGATE.model_copy(update={"dataset": "antmaze-large-navigate-singletask-v0"}), "allowed: pointmaze-medium-"),
         (NAVIGATE.model_copy(update={"dataset": "pointmaze-tiny-navigate-singletask-v0"}), "ogbench does not have"),
         (NAVIGATE.model_copy(update={"dataset": PLAY.dataset}), "`collector: navigate`, allowed: pointmaze-medium-"),
@@ -269,10 +269,10 @@ def test_a_cube_out_of_sight_is_noticed(y: float, z: float, visible: bool) -> No
         (WAYPOINT.model_copy(update={"environment": "PointMaze_Tiny-v3"}), "'PointMaze_Tiny-v3' does not exist"),
         (
             WAYPOINT.model_copy(update={"start": (2, 1)}),
-            "start: [2, 1] is no free cell of PointMaze_UMaze-v3, allowed:",
+            "start: [2, 1] is not a free cell of PointMaze_UMaze-v3, allowed:",
         ),
-        (WAYPOINT.model_copy(update={"goal": (9, 9)}), "goal: [9, 9] is no free cell"),
-        (WAYPOINT.model_copy(update={"goal": (3, 1)}), "goal: [3, 1] cannot be walked to"),
+        (WAYPOINT.model_copy(update={"goal": (9, 9)}), "goal: [9, 9] is not a free cell"),
+        (WAYPOINT.model_copy(update={"goal": (3, 1)}), "goal: [3, 1] cannot be reached from"),
         (WAYPOINT.model_copy(update={"observation": ("speed",)}), "'speed' does not exist, allowed: achieved_goal"),
         (WAYPOINT.model_copy(update={"observation": ()}), "[] given for a dict observation, allowed: achieved_goal"),
     ],
@@ -470,7 +470,7 @@ def test_a_local_minari_set_needs_no_network(walked: Path, tmp_path: Path) -> No
     [
         (
             {"dataset": "D4RL/pointmaze/umaze-v2"},
-            "cannot be downloaded (ConnectionError: no route to host); without a network, PointMaze can be made",
+            "cannot be downloaded (ConnectionError: no route to host); without a network, generate PointMaze",
         ),
         ({"observation": ("observation", "speed")}, "observation: 'speed' does not exist, allowed:"),
         ({"score": "return"}, "has no reference returns"),

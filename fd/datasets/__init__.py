@@ -1,4 +1,4 @@
-"""Where data come from: OGBench, Minari, D4RL and the collectors that make such sets here.
+"""Data sets: published ones of OGBench, Minari and D4RL, and collectors that generate sets in their formats.
 
 It imports simulation, settings, storage.
 """

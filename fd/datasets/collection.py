@@ -1,7 +1,7 @@
-"""Episodes collected in parallel processes, one file an episode.
+"""Episodes collected in parallel processes, one file per episode.
 
 The randomness of an episode depends on its own index alone, so the files are the same whatever the number of
-workers, and a collection that was stopped goes on from the files that are complete.
+workers, and a stopped collection resumes from the complete files.
 """
 
 import os
@@ -18,14 +18,14 @@ from fd.runtime.progress import Progress
 from fd.simulation.workers import Workers, enter
 from fd.storage.transitions import read_npz
 
-# Seconds without a step of its simulator after which a collector hangs: a step takes 1 to 300 ms, making one 10 s.
+# Seconds without a simulator step after which a collector counts as hung: a step takes 1 to 300 ms, building it 10 s.
 TIMEOUT = 120.0
 
 Episode = dict[str, NDArray[Any]]
 
 
 class Collector(Protocol):
-    """Collects one episode from a seed of its own, with an `fd.simulation.workers.beat` at each step; made once in a worker."""
+    """Collects one episode per seed, calling `fd.simulation.workers.beat` at each step; each worker makes its own."""
 
     def __call__(self, seed: np.random.SeedSequence) -> Episode:
         """Return the arrays of the episode, by name."""
@@ -41,21 +41,21 @@ def collect_episodes(
     label: str,
     timeout: float = TIMEOUT,
 ) -> list[Path]:
-    """Return the files of one episode for each seed, in order; `read_shard` gives the arrays of one.
+    """Return the episode files, one for each seed, in order; `read_shard` reads one.
 
-    Nothing but the episodes being collected is held in memory, however many there are.
+    Memory holds only the episodes that are being collected, however many there are in all.
 
     Args:
         make: picklable; called in each worker.
         seeds: entropy of each episode.
-        folder: where the episodes are kept; complete ones found there are not collected again.
+        folder: keeps the episodes; complete ones found there are not collected again.
         workers: number of processes.
-        label: what the progress and errors are called.
-        timeout: seconds within which a collector must beat.
+        label: name of the work in progress lines and errors.
+        timeout: seconds within which a collector must call `beat`.
 
     Raises:
         FdError: a collector fails or hangs, or its process dies; names the episode and its seed.
-        OSError: of a collector, or of its file.
+        OSError: a collector raises it, or its file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{index:06d}.npz" for index in range(len(seeds))]
@@ -71,7 +71,7 @@ def collect_episodes(
 
 
 def read_shard(path: Path, *names: str) -> Episode:
-    """The named arrays of the file of one episode; all when none is named.
+    """Read the named arrays of an episode file; all of them if no name is given.
 
     Raises:
         FdError: the file is damaged.
@@ -83,13 +83,13 @@ def read_shard(path: Path, *names: str) -> Episode:
 
 
 def _collecting(make: Callable[[], Collector]) -> Callable[[tuple[Path, list[int]]], Iterator[OSError | None]]:
-    """Make a worker's collector; return what collects an episode and writes its file."""
+    """Make a worker's collector; return the function that collects an episode and writes its file."""
     enter("a collector being made")
     return partial(_collect, make())
 
 
 def _collect(collector: Collector, job: tuple[Path, list[int]]) -> Iterator[OSError | None]:
-    """Collect an episode and write its file; give what the system says against it, such as a full disk, or None."""
+    """Collect an episode and write its file; yield the OSError that prevents it, such as a full disk, or None."""
     path, entropy = job
     enter(f"episode {int(path.stem)} of seed {entropy}")
     try:

@@ -1,13 +1,13 @@
-"""Plain HDF5 files of D4RL: Adroit (hand_dapg_v1) and AntMaze (ant_maze_v2), one row a step.
+"""Plain HDF5 files of D4RL: Adroit (hand_dapg_v1) and AntMaze (ant_maze_v2), one row per step.
 
-A file has no row for the state after the last step of an episode. Where that step ended in failure (`terminals`, and
-no `timeouts`), nothing of the next state is used, so that it is kept with its own state standing in; else the step is
-left out, as in D4RL's own reader. The next state of a step is never that of another episode.
+A file has no row for the state after the last step of an episode. If that step ended in failure (`terminals` without
+`timeouts`), its mask is 0 and its next state is not used, so the step is kept with its own state as the next one;
+otherwise the step is left out, as in D4RL's own reader. The next state of a step always belongs to the same episode.
 
-AntMaze: the reward of row i is that of the state in row i + 1, to a goal that was drawn once. A walk goes on at the
-goal, so that `terminals` ends the bootstrap there and no episode. `timeouts` end episodes, and so does a jump of the
-position: in earlier versions of the files the two were out of step (D4RL issue 77). D4RL's mazes have their rows
-along y, upwards.
+AntMaze: the reward of row i is that of the state in row i + 1, for a goal that was drawn once. A walk continues at the
+goal, so `terminals` ends the bootstrap there, but not the episode. `timeouts` end episodes, and so does a jump of the
+position: in earlier versions of the files, timeouts and jumps did not coincide (D4RL issue 77). The rows of D4RL's
+mazes run along y, upwards.
 """
 
 from collections.abc import Iterator
@@ -27,28 +27,28 @@ from fd.storage.transitions import Transitions
 from fd.wrappers import as_d4rl
 
 FIELDS = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1, "timeouts": 1}  # dimensions
-JUMP = 2.0  # metres; no ant gets that far in a step of 0.1 s
+JUMP = 2.0  # metres; no ant moves that far in a step of 0.1 s
 CELL = 4.0  # metres, width of a maze's cell
-OUTSIDE = 0.01  # share of positions that may lie beyond the maze's free cells; a leg's length from a wall some do
+OUTSIDE = 0.01  # share of positions that may lie outside the free cells; within a leg's length of a wall, some do
 
 
 def find_d4rl(data: D4rlData) -> Path:
     """Return the path of the file.
 
     Raises:
-        FdError: there is none.
+        FdError: the file does not exist.
     """
     path = Path(data.folder).expanduser() / data.file
     if not path.is_file():
-        raise FdError(f"folder: {path} does not exist; D4RL's files are not downloaded, put it there")
+        raise FdError(f"folder: {path} does not exist; D4RL's files are not downloaded, put the file there")
     return path
 
 
 def d4rl_spec(data: D4rlData) -> EnvSpec:
-    """Return the spec of the evaluation environment: that of the Minari set of the same task, as D4RL has it.
+    """Return the spec of the evaluation environment: the one of the same task's Minari set, changed to match D4RL.
 
     Raises:
-        FdError: it does not exist, or `maze` does not fit it.
+        FdError: the environment does not exist, or `maze` does not fit it.
     """
     spec = registered(data.environment)
     if data.maze is not None:
@@ -67,8 +67,8 @@ def convert_d4rl(path: Path, data: D4rlData) -> Transitions:
     """Flatten the episodes of a file.
 
     Raises:
-        FdError: the file cannot be read, lacks a field or has one of another shape, holds positions that are not in
-            the maze, a sparse reward that is neither 0 nor 1, or NaN.
+        FdError: the file cannot be read, lacks a field or has one of the wrong shape, or holds positions outside the
+            maze, a sparse reward other than 0 and 1, or NaN.
     """
     columns = _read(path)
     ends = columns["timeouts"] | (columns["terminals"] if data.reward == "dense" else False)
@@ -87,7 +87,7 @@ def convert_d4rl(path: Path, data: D4rlData) -> Transitions:
 
 
 def _spans(ends: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """First row of every episode and the one after its last; the file's end is one, too."""
+    """First row of every episode and the row after its last; the end of the file ends an episode, too."""
     stops = [int(row) + 1 for row in np.flatnonzero(ends)]
     if not ends[-1]:
         stops.append(len(ends))
@@ -95,7 +95,7 @@ def _spans(ends: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
 
 
 def _check_positions(path: Path, positions: NDArray[Any], data: D4rlData) -> None:
-    """Raise an FdError if many positions lie outside the free cells of the maze: those of another maze do."""
+    """Raise an FdError if many positions lie outside the free cells: the file then comes from a different maze."""
     assert data.maze is not None
     maze_map = np.array([[cell == 1 for cell in row] for row in d4rl_spec(data).kwargs["maze_map"][::-1]])
     cells = np.rint(positions[:, ::-1] / CELL + np.array(data.maze.start)).astype(int)
@@ -105,7 +105,7 @@ def _check_positions(path: Path, positions: NDArray[Any], data: D4rlData) -> Non
     if (~free).mean() > OUTSIDE:
         raise FdError(
             f"{path}: {(~free).mean():.0%} of the positions lie outside {data.environment} with start"
-            f" {list(data.maze.start)}: the file is of another maze"
+            f" {list(data.maze.start)}: the file comes from a different maze"
         )
 
 
@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             columns = {name: np.asarray(file[name]) for name in FIELDS}
     except FdError:
         raise
-    except Exception as error:  # of many kinds, for what a damaged file holds
+    except Exception as error:  # a damaged file causes exceptions of many kinds
         raise FdError(f"{path}: truncated or not an HDF5 file ({one_line(error)})") from error
     rows = len(columns["observations"]) if columns["observations"].size and columns["observations"].ndim else 0
     for name, dimensions in FIELDS.items():

@@ -1,4 +1,4 @@
-"""Published files: fetched once from the first host that has them, resumed after a break, and the same ever after."""
+"""Published files: fetched once from the first host that has them, resumed after a break, later checked by SHA-256."""
 
 import hashlib
 import http.client
@@ -23,7 +23,7 @@ from fd.storage.untrusted import read_json
 
 
 class HostError(ConnectionError):
-    """What a host sent is not the file, or not all of it."""
+    """A host sent something other than the file, or only a part of it."""
 
 
 FAILURES = (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError)
@@ -32,15 +32,15 @@ FAILURES = (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, Time
 def fetch(name: str, download: Download, *, label: str) -> Path:
     """Return the npz file of that name in the folder of the downloads, fetched if it is not there.
 
-    Beside it stands `<name>.json`, its record: bytes, SHA-256 and URL. Processes that want one file fetch it once.
+    `<name>.json` beside it records bytes, SHA-256 and URL. If several processes want a file, only one fetches it.
 
     Args:
-        name: of the file.
+        name: file name.
         download: the folder, and the base URLs, tried in order.
-        label: what the progress is called.
+        label: name of the work in progress lines.
 
     Raises:
-        FdError: no host has the file, or not the one that is recorded.
+        FdError: no host has the file, or the hosts' file does not match the record.
     """
     path = Path(download.folder).expanduser() / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,23 +60,23 @@ def fetch(name: str, download: Download, *, label: str) -> Path:
 
 
 def verified(path: Path) -> dict[str, Any]:
-    """Return size and SHA-256 of a file, the same as at its first use, where they are recorded.
+    """Return size and SHA-256 of a file; check the SHA-256 against the record of its first use, if there is one.
 
     Raises:
-        FdError: the file is another than then.
+        FdError: the file has changed since its first use.
     """
     found, record = describe(path), _record(path)
     if record.exists() and (recorded := _read(record)) != found["sha256"]:
         raise FdError(
             f"{path}: SHA-256 is {found['sha256']}, at its first use it was {recorded}:"
-            f" remove the file to fetch it again, or {record.name} to use what it holds now"
+            f" remove the file to fetch it again, or {record.name} to use the file as it is now"
         )
     return found
 
 
 def remember(path: Path, found: dict[str, Any]) -> None:
-    """Record size and SHA-256 of a file that has turned out to be what it should, unless they are recorded already."""
-    with suppress(OSError), FileLock(_lock(path)):  # of a folder that can only be read
+    """Record size and SHA-256 of a file that was converted without errors, unless a record exists."""
+    with suppress(OSError), FileLock(_lock(path)):  # the folder may be read-only
         if not _record(path).exists():
             write_text(_record(path), json.dumps(found) + "\n")
 
@@ -88,17 +88,17 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _lock(path: Path) -> Path:
-    """Who holds it fetches the file or records its facts."""
+    """Lock file: the process that holds the lock fetches the file or writes its record."""
     return path.with_name(f".{path.name}.lock")
 
 
 def _record(path: Path) -> Path:
-    """Where the facts of a file are recorded."""
+    """Path of a file's record."""
     return path.with_name(f"{path.name}.json")
 
 
 def _read(record: Path) -> str:
-    """SHA-256 of a record."""
+    """Read the SHA-256 in a record."""
     values = read_json(record)
     found = values.get("sha256") if isinstance(values, dict) else None
     if not isinstance(found, str) or not re.fullmatch("[0-9a-f]{64}", found):
@@ -107,7 +107,7 @@ def _read(record: Path) -> str:
 
 
 def _persist(url: str, path: Path, *, timeout: float, label: str) -> None:
-    """Fetch a file, again after a break as long as each attempt brings more of it."""
+    """Fetch a file; after a break, try again as long as each attempt brings more of the file."""
     parts = f".{path.name}.*.part"
     while True:
         before = sum(part.stat().st_size for part in path.parent.glob(parts))
@@ -123,10 +123,10 @@ def _persist(url: str, path: Path, *, timeout: float, label: str) -> None:
 
 
 def _fetch(url: str, path: Path, *, timeout: float, label: str) -> None:
-    """Fetch a file; its name appears once it is complete and recorded.
+    """Fetch a file; it gets its name once it is complete and recorded.
 
-    What a break leaves is `.<name>.<key>.part`, whose key is that of the URL and of the version that the host gave it,
-    so that parts of two files are never put together.
+    A break leaves `.<name>.<key>.part`. The key depends on the URL and on the host's version of the file, so parts of
+    different files are never joined.
     """
     with urllib.request.urlopen(url, timeout=timeout) as response:
         version = _version(response.headers)
@@ -146,13 +146,13 @@ def _fetch(url: str, path: Path, *, timeout: float, label: str) -> None:
 
 
 def _version(headers: Any) -> str:
-    """What tells two versions of a file apart, for `If-Range`; empty when the host gives nothing reliable."""
+    """Identifier of a file's version for `If-Range`; empty if the host sends no reliable one."""
     tag = str(headers.get("ETag") or "")
     return str(headers.get("Last-Modified") or "") if not tag or tag.startswith("W/") else tag
 
 
 def _resume(url: str, part: Path, *, total: int, version: str, timeout: float, label: str) -> None:
-    """Fetch what a part lacks; a host that sends the whole file starts it again."""
+    """Fetch the rest of a part; start the part again if the host sends the whole file."""
     start = part.stat().st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-", "If-Range": version})
     with urllib.request.urlopen(request, timeout=timeout) as response:
@@ -182,7 +182,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, *, start: int, tota
 
 
 def _read_on(response: http.client.HTTPResponse) -> bytes:
-    """The next piece; a network that fails is the host's failure, unlike a disk that does."""
+    """Read the next chunk; a network error becomes a HostError, an error of the disk does not."""
     try:
         return response.read(1 << 20)
     except OSError as error:
@@ -190,7 +190,7 @@ def _read_on(response: http.client.HTTPResponse) -> bytes:
 
 
 def _publish(part: Path, path: Path, url: str) -> None:
-    """Give a complete part its name and its record; one that is not the file is removed."""
+    """Give a complete part its final name and its record; remove a part that is not the file."""
     found, record = describe(part), _record(path)
     try:
         if not zipfile.is_zipfile(part):

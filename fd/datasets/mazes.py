@@ -1,4 +1,4 @@
-"""Mazes of gymnasium-robotics: ways through them, and tasks with one start and one goal."""
+"""Mazes of gymnasium-robotics: distances in them, and tasks with one start and one goal."""
 
 from collections import deque
 from copy import deepcopy
@@ -18,7 +18,7 @@ SUCCESS_RADIUS = 0.45  # of the environments' own sparse reward
 
 
 def distances(maze_map: list[list[Any]], goal: Cell) -> dict[Cell, int]:
-    """Number of moves from each cell that is connected to the goal, by breadth-first search."""
+    """Number of moves to the goal from each cell that is connected to it, by breadth-first search."""
     found = {goal: 0}
     queue = deque([goal])
     while queue:
@@ -31,28 +31,28 @@ def distances(maze_map: list[list[Any]], goal: Cell) -> dict[Cell, int]:
 
 
 def neighbours(cell: Cell) -> list[Cell]:
-    """The four cells beside one; mazes have a closed wall around, so none lies outside."""
+    """The four cells beside a cell; a wall encloses every maze, so none lies outside."""
     i, j = cell
     return [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
 
 
 def between(spec: EnvSpec, *, start: Cell, goal: Cell) -> EnvSpec:
-    """Spec of the same maze with one start and one goal cell, whose episodes end at the goal.
+    """Spec of the same maze with one start and one goal cell; episodes end at the goal.
 
     Raises:
-        FdError: it is no maze, a cell is not free, the two are the same, or no way leads from one to the other.
+        FdError: the environment is not a maze, a cell is not free, start and goal are the same, or no path joins them.
     """
     spec = deepcopy(spec)
     if "maze_map" not in spec.kwargs:
-        raise FdError(f"maze: given for {spec.id}, which is no maze, allowed: null")
+        raise FdError(f"maze: given for {spec.id}, which is not a maze, allowed: null")
     maze_map = [[1 if cell == 1 else 0 for cell in row] for row in spec.kwargs["maze_map"]]
     free = [(i, j) for i, row in enumerate(maze_map) for j, cell in enumerate(row) if cell == 0]
     for key, cell in (("start", start), ("goal", goal)):
         if cell not in free:
             allowed = ", ".join(f"[{i}, {j}]" for i, j in free)
-            raise FdError(f"{key}: {list(cell)} is no free cell of {spec.id}, allowed: {allowed}")
+            raise FdError(f"{key}: {list(cell)} is not a free cell of {spec.id}, allowed: {allowed}")
     if start == goal or start not in distances(maze_map, goal):
-        raise FdError(f"goal: {list(goal)} cannot be walked to from start {list(start)} in {spec.id}")
+        raise FdError(f"goal: {list(goal)} cannot be reached from start {list(start)} in {spec.id}")
     for (i, j), mark in ((start, "r"), (goal, "g")):
         maze_map[i][j] = mark  # type: ignore[call-overload]
     spec.kwargs |= {"maze_map": maze_map, "continuing_task": False}
@@ -60,7 +60,7 @@ def between(spec: EnvSpec, *, start: Cell, goal: Cell) -> EnvSpec:
 
 
 def registered(environment: str) -> EnvSpec:
-    """A copy of the spec of an environment of gymnasium-robotics; the registry hands out its own object.
+    """Copy the spec of an environment of gymnasium-robotics; the registry returns its own object.
 
     Raises:
         FdError: there is no such environment.

@@ -1,21 +1,21 @@
 """Minari sets: finding or downloading them, their evaluation environment, their conversion to flat rows.
 
-What is known of the published sets of D4RL's tasks, and what is done about it:
+Known properties of the published sets of D4RL's tasks, and how this module treats them:
 
-- AntMaze v1 was recorded in AntMaze v4: another ant, controller and coordinates than D4RL's, so scores are not D4RL's.
-- Its evaluation environment has the umaze flipped (Minari issue 304), so evaluation takes place in the environment of
-  the data.
-- Its rewards are those of the goal of each episode, which moves and which the 29 numbers of a state do not tell. With
-  `maze` they are computed anew for the one goal that D4RL has, which is also that of evaluation. Without, they stay as
-  recorded.
-- Its episodes go on at the goal, are never terminated and are cut at 700 or 1000 steps, with a reward of 1 at each step
-  there; D4RL has -1 a step, and success ends the bootstrap. See `convert_minari`.
-- Its reference scores are returns summed up at the goal, no shares of episodes: `score: success` reads none.
-- Adroit v2 replays D4RL's actions from D4RL's first states, in episodes of up to 625 steps (hammer); D4RL's evaluation
-  has 200, pen's 100: `horizon`.
-- Its rewards are those of its own simulation. That of door, hammer and relocate has had a wrong sign since
-  gymnasium-robotics 1.2.1 (see fd.wrappers); which version recorded the sets is not known. They are kept as recorded:
-  the error is 0.2 a step and metre between palm and object, beside bonuses of 10 to 100 a step. Evaluation has D4RL's.
+- AntMaze v1 was recorded in AntMaze v4. Ant, controller and coordinates differ from D4RL's, so its scores are not
+  comparable with D4RL's.
+- Its evaluation environment has the umaze flipped (Minari issue 304), so evaluation uses the environment of the data.
+- Its rewards belong to the goal of each episode, which moves and is not part of the 29 numbers of a state. With `maze`,
+  this module recomputes them for D4RL's single goal, which evaluation uses, too. Without `maze`, they stay as recorded.
+- Its episodes continue at the goal, with a reward of 1 at each step there, are never terminated and are cut at 700 or
+  1000 steps. In D4RL, each step gives -1 and success ends the bootstrap. See `convert_minari`.
+- Its reference scores are returns, summed up at the goal, not success rates: `score: success` does not read them.
+- Adroit v2 replays D4RL's actions from D4RL's first states, in episodes of up to 625 steps (hammer). D4RL's evaluation
+  has 200 steps, pen's 100: `horizon` sets this.
+- Its rewards come from its own simulation. In door, hammer and relocate, the distance term has had the wrong sign since
+  gymnasium-robotics 1.2.1 (see fd.wrappers); it is not known which version recorded the sets. Rewards are kept as
+  recorded: the error is 0.2 per step and metre between palm and object, compared with bonuses of 10 to 100 per step.
+  Evaluation uses D4RL's rewards.
 """
 
 import json
@@ -45,17 +45,17 @@ from fd.storage.transitions import Transitions
 from fd.storage.untrusted import read_json
 from fd.wrappers import as_d4rl
 
-OPTIONS = ("maze_map", "reward_type", "continuing_task", "reset_target")  # of an environment, that a set may choose
+OPTIONS = ("maze_map", "reward_type", "continuing_task", "reset_target")  # of an environment; a set may choose them
 WIDEST = 64  # cells of a maze
-GOAL_MARKS = ("g", "c")  # of cells of a maze that can be goals; without any, all free cells can
+GOAL_MARKS = ("g", "c")  # of maze cells that can be goals; without any, all free cells can
 
 
 def find_minari(data: MinariData) -> Any:
-    """Return a set from Minari's local folder, or download it there first; a set that is there needs no network.
+    """Return a set from Minari's local folder; download it first if it is missing there.
 
     Raises:
-        FdError: it is neither there nor to be had from Minari's remote, its files cannot be read or are those of
-            another set, or it was made with another environment or another version of it.
+        FdError: the set is neither local nor available from Minari's remote, its files cannot be read or belong to
+            another set, or it was made with a different environment or version.
     """
     register()
     import minari
@@ -68,7 +68,7 @@ def find_minari(data: MinariData) -> Any:
     _check_files(path / "data")
     try:
         dataset = minari.load_dataset(name, download=False)
-    except Exception as error:  # whatever its files hold
+    except Exception as error:  # damaged files cause exceptions of many kinds
         raise FdError(f"dataset: {path} cannot be read ({_reason(error)}); remove it to download it again") from error
     if dataset.id != name:
         raise FdError(f"dataset: {path} holds '{dataset.id}', allowed: '{name}'")
@@ -77,7 +77,7 @@ def find_minari(data: MinariData) -> Any:
 
 
 def _download(name: str, root: Path) -> None:
-    """Download a set, into another folder first: Minari takes what an interrupted download leaves for a whole set."""
+    """Download a set, into `.part` first: Minari would take an interrupted download for a complete set."""
     import minari
 
     part = root / ".part" / name.replace("/", "__")
@@ -87,12 +87,12 @@ def _download(name: str, root: Path) -> None:
             return
         try:
             with root_at(part):
-                minari.download_dataset(name, force_download=True)  # goes on with what is there
+                minari.download_dataset(name, force_download=True)  # resumes an interrupted download
                 minari.load_dataset(name, download=False)
-        except Exception as error:  # each remote raises exceptions of its own client
+        except Exception as error:  # each remote's client raises its own exceptions
             raise FdError(
                 f"dataset: '{name}' is not in {root} and cannot be downloaded ({_reason(error)}); without a network,"
-                " PointMaze can be made (`source: generate`, `collector: waypoint`), D4RL's files read (`source: d4rl`)"
+                " generate PointMaze (`source: generate`, `collector: waypoint`) or read D4RL's files (`source: d4rl`)"
             ) from error
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(part / name, root / name)
@@ -100,15 +100,15 @@ def _download(name: str, root: Path) -> None:
 
 
 def _check_files(folder: Path) -> None:
-    """Raise an FdError unless Minari can be trusted with the files of a set: it makes any object that they name.
+    """Raise an FdError unless Minari can safely load the files of a set: it makes any object that they name.
 
     Raises:
-        FdError: the files refer to others, declare more than they hold, or would make an environment of other code.
+        FdError: the files refer to other files, declare more data than they hold, or name foreign code.
     """
     path = folder / "metadata.json"
     metadata = read_json(path)
     if not isinstance(metadata, dict) or metadata.get("data_format") != "hdf5":
-        raise FdError(f"{path}: data_format is not 'hdf5', the one that is read")
+        raise FdError(f"{path}: data_format is not 'hdf5', the only format allowed")
     if not {"observation_space", "action_space"} <= metadata.keys():  # Minari asks the environment for them
         try:
             spec = json.loads(metadata["env_spec"])
@@ -117,7 +117,7 @@ def _check_files(folder: Path) -> None:
         except (KeyError, TypeError, ValueError, RecursionError):
             trusted = False
         if not trusted:
-            raise FdError(f"{path}: lacks a space, and env_spec is none of gymnasium-robotics, which would tell it")
+            raise FdError(f"{path}: lacks a space, and env_spec is not from gymnasium-robotics, which could provide it")
     episodes, groups = metadata.get("total_episodes"), check_hdf5(folder / "main_data.hdf5")
     if not isinstance(episodes, int) or not 0 <= episodes <= groups:
         raise FdError(f"{path}: total_episodes is {episodes!r}, allowed: up to the {groups} that main_data.hdf5 has")
@@ -129,10 +129,10 @@ def _reason(error: Exception) -> str:
 
 
 def _check_environment(dataset: Any, environment: str) -> None:
-    """Raise an FdError unless the set was made with that environment, and the installed one is what it asks for."""
+    """Raise an FdError unless the set was made with that environment and accepts the installed version."""
     spec = dataset.env_spec
     if spec is None:
-        raise FdError(f"{dataset.id}: names no environment, so nothing can be evaluated on it")
+        raise FdError(f"{dataset.id}: names no environment, which evaluation needs")
     if spec.id != environment:
         raise FdError(f"environment: {environment!r}, but {dataset.id} was made with '{spec.id}'")
     own = registered(environment).kwargs
@@ -140,8 +140,8 @@ def _check_environment(dataset: Any, environment: str) -> None:
     if strange:
         raise FdError(f"{dataset.id}: its environment has the option {strange[0]!r}, allowed: {', '.join(OPTIONS)}")
     if not _is_map(spec.kwargs.get("maze_map", [])):
-        raise FdError(f"{dataset.id}: maze_map is no map of up to {WIDEST} x {WIDEST} cells")
-    # The package of the environment alone: with another mujoco a set can be used, its scores are just not the same.
+        raise FdError(f"{dataset.id}: maze_map must be a map of up to {WIDEST} x {WIDEST} cells")
+    # Only the environment's own package is checked: with another mujoco a set is usable, but its scores differ.
     owners = packages_distributions().get(str(spec.entry_point).split(".")[0], [])
     wanted = dataset.storage.metadata.get("requirements") or []
     try:
@@ -155,7 +155,7 @@ def _check_environment(dataset: Any, environment: str) -> None:
 
 
 def _is_map(rows: Any) -> bool:
-    """Whether a value is a map of a maze, of bounded size, or no map at all."""
+    """Whether a value is a maze map of bounded size, or an empty list."""
     lists = isinstance(rows, list) and len(rows) <= WIDEST and all(isinstance(row, list) for row in rows)
     return lists and all(len(row) <= WIDEST and len(row) == len(rows[0]) for row in rows)
 
@@ -169,13 +169,13 @@ def _installed(package: str) -> str:
 
 
 def minari_spec(dataset: Any, data: MinariData) -> EnvSpec:
-    """Return the spec of a set's evaluation environment: that of its data, whatever else the set recommends.
+    """Return the spec of a set's evaluation environment: the one of its data, even if the set recommends another.
 
     Raises:
-        FdError: `maze` does not fit it, or is needed, as the goal moves out of the agent's sight.
+        FdError: `maze` does not fit it, or is missing although the goal moves and the agent cannot see it.
     """
     spec = deepcopy(dataset.env_spec)
-    spec.entry_point, spec.additional_wrappers = registered(spec.id).entry_point, ()  # the set names those of its day
+    spec.entry_point, spec.additional_wrappers = registered(spec.id).entry_point, ()  # the set may name outdated ones
     spec.max_episode_steps = data.horizon
     if data.maze is not None:
         spec = between(spec, start=data.maze.start, goal=data.maze.goal)
@@ -184,14 +184,15 @@ def minari_spec(dataset: Any, data: MinariData) -> EnvSpec:
         goals = sum(cell in GOAL_MARKS for row in spec.kwargs["maze_map"] for cell in row)
         if goals != 1 and "desired_goal" not in data.observation:
             raise FdError(
-                f"maze: null, but {dataset.id} has no single goal, nor its observation, allowed: {{start: …, goal: …}}"
+                f"maze: null, but {dataset.id} has no single goal, and its observation lacks the goal, allowed:"
+                " {start: …, goal: …}"
             )
         spec.kwargs["continuing_task"] = False
     return as_d4rl(spec)
 
 
 def return_range(dataset: Any) -> list[float]:
-    """Return the set's reference returns, that of a random and that of an expert policy.
+    """Return the set's reference returns: of a random policy, of an expert policy.
 
     Raises:
         FdError: the set has none.
@@ -204,7 +205,7 @@ def return_range(dataset: Any) -> list[float]:
 
 @contextmanager
 def root_at(folder: Path) -> Iterator[None]:
-    """Minari's sets are those under `folder` inside."""
+    """Minari finds its sets under `folder` within the context."""
     name = "MINARI_DATASETS_PATH"
     before = os.environ.get(name)
     os.environ[name] = str(folder.resolve())  # Minari measures a set's size wrongly below a relative path
@@ -220,12 +221,13 @@ def root_at(folder: Path) -> Iterator[None]:
 def convert_minari(dataset: Any, data: MinariData) -> Transitions:
     """Flatten the episodes of a Minari set.
 
-    A sparse reward is 1 where the step reached the goal; it becomes 0 there and -1 elsewhere, and ends the bootstrap
-    there, as the recorded terminations are never true. `cut_at_success` leaves out the steps after the first such one.
+    A sparse reward is 1 if the step reached the goal. It becomes 0 there and -1 elsewhere, and reaching the goal ends
+    the bootstrap, because the recorded terminations are never true. `cut_at_success` leaves out the steps after the
+    first success.
 
     Raises:
-        FdError: a file cannot be read, the observation is not as `observation` says, the actions are no box from -1
-            to 1, a sparse reward is neither 0 nor 1, or a value is NaN.
+        FdError: a file cannot be read, the observation does not match `observation`, the action space is not a box
+            from -1 to 1, a sparse reward is neither 0 nor 1, or a value is NaN.
     """
     place = dataset.spec.dataset_id
     unit_box(place, dataset.spec.action_space)
@@ -245,21 +247,21 @@ def convert_minari(dataset: Any, data: MinariData) -> Transitions:
 
 
 def check_shapes(spec: EnvSpec, data: RobotData, arrays: Transitions) -> None:
-    """Raise an FdError unless observations and actions are as wide as those of the evaluation environment."""
+    """Raise an FdError unless observations and actions have the shapes of the evaluation environment."""
     env = FlatEnv(make(spec), keys=data.observation, seeds_numpy=False)
     shapes = {"observations": env.observation_space.shape, "actions": env.action_space.shape}
     env.close()
     for name, shape in shapes.items():
         found = getattr(arrays, name).shape[1:]
         if found != shape:
-            raise FdError(f"{data.dataset}: {name} of shape {found}, those of {spec.id} have {shape}: another task's")
+            raise FdError(f"{data.dataset}: {name} have shape {found}, but {shape} in {spec.id}: a different task")
 
 
 def _episodes(dataset: Any) -> Iterator[Any]:
-    """The episodes; a file that cannot be read is an FdError."""
+    """Yield the episodes; raise an FdError if a file cannot be read."""
     try:
         yield from dataset.iterate_episodes()
-    except Exception as error:  # whatever its files hold
+    except Exception as error:  # damaged files cause exceptions of many kinds
         raise FdError(f"{dataset.storage.data_path}: cannot be read ({_reason(error)})") from error
 
 
@@ -267,7 +269,7 @@ def flat(place: str, observations: Any, keys: tuple[str, ...]) -> NDArray[Any]:
     """Concatenate the named parts of a dict observation, or return a flat one.
 
     Raises:
-        FdError: names the place and the key that is missing, or the keys there are.
+        FdError: the keys do not match the observation; names the place, the wrong keys and the allowed ones.
     """
     if not isinstance(observations, dict):
         if keys:

@@ -1,6 +1,6 @@
 """Navigate data of OGBench's point mazes, from the shortest-path oracle that ogbench ships.
 
-The procedure and the constants are those by which the published sets were made (arXiv 2410.20092).
+Procedure and constants are those of the published sets (arXiv 2410.20092).
 """
 
 from typing import Any, cast
@@ -34,7 +34,7 @@ class NavigateCollector:
         self._goals = [cell for cell in self._starts if not _in_corridor(self._maze.maze_map, cell)]
 
     def __call__(self, seed: np.random.SeedSequence) -> Episode:
-        """Collect one episode, one row more than it has transitions."""
+        """Collect one episode; it has one row more than transitions."""
         global_seed, reset_seed = (int(word) for word in seed.generate_state(2))
         # The maze draws its starts and goals from numpy's global generator.
         np.random.seed(global_seed)
@@ -68,12 +68,12 @@ class NavigateCollector:
 
 
 def _draw(cells: list[Cell]) -> Cell:
-    """One of the cells, from numpy's global generator."""
+    """Draw one of the cells from numpy's global generator."""
     return cells[np.random.randint(len(cells))]
 
 
 def _in_corridor(maze_map: NDArray[Any], cell: Cell) -> bool:
-    """Whether the cell only leads straight on: two opposite sides are free, the two others are walls."""
+    """Whether the cell only leads straight ahead: two opposite sides are free, the other two are walls."""
     i, j = cell
     vertical, horizontal = maze_map[i - 1, j] + maze_map[i + 1, j], maze_map[i, j - 1] + maze_map[i, j + 1]
     return bool({int(vertical), int(horizontal)} == {0, 2})

@@ -45,12 +45,12 @@ def parse_name(name: str) -> Name:
     """Split the name of a single-task set.
 
     Raises:
-        FdError: the name has another form, or ogbench has no such environment.
+        FdError: the name does not match the pattern, or ogbench has no such environment.
     """
     match = _NAME.fullmatch(name)
     if match is None:
         allowed = "<environment>-<kind>-singletask[-taskN]-v0"
-        raise FdError(f"dataset: '{name}' is no OGBench single-task set, allowed: {allowed}")
+        raise FdError(f"dataset: '{name}' is not an OGBench single-task set, allowed: {allowed}")
     env, kind, task = match["env"], match["kind"], match["task"] or ""
     parts = Name(name, f"{env}-v0", f"{env}-singletask{task}-v0", kind, f"{env}-{kind}-v0")
     register()
@@ -66,13 +66,13 @@ def task_spec(name: Name) -> EnvSpec:
 
 
 def find_ogbench(name: Name, download: Download, *, label: str, hint: str) -> Path:
-    """Return the published training file, fetched first if neither its folder nor ogbench's own has it.
+    """Return the path of the published training file; fetch it if neither the download folder nor ogbench's has it.
 
     Args:
         name: the set.
         download: the folder, the base URLs, tried in order, and the timeout in seconds.
-        label: what the progress is called.
-        hint: ends the message when no host answers.
+        label: name of the work in progress lines.
+        hint: last part of the message if no host has the file.
 
     Raises:
         FdError: no host has the file.
@@ -91,10 +91,12 @@ def find_ogbench(name: Name, download: Download, *, label: str, hint: str) -> Pa
 
 
 def write_ogbench(path: Path, episodes: list[Path]) -> None:
-    """Write episodes as one file in OGBench's format, flat arrays of all rows in time order, one episode in memory.
+    """Write episodes as one file in OGBench's format: flat arrays of all rows in time order.
+
+    Memory holds one episode at a time.
 
     Args:
-        path: of the file.
+        path: the file to write.
         episodes: files of the episodes.
     """
     first, rows = (
@@ -104,7 +106,7 @@ def write_ogbench(path: Path, episodes: list[Path]) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for key, values in first.items():
             member = zipfile.ZipInfo(f"{key}.npy")
-            # Images shrink to a fraction, states hardly.
+            # Images compress to a fraction, states hardly.
             member.compress_type = zipfile.ZIP_DEFLATED if values.dtype == np.uint8 else zipfile.ZIP_STORED
             layout = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False}
             with archive.open(member, "w", force_zip64=True) as file:
@@ -116,7 +118,7 @@ def write_ogbench(path: Path, episodes: list[Path]) -> None:
 def convert_ogbench(path: Path, name: Name) -> Transitions:
     """Read the training file of a set and relabel it for the single task with ogbench itself.
 
-    The rewards of a set of images follow from its states as well, so nothing is rendered.
+    The rewards of a set of images are computed from its states, too, so nothing is rendered.
 
     Raises:
         FdError: the file is missing, truncated or not an npz file, lacks a field, or holds unusable values.
@@ -144,12 +146,12 @@ def convert_ogbench(path: Path, name: Name) -> Transitions:
 
 
 def _read_file(path: Path, env: gymnasium.Env[Any, Any], images: tuple[int, ...] | None) -> dict[str, NDArray[Any]]:
-    """The raw arrays, checked against each other and the environment, before ogbench stumbles over them.
+    """The raw arrays, checked against each other and the environment, so that ogbench does not fail on them later.
 
     Args:
-        path: of the file.
-        env: the task's, with states as observations.
-        images: shape of the observations, where they are images.
+        path: the file to read.
+        env: environment of the task, with states as observations.
+        images: shape of the observations if they are images, else None.
     """
     with quiet():
         env.reset()

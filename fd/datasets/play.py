@@ -1,6 +1,6 @@
 """Play data of OGBench's manipulation environments, from the scripted oracles that ogbench ships.
 
-The procedure and the constants are those by which the published sets were made (arXiv 2410.20092).
+Procedure and constants are those of the published sets (arXiv 2410.20092).
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ NOISE_SMOOTHING = 0.5
 
 @dataclass(frozen=True)
 class Play:
-    """Facts of an environment.
+    """How to collect play data of an environment.
 
     Attributes:
         stacking: range from which an episode's probability of stacking is drawn.
-        states: simulator states that are stored, by the names of the published files.
+        states: names of the stored simulator states, as in the published files.
         always_closed: whether the gripper stays closed between presses of buttons.
-        cube_stays_visible: whether episodes in which the cube gets out of sight are drawn again.
+        cube_stays_visible: whether an episode is collected again if the cube gets out of sight.
     """
 
     stacking: tuple[float, float]
@@ -74,7 +74,7 @@ class PlayCollector:
         }
 
     def __call__(self, seed: np.random.SeedSequence) -> Episode:
-        """Collect one episode, one row more than it has transitions, drawn again until its states are usable."""
+        """Collect one episode, with one row more than transitions; repeat it until its states are usable."""
         while True:
             (child,) = seed.spawn(1)
             global_seed, reset_seed = (int(word) for word in child.generate_state(2))
@@ -85,7 +85,7 @@ class PlayCollector:
                 return episode
 
     def _roll(self, reset_seed: int) -> Episode:
-        """One episode as OGBench stores it: rows of what held before each step."""
+        """Collect one episode as OGBench stores it: each row holds the state before a step."""
         observation, info = self._env.reset(seed=reset_seed)
         stacking = np.random.uniform(*self._facts.stacking)
         oracle = self._oracles[info["privileged/target_task"]]
@@ -112,7 +112,7 @@ class PlayCollector:
 
 
 def _cube_visible(qpos: NDArray[Any]) -> bool:
-    """Whether the cube stays where a camera sees it, or lies in the drawer."""
+    """Whether the cube stays within a camera's view or lies in the drawer."""
     y, z = qpos[:, 15], qpos[:, 16]
     in_drawer = (z >= 0.06) & (z <= 0.08)
     return not bool(np.any(y >= 0.29) or np.any((y <= -0.3) & ~in_drawer))

@@ -1,4 +1,4 @@
-"""The data folder of a task from whichever source its parameters name: whole, or not at all."""
+"""Makes the data folder of a task from the source that its parameters name: complete, or not at all."""
 
 import errno
 import json
@@ -33,13 +33,13 @@ PACKAGES = ("numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robo
 
 @dataclass(frozen=True)
 class PrepareJob:
-    """How a data folder is made, apart from what it holds.
+    """How to make a data folder, whatever it holds.
 
     Attributes:
-        label: what the progress is called.
-        download: where published files are fetched from.
-        workers: processes that collect.
-        scratch: folder of this work alone, kept when it is stopped, for the next time.
+        label: name of the work in progress lines.
+        download: folder and hosts of published files.
+        workers: number of processes that collect episodes.
+        scratch: folder for this job alone; it survives an interruption, so that the next attempt resumes.
     """
 
     label: str
@@ -49,7 +49,7 @@ class PrepareJob:
 
 
 def prepare(data: Data, folder: Path, job: PrepareJob) -> Manifest:
-    """Make the data folder of a task; one that is there is replaced once the new one is complete.
+    """Make the data folder of a task; it replaces an existing one once it is complete.
 
     Raises:
         FdError: the source has no such set, cannot be reached, holds unusable data, or the disk is full.
@@ -68,20 +68,20 @@ def prepare(data: Data, folder: Path, job: PrepareJob) -> Manifest:
         raise FdError(f"{folder}: no space left on the disk that holds {job.scratch.resolve()}") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
-        with suppress(OSError):  # it holds episodes for the next time
+        with suppress(OSError):  # not empty while it holds episodes for the next attempt
             job.scratch.rmdir()
     return manifest
 
 
 def _fetch(data: Data, folder: Path, job: PrepareJob) -> tuple[Transitions, dict[str, Any]]:
-    """The arrays, and what the manifest says of their source beyond the parameters."""
+    """The arrays, and the facts about their source that the manifest adds to the parameters."""
     match data:
         case OgbenchData():
             name = ogbench.parse_name(data.dataset)
             path = ogbench.find_ogbench(name, job.download, label=job.label, hint=generate.hint(name))
             file = verified(path)
             arrays = ogbench.convert_ogbench(path, name)
-            remember(path, file)  # not before: a file of another set is not to be recorded
+            remember(path, file)  # after the conversion, so that the file of another set is not recorded
             return arrays, _ogbench_facts(name) | {"files": {path.name: file}}
         case MinariData():
             dataset = minari.find_minari(data)
@@ -110,7 +110,7 @@ def _fetch(data: Data, folder: Path, job: PrepareJob) -> tuple[Transitions, dict
 
 
 def _ogbench_facts(name: ogbench.Name) -> dict[str, Any]:
-    """Facts of an OGBench task; since ogbench 1.2.0 the rewards of the 50 are those of the state before the step."""
+    """Facts of an OGBench task; since ogbench 1.2.0, the 50 state tasks reward the state before the step."""
     spec = ogbench.task_spec(name)
     return {
         "environment": {"suite": "ogbench", "name": name.task},
@@ -151,5 +151,5 @@ def _manifest(data: Data, arrays: Transitions, facts: dict[str, Any]) -> Manifes
 
 
 def data_versions() -> dict[str, str]:
-    """Versions of what the numbers of a set depend on."""
+    """Versions of Python and of the packages that the numbers of a set depend on."""
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}

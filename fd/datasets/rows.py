@@ -1,4 +1,4 @@
-"""Recorded steps as transitions, whatever file they come from."""
+"""Converts recorded episodes to transitions, whatever file format they come from."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ class Rows:
     """Collects episodes as flat rows."""
 
     def __init__(self, data: RobotData, place: str) -> None:
-        """Start with none; messages name the place."""
+        """Start without episodes; messages name the place."""
         self._data, self._place = data, place
         self._episodes: list[dict[str, NDArray[Any]]] = []
 
@@ -25,7 +25,7 @@ class Rows:
         """Add an episode of T + 1 states and T steps.
 
         Raises:
-            FdError: they are others in number or width, no numbers, or a sparse reward is neither 0 nor 1.
+            FdError: lengths or widths do not match, values are not numbers, or a sparse reward is neither 0 nor 1.
         """
         arrays = {"observations": states, "actions": actions, "rewards": rewards, "terminals": terminals}
         for name, values in arrays.items():
@@ -36,7 +36,7 @@ class Rows:
             if values.ndim != dimensions or len(values) != rows or like not in (None, values.shape[1:]) or rows == 0:
                 raise FdError(
                     f"{self._place}: '{name}' has shape {values.shape} in an episode of {len(actions)} steps"
-                    + (f" beside rows of shape {like}" if like else "")
+                    + (f", other episodes have rows of shape {like}" if like else "")
                 )
         if self._data.reward == "sparse":
             wrong = rewards[(rewards != 0) & (rewards != 1)]
@@ -57,10 +57,10 @@ class Rows:
         )
 
     def transitions(self, path: Path) -> Transitions:
-        """The rows of all episodes, checked; messages name the path.
+        """Return the rows of all episodes, checked; messages name the path.
 
         Raises:
-            FdError: there is none, or a value is NaN.
+            FdError: there is no episode, or a value is NaN.
         """
         if not self._episodes:
             raise FdError(f"{self._place}: holds no episode")
@@ -81,5 +81,5 @@ def check_numbers(place: str, name: str, values: NDArray[Any]) -> None:
 
 
 def _with_end(values: NDArray[Any]) -> NDArray[Any]:
-    """The values of T transitions and an empty one for the last state."""
+    """Append a zero for the last state to the values of T transitions."""
     return np.concatenate([values, np.zeros_like(values[:1])])

@@ -1,8 +1,8 @@
 """A Minari PointMaze set, collected by a noisy waypoint controller that walks between random cells.
 
-The controller is imperfect on purpose: its gains differ from episode to episode and its actions are noisy, so
-that there is something to improve upon. The set is relabelled to one goal, and its evaluation environment has
-that goal and one start.
+The controller is imperfect on purpose, so that a policy can improve on it: its gains differ from episode to episode
+and its actions are noisy. The set is relabelled to one goal, and its evaluation environment has that goal and one
+start.
 """
 
 from pathlib import Path
@@ -74,7 +74,7 @@ class WaypointCollector:
         return centre
 
     def _waypoint(self, position: NDArray[np.float64], goal: Cell) -> NDArray[np.float64]:
-        """Centre of the next cell on a shortest way to the goal, or of the goal itself."""
+        """Centre of the next cell on a shortest path to the goal, or of the goal itself."""
         way = self._ways[goal]
         i, j = (int(index) for index in self._maze.cell_xy_to_rowcol(position))
         nearer = [cell for cell in neighbours((i, j)) if way.get(cell, np.inf) < way.get((i, j), np.inf)]
@@ -82,7 +82,7 @@ class WaypointCollector:
 
 
 def maze_spec(environment: str, horizon: int) -> EnvSpec:
-    """Spec of a PointMaze whose episodes end only after `horizon` steps.
+    """Spec of a PointMaze in which episodes end only after `horizon` steps.
 
     Raises:
         FdError: there is no such environment.
@@ -94,10 +94,10 @@ def maze_spec(environment: str, horizon: int) -> EnvSpec:
 
 
 def waypoint_spec(environment: str, horizon: int, *, start: Cell, goal: Cell) -> EnvSpec:
-    """Spec of the same maze with one start and one goal cell, whose episodes end at the goal.
+    """Spec of the same maze with one start and one goal cell; episodes end at the goal.
 
     Raises:
-        FdError: a cell is not free, the two are the same, or no way leads from one to the other.
+        FdError: a cell is not free, start and goal are the same, or no path joins them.
     """
     spec = between(maze_spec(environment, horizon), start=start, goal=goal)
     spec.additional_wrappers = (WrapperSpec("FixedGoal", "fd.wrappers:FixedGoal", {}),)

@@ -1,7 +1,7 @@
-"""Simulators with one interface: float32 vectors or images in bytes, actions in [-1, 1], a success flag at every step.
+"""Simulators with one interface: float32 vectors or uint8 images, actions in [-1, 1], a success flag at every step.
 
-What the suites need around their environments is kept here: their registration, their seeding, the temporary
-files and the warnings that they cause.
+This module also handles the registration and seeding of the suites' environments, and their temporary files and
+warnings.
 """
 
 import json
@@ -31,8 +31,8 @@ Observation = NDArray[np.float32] | NDArray[np.uint8]
 class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
     """An environment of either suite behind the common interface.
 
-    An observation is a float32 vector [O], or the last n images [H, W, C * n] in bytes, oldest first; before the
-    first image of an episode, it stands for the missing ones.
+    An observation is a float32 vector [O], or the last n images [H, W, C * n] as uint8, oldest first. At the start of
+    an episode, its first image fills the missing ones.
     """
 
     def __init__(
@@ -41,17 +41,17 @@ class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
         """Wrap an environment.
 
         Args:
-            env: actions are a box from -1 to 1.
+            env: environment with a box from -1 to 1 as its action space.
             keys: parts of a dict observation, concatenated in this order; empty when it is flat.
-            seeds_numpy: it draws from numpy's global generator, in resets, and in steps where a maze teleports.
-            frame_stack: images that are an observation together.
+            seeds_numpy: whether it draws from numpy's global generator: in resets, and in steps of mazes that teleport.
+            frame_stack: number of images in an observation.
 
         Raises:
-            FdError: the action space is another, the observation has not these keys, or it is no image to be stacked.
+            FdError: the action space is not supported, the observation lacks a key, or frames to stack are not images.
         """
         super().__init__(env)
         self._keys = keys
-        # What numpy's global functions draw from inside this environment, if it uses them.
+        # Generator of numpy's global functions while this environment runs, if it uses them.
         self._numbers = np.random.MT19937() if seeds_numpy else None
         name = env.spec.id if env.spec else str(env)
         with quiet():
@@ -61,14 +61,14 @@ class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
         if set(keys) - set(parts) or bool(keys) != bool(parts):
             raise FdError(f"{name}: observation: {list(keys)} given, allowed: {', '.join(parts) or '[]'}")
         self._frames: deque[Observation] = deque(maxlen=frame_stack)
-        # Fixed here, since ogbench's property builds its space, with a warning, at every access.
+        # Stored here, because ogbench's property builds its space, with a warning, at every access.
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, actions.shape, np.float32)
         if space.dtype == np.uint8 and len(space.shape or ()) == 3:
             height, width, channels = space.shape or ()
             self.observation_space = gymnasium.spaces.Box(0, 255, (height, width, channels * frame_stack), np.uint8)
         elif frame_stack > 1:
             raise FdError(
-                f"{name}: frame_stack: {frame_stack} is of images, but its observations are vectors, allowed: 1"
+                f"{name}: frame_stack: {frame_stack} needs images, but its observations are vectors, allowed: 1"
             )
         else:
             size = sum(_width(parts[key]) for key in keys) if keys else _width(space)
@@ -77,7 +77,7 @@ class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; the same seed gives the same one."""
+        """Start an episode; the same seed gives the same episode."""
         with quiet(), self._own_numbers():
             if seed is not None and self._numbers is not None:
                 np.random.seed(seed)
@@ -87,7 +87,7 @@ class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
         return self._stacked(), info
 
     def step(self, action: Floats) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Take one step; info["success"] is there at every one."""
+        """Take one step; info["success"] is set at every step."""
         with self._own_numbers():
             observation, reward, terminated, truncated, info = self.env.step(action)
         info["success"] = bool(info.get("success", False))
@@ -96,22 +96,22 @@ class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
 
     @contextmanager
     def _own_numbers(self) -> Iterator[None]:
-        """Numpy's global functions draw from this environment's own generator inside, if it uses them.
+        """Within the context, numpy's global functions draw from this environment's own generator, if it uses them.
 
-        The second of a pair of normal numbers, which numpy keeps for the next call, is lost on the way in and out.
+        Numpy draws normal numbers in pairs and keeps the second for the next call; entering and leaving discards it.
         """
         if self._numbers is None:
             yield
             return
         others = mtrand.get_bit_generator()
-        mtrand.set_bit_generator(self._numbers)  # in 0.4 µs; copying the state takes 100
+        mtrand.set_bit_generator(self._numbers)  # takes 0.4 µs; copying the state takes 100 µs
         try:
             yield
         finally:
             mtrand.set_bit_generator(others)
 
     def _flat(self, observation: Any) -> Observation:
-        """One observation as a float32 vector, or an image as it is."""
+        """One observation as a float32 vector, or an unchanged image."""
         if self._keys:
             return np.concatenate([observation[key] for key in self._keys], dtype=np.float32, casting="same_kind")
         return np.asarray(observation, self.observation_space.dtype)
@@ -126,11 +126,11 @@ def make_env(manifest: Manifest, *, frame_stack: int = 1) -> FlatEnv:
     """Make the evaluation environment of a task; episodes are cut at the manifest's horizon.
 
     Args:
-        manifest: of the data folder of the task.
-        frame_stack: images that are an observation together.
+        manifest: manifest of the task's data folder.
+        frame_stack: number of images in an observation.
 
     Raises:
-        FdError: the environment does not exist, is not of the form that the manifest says, or cannot be rendered.
+        FdError: the environment does not exist, does not match the manifest, or cannot be rendered.
     """
     environment = manifest.environment
     suite = environment.get("suite")
@@ -146,10 +146,10 @@ def make_env(manifest: Manifest, *, frame_stack: int = 1) -> FlatEnv:
 
 
 def _trusted(values: Any) -> EnvSpec:
-    """The spec that a manifest holds. Whatever a spec names is run, so it has to name what is known.
+    """Return the spec in a manifest. Gymnasium runs the code that a spec names, so only known code is allowed.
 
     Raises:
-        FdError: it is no spec, or names other code than the registered environment and this project's wrappers.
+        FdError: it is not a spec, or names code other than the registered environment and this project's wrappers.
     """
     try:
         spec = EnvSpec.from_json(json.dumps(values))
@@ -162,12 +162,15 @@ def _trusted(values: Any) -> EnvSpec:
         raise FdError(f"environment.spec: {spec.id} is made by {spec.entry_point!r}, allowed: {known.entry_point!r}")
     strange = [name for name in wrappers if name not in KNOWN]
     if known is None or strange:
-        raise FdError(f"environment.spec: {(strange or [spec.id])[0]!r} is not known, allowed: what this project makes")
+        raise FdError(
+            f"environment.spec: {(strange or [spec.id])[0]!r} is not known, allowed: registered environments and this"
+            " project's wrappers"
+        )
     return spec
 
 
 def make(spec: str | EnvSpec, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-    """Make an environment of either suite, quietly and without leaving the model file that mazes write.
+    """Make an environment of either suite, without its warnings and without leaving the model file that mazes write.
 
     Raises:
         FdError: there is no such environment, or it needs a renderer and there is none.
@@ -176,7 +179,7 @@ def make(spec: str | EnvSpec, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     try:
         with temporary_files_removed(), quiet():
             env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
-    except (gymnasium.error.UnregisteredEnv, ImportError) as error:  # dm_control needs what MUJOCO_GL names
+    except (gymnasium.error.UnregisteredEnv, ImportError) as error:  # dm_control imports the renderer in MUJOCO_GL
         raise FdError(f"environment: {one_line(error)}") from None
     if env.spec is not None and renders(env.spec):
         _provide_renderer(env.spec.id)
@@ -189,39 +192,39 @@ def renders(spec: EnvSpec) -> bool:
 
 
 def _provide_renderer(name: str) -> None:
-    """Let mujoco render without a display, by EGL, unless MUJOCO_GL names another way.
+    """Let mujoco render without a display, through EGL, unless MUJOCO_GL names another renderer.
 
     Raises:
-        FdError: it cannot; names the environment.
+        FdError: rendering fails; names the environment.
     """
     from mujoco.rendering.classic import gl_context
 
     try:
-        if not hasattr(gl_context, "GLContext"):  # mujoco was imported without: see register
+        if not hasattr(gl_context, "GLContext"):  # mujoco was imported without a renderer: see register
             from mujoco.egl import GLContext
 
             gl_context.GLContext = GLContext
         gl_context.GLContext(1, 1).free()
-    except Exception as error:  # noqa: BLE001  (a library that is missing is an AttributeError, say)
+    except Exception as error:  # noqa: BLE001  (a missing library raises AttributeError, for example)
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise FdError(
-            f"{name}: its images cannot be rendered without a display ({reason}); EGL is needed, on Debian the packages"
-            " libegl1 and libgl1-mesa-dri, or the GPU's own driver; MUJOCO_GL names another renderer"
+            f"{name}: its images cannot be rendered without a display ({reason}); install EGL (on Debian the"
+            " packages libegl1 and libgl1-mesa-dri, or the GPU's driver) or name another renderer in MUJOCO_GL"
         ) from None
 
 
 def register() -> None:
     """Register the environments of both suites."""
-    # Without a display, dm_control warns when it looks for a renderer, which nothing but images needs.
+    # Without a display, dm_control warns when it looks for a renderer, which only images need.
     os.environ.setdefault("MUJOCO_GL", "disabled")
-    # Unless it is told its library, glfw, which gymnasium imports, starts an interpreter that asks for the version. That takes longer
-    # than the import, and complains when this process is killed meanwhile.
+    # Gymnasium imports glfw. Without the path of its library, glfw starts an interpreter to find the version, which
+    # takes longer than the import and prints an error if this process is killed meanwhile.
     library = str(distribution("glfw").locate_file("glfw/x11/libglfw.so"))
     if os.path.exists(library):
         os.environ.setdefault("PYGLFW_LIBRARY", library)
     from farama_notifications import notifications
 
-    # A line about the Adroit environments of this version, printed at every import in every process.
+    # Its notice about the Adroit environments would be printed at every import in every process.
     notifications.pop("gymnasium_robotics", None)
     import gymnasium_robotics  # noqa: F401  (registers its environments)
     import ogbench  # noqa: F401  (registers its environments)
@@ -229,17 +232,17 @@ def register() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warning about the float64 bounds of ogbench's action space inside."""
+    """Suppress warnings about the float64 bounds of ogbench's action space and about old environment versions."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*Box (low|high)'s precision lowered", category=UserWarning)
-        # Data belong to the version of an environment that they were recorded in.
+        # Data belong to the environment version that recorded them.
         warnings.filterwarnings("ignore", message=r".*is out of date", category=DeprecationWarning)
         yield
 
 
 @contextmanager
 def temporary_files_removed() -> Iterator[None]:
-    """Temporary files made inside are removed at the end; mazes leave theirs."""
+    """Remove the temporary files made within the context at its end; mazes leave theirs behind."""
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="fd-") as folder:
         tempfile.tempdir = folder
@@ -250,10 +253,10 @@ def temporary_files_removed() -> Iterator[None]:
 
 
 def unit_box(name: str, space: gymnasium.Space[Any]) -> gymnasium.spaces.Box:
-    """Return the action space of that name as the box from -1 to 1 that it has to be.
+    """Return the action space if it is a box from -1 to 1; the message names `name`.
 
     Raises:
-        FdError: it is another.
+        FdError: it is not such a box.
     """
     if isinstance(space, gymnasium.spaces.Box) and (space.low == -1).all() and (space.high == 1).all():
         return space

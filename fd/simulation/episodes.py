@@ -1,7 +1,7 @@
-"""The worker's side of `fd.simulation.rollout`: a process that runs episodes alone, with its own simulators and its own copy of the policy.
+"""The worker's side of `fd.simulation.rollout`: runs episodes with its own simulators and its own copy of the policy.
 
-It needs nothing from another process until a job is done, so that it never waits. Torch is not
-imported here; `make_act` brings what it needs.
+A worker needs nothing from other processes until a job is done, so it never waits. This module does not import torch;
+`make_act` does, if the policy needs it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fd.simulation.workers import enter
 
 Floats = NDArray[np.float32]
 MakeEnv = Callable[[], "gymnasium.Env[Any, Any]"]
-# (observations [S, m, O], standard normal noise [S, m, Z]) -> actions [S, m, A] in an array of their own, row s by the
+# (observations [S, m, O], standard normal noise [S, m, Z]) -> actions [S, m, A] in a new array, row s by the
 # policy of seed s. The arguments are overwritten after the call.
 Act = Callable[[Floats, Floats], Floats]
 MakeAct = Callable[[int], Act]
@@ -28,7 +28,7 @@ MakeAct = Callable[[int], Act]
 
 @dataclass(frozen=True)
 class Key:
-    """Whose episode it is: training seed, step of the snapshot, number of the episode."""
+    """Identifies an episode: training seed, step of the snapshot, number of the episode."""
 
     seed: int
     step: int
@@ -41,7 +41,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Episode:
-    """What came of an episode; `success`: `info["success"]` was true in one of its steps."""
+    """Result of an episode; `success`: `info["success"]` was true in at least one of its steps."""
 
     seed: int
     step: int
@@ -53,7 +53,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class EpisodeJob:
-    """Episodes for one worker: of every seed those with these numbers, m at most, at the snapshot of `step`."""
+    """A job of a worker: for every seed, the episodes with these numbers, at most m, at the snapshot of `step`."""
 
     step: int
     episodes: range
@@ -61,7 +61,7 @@ class EpisodeJob:
 
 @dataclass(frozen=True)
 class EpisodeBatch:
-    """What a policy acts on: `each` environments (m) for each seed, and the shape of a row; `name` is for errors."""
+    """Layout of a policy's input: `each` environments (m) per seed, and the shape of a row; errors show `name`."""
 
     name: str
     seeds: tuple[int, ...]
@@ -85,11 +85,11 @@ def build_environment(make_env: MakeEnv, name: str, shapes: tuple[tuple[int, ...
 
     Args:
         make_env: see `fd.simulation.rollout.Rollout`.
-        name: what errors call it.
+        name: name of the environment in errors.
         shapes: of an observation and of an action.
 
     Raises:
-        FdError: it cannot be made or is of other shapes.
+        FdError: the environment cannot be made or has other shapes.
     """
     enter("an environment being built")
     try:
@@ -111,7 +111,7 @@ class Simulators:
     def __init__(self, make_env: MakeEnv, make_act: MakeAct, batch: EpisodeBatch) -> None:
         """Build the environments; see `fd.simulation.rollout.Rollout`."""
         self._make_act, self._batch = make_act, batch
-        self._step: int | None = None  # of the snapshot whose policy is loaded
+        self._step: int | None = None  # snapshot of the loaded policy
         shape, shapes = (len(batch.seeds), batch.each), (batch.obs_shape, (batch.act_dim,))
         self._observations = np.zeros((*shape, *batch.obs_shape), np.float32 if len(batch.obs_shape) == 1 else np.uint8)
         self._noise = np.zeros((*shape, batch.noise_dim), np.float32)
@@ -121,14 +121,14 @@ class Simulators:
         }
 
     def __call__(self, job: EpisodeJob) -> Iterator[Episode]:
-        """Run the episodes of a job in lock-step; give each when it ends."""
+        """Run the episodes of a job in lock-step; yield each when it ends."""
         if job.step != self._step:
             enter(f"the policy of snapshot {job.step} being loaded")
             first = self._step is None
             self._act, self._step = self._make_act(job.step), job.step
             if first:
-                gc.freeze()  # environments and libraries stay: looking through them for garbage takes 2 % of the time
-        # So that what stands in a batch depends on the job alone, in rows without an episode, too.
+                gc.freeze()  # environments and libraries stay: scanning them for garbage takes 2 % of the time
+        # The batch must depend on the job alone, also in rows without an episode.
         self._observations.fill(0)
         self._noise.fill(0)
         running = {(s, i): slot for (s, i), slot in self._slots.items() if i < len(job.episodes)}
@@ -143,7 +143,7 @@ class Simulators:
                     yield episode
 
     def _actions(self) -> Floats:
-        """Act in every row. The actions of rows without an episode go nowhere."""
+        """Act in every row. The actions of rows without an episode are not used."""
         enter(f"the policy of snapshot {self._step}")
         actions = self._act(self._observations, self._noise)
         allowed = (*self._noise.shape[:2], self._batch.act_dim)
@@ -160,13 +160,13 @@ class Simulators:
 
 
 class _Slot:
-    """An environment, its rows of the batch, and the episode it is in."""
+    """An environment, its rows of the batch, and its current episode."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], observation: Floats, noise: Floats) -> None:
         self._env, self._observation, self._noise = env, observation, noise
 
     def start(self, key: Key) -> None:
-        """Reset the environment and show its first observation and noise."""
+        """Reset the environment and write its first observation and noise to the batch."""
         self._key, self._text = key, f"the environment of {key}, in "
         enter(self._text + "reset")
         seed, self._generator = streams(key)
@@ -175,7 +175,7 @@ class _Slot:
         self._show(observation)
 
     def step(self, action: Floats) -> Episode | None:
-        """Execute the action; return the episode if it ended, and else show the next observation and noise."""
+        """Execute the action; return the episode if it ended, else write the next observation and noise."""
         self._length += 1
         enter(f"{self._text}step {self._length}")
         observation, reward, terminated, truncated, info = self._env.step(action)

@@ -1,6 +1,6 @@
 """Evaluation of a run: the episodes of every snapshot, one row each, and how long they took.
 
-Rows of finished snapshots wait in the scratch folder, so that an evaluation that was killed goes on from there.
+The scratch folder keeps the rows of finished snapshots, so that a killed evaluation resumes from them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLUMNS = ("seed", "step", "episode", "return", "success", "length", "score")
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: the run folder of a method, how its policy acts, and the manifest of the data of its task."""
+    """The method to evaluate: its run folder, how its policy acts, and the manifest of its task's data."""
 
     task: str
     method: str
@@ -42,17 +42,17 @@ class Subject:
 
 
 def evaluate(subject: Subject, out: Path, settings: Evaluate, *, workers: int, device: torch.device) -> None:
-    """Run every snapshot's episodes; write `out`/<task>/<method>.csv, a row each, and <method>.json beside it.
+    """Run every snapshot's episodes; write `out`/<task>/<method>.csv, one row each, and <method>.json beside it.
 
     Args:
-        subject: what is evaluated.
+        subject: the method to evaluate.
         out: folder of the evaluations.
         settings: section `evaluate` of the parameters.
         workers: simulator processes.
-        device: where the policies act.
+        device: device of the policies.
 
     Raises:
-        FdError: the run does not fit the data, or an environment or a policy fails; nothing is written then.
+        FdError: the run does not match the data, or an environment or a policy fails; then no file is written.
     """
     start = time.monotonic()
     if subject.manifest.score == "return":
@@ -96,7 +96,7 @@ def _return_range(manifest: Manifest) -> tuple[float, float]:
 
 
 def load_actor(subject: Subject, device: torch.device, step: int) -> Act:
-    """A snapshot's policy in a simulator process."""
+    """Load a snapshot's policy in a simulator process."""
     return acting(_policy(subject, step, device), device, **subject.acting.model_dump())
 
 
@@ -117,7 +117,7 @@ def _simulate(
     subject: Subject, settings: Evaluate, work: Path, *, steps: list[int], policy: Policy, workers: int,
     device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write the rows of every snapshot that has none in `work`; return how fast that went."""
+    """Write the rows of every snapshot that has none in `work`; return the speed."""
     left = [step for step in steps if not (work / f"{step}.json").exists()]
     if not left:
         return {"steps_per_second": None, "simulated_steps": 0, "building_seconds": 0.0}
@@ -148,20 +148,24 @@ def _tell(progress: Progress, episode: Episode) -> None:
 
 
 def _policy(subject: Subject, step: int, device: torch.device | str = "cpu") -> Policy:
-    """A snapshot's policy, checked against what is evaluated."""
+    """Load a snapshot's policy and check that it matches the subject."""
     policy = Policy.load(subject.run, step, device=device)
     wanted = {"task": subject.task, "method": subject.method, "data_sha256": subject.manifest.sha256}
     for name, value in wanted.items():
         if (given := policy.origin.get(name)) != value:
-            told = "of other data" if name == "data_sha256" else f"of {name} {given!r}, allowed: {value!r}"
-            raise FdError(f"{subject.run}: snapshot {step} is {told}")
+            told = (
+                "was trained on different data"
+                if name == "data_sha256"
+                else f"has {name} {given!r}, allowed: {value!r}"
+            )
+            raise FdError(f"{subject.run}: snapshot {step} {told}")
     spec, manifest = policy.spec, subject.manifest
     *size, channels = manifest.obs_shape
     of_data = {"obs_shape": [*size, channels * spec.frame_stack], "act_dim": manifest.act_dim}
     for name, shape in {"obs_shape": list(spec.obs_shape), "act_dim": spec.act_dim}.items():
         if shape != of_data[name]:
             raise FdError(
-                f"{subject.run}: snapshot {step} has {name} {shape}, allowed: {of_data[name]}, that of the data"
+                f"{subject.run}: snapshot {step} has {name} {shape}, allowed: {of_data[name]}, as in the data"
                 f" {manifest.dataset}"
             )
     return policy
@@ -174,6 +178,6 @@ def _row(episode: Episode, manifest: Manifest) -> tuple[float, ...]:
 
 
 def _table(rows: Iterable[tuple[float, ...]]) -> str:
-    """CSV text; a float is written with the digits that give it back exactly."""
+    """CSV text; each float has enough digits to be read back exactly."""
     lines = [",".join(COLUMNS), *(",".join(repr(value) for value in row) for row in rows)]
     return "".join(line + "\n" for line in lines)

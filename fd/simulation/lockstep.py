@@ -1,7 +1,7 @@
-"""Simulators that take their steps together, one for each training seed, spread over worker processes.
+"""Simulators that step together, one for each training seed, spread over worker processes.
 
-A simulator does what it is ordered to and depends on nothing else, so that no number depends on how they are spread. Torch is not
-imported here.
+A simulator depends on nothing but its orders, so results do not depend on how the simulators are spread. This module
+does not import torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fd.simulation.workers import Workers, beat, enter
 
 @dataclass(frozen=True)
 class Order:
-    """What a simulator is to do: start the episode of a seed, or go on with its own (None), and take these actions, [T, A]."""
+    """Order to a simulator: start a seed's episode, or continue the current one (None), and take actions, [T, A]."""
 
     seed: int | None
     actions: Floats
@@ -28,7 +28,7 @@ class Order:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a simulator showed at the end of an order; `reward` and the flags are those of the last step, if there was one."""
+    """State of a simulator after an order; `reward` and the flags are those of the last step, if there was one."""
 
     obs: NDArray[Any]
     reward: float = 0.0
@@ -48,28 +48,28 @@ class Lockstep(Workers):
 
         Args:
             make_env: see `fd.simulation.rollout.Rollout`.
-            name: what errors call the environment.
-            seeds: training seeds; a simulator goes by the index of its seed.
+            name: name of the environment in errors.
+            seeds: training seeds; the index of a seed identifies its simulator.
             shapes: of an observation and of an action.
-            workers: processes, as many as there are seeds at most.
+            workers: number of processes; at most one per seed is started.
             timeout: seconds within which a worker must make some progress: build a simulator, reset it, take a step.
 
         Raises:
-            FdError: an environment cannot be built or is of other shapes, or its process dies or hangs.
+            FdError: an environment cannot be built or has other shapes, or its process dies or hangs.
         """
         split = np.array_split(np.arange(len(seeds)), min(workers, len(seeds)))
         self._shares = [{int(index): seeds[int(index)] for index in indices} for indices in split]
         super().__init__(name, _Simulators, [(make_env, name, own, shapes) for own in self._shares], timeout=timeout)
 
     def send(self, orders: Mapping[int, Order]) -> None:
-        """Hand out orders, by the index of a seed; their outcomes are to be received before the next ones."""
+        """Send orders, by the index of a seed; receive their outcomes before you send the next ones."""
         for worker, own in zip(self._workers, self._shares, strict=True):
             share = {index: order for index, order in orders.items() if index in own}
             if share:
                 self.ask(worker, share)
 
     def receive(self) -> dict[int, StepOutcome]:
-        """Return the outcomes of the orders sent last, by the index of a seed in its order.
+        """Return the outcomes of the last orders, by the index of a seed, in ascending order.
 
         Raises:
             FdError: a simulator raises or hangs, or its process dies.
@@ -89,7 +89,7 @@ class _Simulators:
         self._seeds, self._envs = seeds, {index: build_environment(make_env, name, shapes) for index in seeds}
 
     def __call__(self, orders: Mapping[int, Order]) -> Iterator[dict[int, StepOutcome]]:
-        """Carry out the orders; give all outcomes at once."""
+        """Carry out the orders; yield all outcomes at once."""
         outcomes = {}
         for index, order in orders.items():
             enter(f"the simulator of seed {self._seeds[index]}")

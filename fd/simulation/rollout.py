@@ -1,8 +1,8 @@
-"""Episodes of many seeds' policies in simulators, in worker processes that each run whole batches of them alone.
+"""Runs episodes of many seeds' policies in worker processes; each worker runs whole batches of episodes alone.
 
-The environments are built once and serve every snapshot. Jobs, ranges of episodes at one snapshot, go to whichever worker is
-free. All batches have one shape, and their content depends on the job alone: no number in the result depends on the
-number of workers.
+The environments are built once and serve every snapshot. A job is a range of episodes at one snapshot; the next free
+worker takes it. All batches have one shape, and their content depends on the job alone: no number in the result depends
+on the number of workers.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ class Rollout(Workers):
             make_env: picklable. Its environments give flat observations and `info["success"]` at every step, end their
                 episodes themselves, and are reproducible by `reset(seed=)`.
             make_act: picklable. Given the step of a snapshot, it returns the policies of all seeds (see
-                `fd.simulation.episodes.Act`); every worker calls it when it comes to another snapshot. An FdError that it raises
-                is that of `run`.
-            name: what errors call the environment.
+                `fd.simulation.episodes.Act`); every worker calls it when the snapshot changes. `run`
+                passes on its FdErrors.
+            name: name of the environment in errors.
             seeds: training seeds, one policy each.
-            obs_shape: of an observation; images are three-dimensional, in bytes.
-            noise_dim: standard normal numbers that the policy gets for an environment and step.
+            obs_shape: of an observation; images are three-dimensional, uint8.
+            noise_dim: number of standard normal numbers that the policy gets per environment and step.
             act_dim: width of an action.
-            environments: alive in a worker, rounded up to a multiple of the number of seeds.
-            workers: processes, one core each; more than there will be jobs, ceil(episodes / m) a snapshot, are of no use.
+            environments: number per worker, rounded up to a multiple of the number of seeds.
+            workers: number of processes, one core each; more than jobs, ceil(episodes / m) per snapshot, are of no use.
             timeout: seconds within which a worker must make some progress: build an environment, reset it, take a step,
                 load a policy or act.
 
         Raises:
-            FdError: an environment cannot be built or is of other shapes, or its process dies or hangs.
+            FdError: an environment cannot be built or has other shapes, or its process dies or hangs.
         """
         each = -(-environments // len(seeds))
         self._batch = EpisodeBatch(name, tuple(seeds), each, obs_shape=obs_shape, noise_dim=noise_dim, act_dim=act_dim)
@@ -62,16 +62,16 @@ class Rollout(Workers):
         """Run episodes 0, 1, … of every seed at every snapshot.
 
         Args:
-            steps: of the snapshots, distinct; part of the random streams.
-            episodes: of each seed and snapshot.
+            steps: of the snapshots, distinct; the random streams depend on them.
+            episodes: number for each seed and snapshot.
             on_episode: called with each episode when it ends.
 
         Yields:
             The step of a snapshot and its S * episodes rows, sorted by seed and episode, as soon as all have ended.
 
         Raises:
-            FdError: an environment or a policy raises or hangs, its process dies, or an action is not finite. The pool
-                is closed then, as it is when the iterator is closed before its end.
+            FdError: an environment or a policy raises or hangs, its process dies, or an action is not finite. This
+                closes the pool, and so does closing the iterator before its end.
         """
         starts = range(0, episodes, self._batch.each)
         numbers = [range(start, min(start + self._batch.each, episodes)) for start in starts]

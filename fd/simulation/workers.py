@@ -1,7 +1,7 @@
-"""Worker processes: started, handed jobs, watched and ended in one way, whatever they do.
+"""Worker processes: starts them, hands them jobs, watches and ends them, whatever their jobs are.
 
-A worker makes what does its jobs, then does them one after the other and waits for nothing else. What it is doing
-stands in memory that it shares with its parent, so that a death or a hang can be placed.
+A worker makes the function that does its jobs, then does one job after the other and waits for nothing else. It writes
+its current activity to memory shared with its parent, so that an error says where the worker died or hung.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from fd.errors import FdError
 from fd.runtime import signals
 
 MakeServe = Callable[..., Callable[[Any], Iterable[Any]]]  # arguments -> (a job -> its answers)
-START = 60.0  # seconds more than at other times that a worker may take for its imports
+START = 60.0  # seconds that a worker may take for its imports, in addition to the timeout
 _IDLE = "a process between two jobs"
 _ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# Memory in large pages, where the kernel gives them on request: several simulators that take turns then step 6 % faster.
-# A user's own value stands.
+# Large memory pages, if the kernel grants them on request: several simulators that take turns then step 6 % faster.
+# A value set by the user is kept.
 _ENVIRONMENT["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-# The same kernels of numpy's matrix products on all processors that have them: OpenBLAS else chooses by the processor, and what the
-# inverse kinematics of OGBench's manipulation then gives is another episode.
+# The same kernels of numpy's matrix products on all processors that support them. Otherwise OpenBLAS chooses by the
+# processor, and the inverse kinematics of OGBench's manipulation gives different episodes.
 if (_PROCESSOR := Path("/proc/cpuinfo")).exists() and "avx2" in _PROCESSOR.read_text().split():
     _ENVIRONMENT["OPENBLAS_CORETYPE"] = os.environ.get("OPENBLAS_CORETYPE", "Haswell")
 
 
 class Place:
-    """What a worker is doing, in memory that it shares with its parent, who reads it when the worker dies or hangs.
+    """A worker's current activity, in memory shared with its parent, which reads it when the worker dies or hangs.
 
-    The memory's file is unlinked from the start, so that no death of this process leaves it behind.
+    The memory's file is unlinked from the start, so that it never remains after this process dies.
     """
 
     def __init__(self, context: SpawnContext) -> None:
@@ -51,17 +51,17 @@ class Place:
         self.enter("a process being started")
 
     def enter(self, text: str) -> None:
-        """Tell what comes next."""
+        """Record the next activity."""
         self._text.value = text.encode()[:255]
         self.beat()
 
     def beat(self) -> None:
-        """Tell that there was progress."""
+        """Record progress."""
         self._beats.value += 1
 
     @property
     def beats(self) -> int:
-        """Number of calls of `enter` and `beat`: a worker in which it stands still makes no progress."""
+        """Number of calls of `enter` and `beat`; a worker makes no progress while it stays the same."""
         return int(self._beats.value)
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ _place: Place | None = None  # of this process, if it is a worker
 
 
 def enter(text: str) -> None:
-    """Tell the parent of this worker what comes next; does nothing in other processes."""
+    """Tell the parent of this worker the next activity; does nothing in other processes."""
     if _place is not None:
         _place.enter(text)
 
@@ -87,17 +87,18 @@ def beat() -> None:
 class Workers:
     """A pool of worker processes, each with one thread. Used as a context manager.
 
-    The processes end when it is left, when it is forgotten, and when this process dies, even by a signal that it cannot
-    catch. Signals of `fd.runtime.signals`, which reach a whole process group, do nothing to them: it is their parent who ends.
+    The processes end when the context is left, when the pool is garbage-collected, and when this process dies, even by
+    a signal that it cannot catch. They block the signals of `fd.runtime.signals`, which reach a whole process group:
+    the parent ends them.
     """
 
     def __init__(self, name: str, make: MakeServe, shares: Sequence[tuple[Any, ...]], *, timeout: float) -> None:
         """Start a process for each share and wait until all are ready.
 
         Args:
-            name: what errors call the work.
-            make: picklable. Called in each process with its share, it returns what gives the answers to a job. An
-                FdError that either raises is raised here; other exceptions become one, which names the worker's place.
+            name: name of the work in errors.
+            make: picklable. Each process calls it with its share; it returns a function from a job to its answers. An
+                FdError of either is raised here; other exceptions become an FdError that names the worker's activity.
             shares: arguments of `make`, picklable.
             timeout: seconds within which a worker that has something to do must call `enter` or `beat`.
 
@@ -107,11 +108,11 @@ class Workers:
         self._name, self._timeout = name, timeout
         context = multiprocessing.get_context("spawn")  # a fork would copy torch's locks in whatever state they are
         self._workers = [_Worker.of(context, name, make, share) for share in shares]
-        # Also before multiprocessing waits, at the end of the program, for processes that it cannot terminate.
+        # Runs also at the end of the program, before multiprocessing waits for processes that it cannot terminate.
         Finalize(self, _end, (self._workers,), exitpriority=0)
         try:
-            # Signal handlers run in the main thread: what they raise cannot come between the start of a process and its
-            # record. A threading.Thread has locks that such an exception can leave locked.
+            # Signal handlers run in the main thread: their exceptions cannot come between the start of a process and
+            # its record. A threading.Thread has locks that such an exception can leave locked.
             _thread.start_new_thread(_start, (list(self._workers),))
             for _ in self.answers():
                 pass
@@ -120,7 +121,7 @@ class Workers:
             raise
 
     def __enter__(self) -> Self:
-        """Return the pool, which is ready since its construction."""
+        """Return the pool; its workers are ready."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -128,18 +129,18 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """End the workers at once, for nothing of theirs is worth saving. Closing twice does no harm."""
+        """End the workers at once, because they hold nothing worth saving. Closing twice does no harm."""
         _end(self._workers)
 
     def do(self, jobs: Sequence[tuple[Any, int]]) -> Iterator[Any]:
-        """Hand each job, given with its number of answers, to the next worker that is free.
+        """Hand each job, given as (job, number of its answers), to the next free worker.
 
         Yields:
             Answers, as they come.
 
         Raises:
-            FdError: a worker fails, dies or hangs. The pool is closed then, as it is when the iterator is closed before
-                its end.
+            FdError: a worker fails, dies or hangs. This closes the pool, and so does closing the iterator before its
+                end.
         """
         if jobs and not self._workers:
             raise ValueError("the pool is closed")
@@ -164,7 +165,7 @@ class Workers:
             raise self._death(worker) from None
 
     def answers(self) -> Iterator[tuple[_Worker, Any]]:
-        """Give the workers' answers until none is due."""
+        """Yield the workers' answers until none is due."""
         while busy := {worker.connection: worker for worker in self._workers if worker.due}:
             ready = wait(list(busy), min(1.0, self._timeout / 4))
             for connection, worker in busy.items():
@@ -186,7 +187,7 @@ class Workers:
         return answer
 
     def _check(self, worker: _Worker) -> None:
-        """Raise an error if a worker, which has given no answer, hangs."""
+        """Raise an FdError if a worker that has not answered hangs."""
         beats, now = worker.place.beats, time.monotonic()
         if beats != worker.beats:
             worker.beats, worker.since = beats, now
@@ -198,20 +199,20 @@ class Workers:
             return worker.error
         worker.process.join(self._timeout)
         code = worker.process.exitcode
-        hint = ", perhaps for lack of memory" if code == -signal.SIGKILL else ""
+        hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
         return FdError(f"{self._name}: {worker.place}: its process died with exit code {code}{hint}")
 
 
 @dataclass(eq=False)
 class _Worker:
-    """A worker process, the parent's end of its pipe, and what it is doing.
+    """A worker process, the parent's end of its pipe, and its progress.
 
     Attributes:
-        theirs: the worker's end, closed here as soon as it has it, so that its death is the end of the stream.
-        starting: held while the process is started; reentrant, for `kill` may be interrupted and called again.
-        since: time (`time.monotonic`) at which it was last found to have made progress.
-        beats: those of its place then.
-        due: answers that it owes: one when it is ready, then those of its job.
+        theirs: the worker's end, closed here once the worker has it, so that its death ends the stream.
+        starting: held while the process is started; reentrant, because `kill` may be interrupted and called again.
+        since: time (`time.monotonic`) at which the parent last saw progress.
+        beats: number of beats of its place at that time.
+        due: number of answers still expected: one when it is ready, then those of its job.
         wanted: whether the process may still be started.
         error: why it could not be started.
     """
@@ -229,17 +230,17 @@ class _Worker:
 
     @classmethod
     def of(cls, context: SpawnContext, name: str, make: MakeServe, share: tuple[Any, ...]) -> Self:
-        """Return a worker whose process is not started."""
+        """Return a worker; its process is not yet started."""
         place, (ours, theirs) = Place(context), context.Pipe()
         process = context.Process(target=_work, args=(theirs, place, name, make, share), daemon=True)
         return cls(process, ours, theirs, place, threading.RLock())
 
     def start(self) -> None:
-        """Start the process, with the signals that ask it to end blocked from its first instruction on, as then in this thread."""
+        """Start the process; signals that ask it to end are blocked from its first instruction, as in this thread."""
         with self.starting:
             try:
                 if self.wanted:
-                    resource_tracker.ensure_running()  # its start unblocks the signals
+                    resource_tracker.ensure_running()  # starting the tracker unblocks the signals
                     signal.pthread_sigmask(signal.SIG_BLOCK, signals.ASKS)
                     self.process.start()
             except Exception as error:  # noqa: BLE001 the main thread raises it
@@ -255,14 +256,14 @@ class _Worker:
                 self.process.kill()
 
     def join(self) -> None:
-        """Wait for the end of a process that was killed."""
+        """Wait until the killed process has ended."""
         if self.process.pid is not None:
             self.process.join()
         self.connection.close()
 
 
 def _start(workers: list[_Worker]) -> None:
-    """Start the processes, with one thread each, for they share the cores among themselves, and large pages of memory."""
+    """Start the processes with one thread each, because they share the cores, and with large memory pages."""
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     for worker in workers:
@@ -284,9 +285,9 @@ def _end(workers: list[_Worker]) -> None:
 
 
 def _work(connection: Connection[Any, Any], place: Place, name: str, make: MakeServe, share: tuple[Any, ...]) -> None:
-    """Body of a worker: answer None when it is ready, then every job, until the process is ended from outside.
+    """Body of a worker: send None when it is ready, then the answers to every job, until the parent ends the process.
 
-    The last message is an FdError when something fails.
+    If something fails, the last message is an FdError.
     """
     global _place
     _place = place
@@ -301,7 +302,7 @@ def _work(connection: Connection[Any, Any], place: Place, name: str, make: MakeS
             place.enter(_IDLE)
     except FdError as error:
         fault = error
-    except Exception as error:  # noqa: BLE001 any simulator, any fault: the parent names it and ends the stage
+    except Exception as error:  # noqa: BLE001 a simulator may raise anything: the parent names it and ends the stage
         fault = FdError(f"{name}: {place}: {type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": "))
     with contextlib.suppress(OSError):  # the parent may be gone
         connection.send(fault)
@@ -311,12 +312,12 @@ def _end_with_parent() -> None:
     """Let the kernel end this process when its parent is gone, even while foreign code holds the interpreter's lock.
 
     The parent holds the other end of the sentinel, a pipe. When that is closed, the kernel sends SIGIO, which
-    terminates.
+    ends this process.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
     flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
     fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
-    if wait([parent.sentinel], 0):  # it was gone before
+    if wait([parent.sentinel], 0):  # the parent was gone before
         os._exit(1)
