@@ -22,7 +22,9 @@ def command(
     params_file: ParamsOption = Path("params.yaml"),
     evals: EvalsOption = Path("evals"),
     runs: RunsOption = Path("runs"),
-    out: Annotated[Path, typer.Option(help="Folder of the reports; each suite has its own subfolder.")] = Path("reports"),
+    out: Annotated[Path, typer.Option(help="Folder of the reports; each suite has its own subfolder.")] = Path(
+        "reports"
+    ),
 ) -> None:
     """Compare the methods of an ablation on every task of the settings; writes a page, a CSV table and a figure.
 

@@ -104,7 +104,9 @@ def resumed(
     """
     state = run / STATE
     if not state.exists():
-        raise FdError(f"{state}: no such file, so the run cannot be fine-tuned; refine it again with refine.keep_state: true")
+        raise FdError(
+            f"{state}: no such file, so the run cannot be fine-tuned; refine it again with refine.keep_state: true"
+        )
     agent = Agent(replace(last.spec, behaviour=behaviour), [generator(seed, "weights", 0) for seed in last.seeds])
     agent.to(device)
     adam = optimiser(agent.trained(), agent.spec.learning_rate)

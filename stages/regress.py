@@ -34,7 +34,9 @@ def command(
     update: Annotated[bool, typer.Option("--update", help="Save the current scores as the baseline.")] = False,
     gate: Annotated[
         bool,
-        typer.Option(help="Exit with 1 if there is a regression, with 2 if the scores cannot be compared; otherwise always exit with 0."),
+        typer.Option(
+            help="Exit with 1 for a regression and with 2 if the scores cannot be compared; otherwise always with 0."
+        ),
     ] = True,
     out: Annotated[Path | None, typer.Option(help="File of the verdict; default: standard output.")] = None,
 ) -> None:

@@ -26,7 +26,9 @@ def command(
         "evals-online"
     ),
     published: Annotated[Path, typer.Option("--reference", help="Folder of the published scores.")] = Path("reference"),
-    out: Annotated[Path, typer.Option(help="Folder of the reports; each suite has its own subfolder.")] = Path("reports"),
+    out: Annotated[Path, typer.Option(help="Folder of the reports; each suite has its own subfolder.")] = Path(
+        "reports"
+    ),
 ) -> None:
     """Compare the scores at the start and at the end of online training; writes a page, a CSV table and a figure.
 

@@ -14,9 +14,9 @@ from fd.storage.files import write_folder
 
 def command(
     params_file: ParamsOption = Path("params.yaml"),
-    path: Annotated[Path, typer.Option("--baseline", help="Baseline file; its seeds determine the simulated spread.")] = Path(
-        "baseline/quick.json"
-    ),
+    path: Annotated[
+        Path, typer.Option("--baseline", help="Baseline file; its seeds determine the simulated spread.")
+    ] = Path("baseline/quick.json"),
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("reports/regress"),
 ) -> None:
     """Simulate how often the regression test raises a false alarm and which drops it detects; writes power.md and power.csv."""
@@ -27,7 +27,9 @@ def command(
     settings = read_settings(params_file)
     known = baseline.load_baseline(path)
     if settings.suite != known.suite:
-        raise FdError(f"{path}: belongs to the suite {known.suite!r}, allowed: the suite of {params_file}, {settings.suite!r}")
+        raise FdError(
+            f"{path}: belongs to the suite {known.suite!r}, allowed: the suite of {params_file}, {settings.suite!r}"
+        )
     rule = settings.part(Regress, "regress")
     found = power.simulate_power(known, rule, settings.part(Report, "report").seed)
     write_folder(out, {"power.md": power.power_page(found, known, rule), "power.csv": power.power_csv(found)})

@@ -24,7 +24,9 @@ def command(
         ),
     ],
     params_file: ParamsOption = Path("params.yaml"),
-    published: Annotated[Path, typer.Option("--reference", help="Folder of the published tasks and hyperparameters.")] = Path("reference"),
+    published: Annotated[
+        Path, typer.Option("--reference", help="Folder of the published tasks and hyperparameters.")
+    ] = Path("reference"),
 ) -> None:
     """Print a benchmark task's entry for the settings file: the published values that differ from it, each with its source."""
     tasks = benchmark(published)

@@ -19,7 +19,9 @@ def command(
     name: Annotated[str, typer.Argument(help="Name of a suite; an unknown name lists the suites.")],
     params_file: ParamsOption = Path("params.yaml"),
     suites: Annotated[Path, typer.Option(help="Folder of the suites.")] = Path("suites"),
-    published: Annotated[Path, typer.Option("--reference", help="Folder of the published tasks and hyperparameters.")] = Path("reference"),
+    published: Annotated[
+        Path, typer.Option("--reference", help="Folder of the published tasks and hyperparameters.")
+    ] = Path("reference"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite local edits of the settings file.")] = False,
 ) -> None:
     """Copy a suite to the settings file; without --force, local edits are not overwritten."""

@@ -89,7 +89,9 @@ def _check_shared(settings: Any, path: Path) -> None:
     own = list(methods.values()) if isinstance(methods, dict) else [None]
     refines = [method.get("refine") if isinstance(method, dict) else None for method in own]
     if not all(isinstance(section, dict) for section in [sections.get("refine"), *refines]):
-        raise FdError(f"{path}: `refine`, `methods` or the `refine` of a method is missing or is not a mapping, allowed: mappings")
+        raise FdError(
+            f"{path}: `refine`, `methods` or the `refine` of a method is missing or is not a mapping, allowed: mappings"
+        )
 
 
 def _online(found: Mapping[BenchmarkTask, Sequence[Hyperparameter]], methods: Sequence[str]) -> list[str]:

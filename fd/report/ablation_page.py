@@ -22,7 +22,7 @@ from fd.settings.report_settings import Ablation
 from fd.settings.settings_file import SettingsFile
 from fd.settings.simulation_settings import Act
 
-LOGGED = {"residual": training_log.COLUMNS, "onestep": ("penalty",)}  # columns of the constraint in the training log, by policy
+LOGGED = {"residual": training_log.COLUMNS, "onestep": ("penalty",)}  # columns in the log, by policy
 COLUMNS = ("delta2", "penalty", "dual")
 NOTE = (
     "Mean δ² (averaged over the dimensions of an action), penalty and multiplier are means over seeds and the last"

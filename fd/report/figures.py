@@ -26,7 +26,7 @@ ALONE: dict[str, Any] = {"color": COLOURS[2], "marker": "o"}
 PER_ROW = 4
 FEW = 6  # methods that a panel of half the width has room for
 # Lengths in inches.
-CURVE, CURVE_OF_ONE, PAIR, PAIR_OF_ONE = 1.75, 1.05, 3.3, 1.9  # heights of panels and pairs of panels; OF_ONE: one method
+CURVE, CURVE_OF_ONE, PAIR, PAIR_OF_ONE = 1.75, 1.05, 3.3, 1.9  # heights of panels, and of pairs of panels
 NAME, ROUND_NAMES = 0.17, 0.55  # heights of a row of `scores`, and of the margins above and below the rows
 LEGEND_ROW = 0.17
 TITLE = 20  # characters of a panel's title that fit at full size

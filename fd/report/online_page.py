@@ -26,7 +26,7 @@ from fd.results.statistics import Floats, Summary, summarise
 from fd.settings.online_settings import Finetuning
 from fd.settings.settings_file import SettingsFile
 
-PROTOCOLS = {"o2o_start_1M": 1_000_000, "o2o_end_2M": 2_000_000}  # protocols of scores.csv: steps at the start and at the end
+PROTOCOLS = {"o2o_start_1M": 1_000_000, "o2o_end_2M": 2_000_000}  # in scores.csv: steps at start and end
 PER_ROW = 3  # panels
 MEAN = "mean over tasks"
 ABOUT = (

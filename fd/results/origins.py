@@ -120,7 +120,7 @@ def read_stage_record(path: Path, wanted: Mapping[str, Any]) -> Record:
     for name, value in wanted.items():
         if (given := _field(values, name, path)) != value:
             told = f"is {one_line(repr(given))}, but {value!r} is needed"
-            told = {"data_sha256": "belongs to different data", "weights": "do not match those of the run"}.get(name, told)
+            told = {"data_sha256": "belongs to different data", "weights": "do not match the run"}.get(name, told)
             raise FdError(f"{path}: {name} {told}; run this stage again")
     made = (_field(values, name, path) for name in ("machine", "versions", "files", "seconds"))
     machine, versions, files, seconds = made

@@ -72,9 +72,7 @@ def descend(
     finite = torch.stack([part.detach().reshape(len(members), -1).isfinite().all(dim=-1) for part in parameters])
     lost = [name for name, sound in zip(members, finite.all(dim=0).tolist(), strict=True) if not sound]
     if lost:
-        raise FdError(
-            f"theory: weights are not finite after training ({'; '.join(lost)}); lower its learning_rate"
-        )
+        raise FdError(f"theory: weights are not finite after training ({'; '.join(lost)}); lower its learning_rate")
 
 
 def train_flow(targets: Mapping[str, Mixture], seeds: Sequence[int], schedule: FitSchedule) -> StackedMLP:

@@ -23,9 +23,7 @@ from fd.theory.kl import grid, kl
 DAMPING = 1e-3
 CLIP = 5.0  # of a member's gradient norm
 TRUST = 0.5  # eps, the KL at which values are compared, nats
-BUDGET = (
-    1.5e-5  # of the penalty in a run's own unit of length; actions then stay clear of the clip at 1
-)
+BUDGET = 1.5e-5  # of the penalty in a run's own unit of length; actions then stay clear of the clip at 1
 HEAD_START = 3.0  # the multiplier starts at its optimum divided by this
 TINY = 1e-9  # on the diagonal of an estimate of F from very few scores
 NODES = 96  # of the grid on which a trained displacement is measured
