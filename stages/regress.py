@@ -35,7 +35,7 @@ def command(
     gate: Annotated[
         bool,
         typer.Option(
-            help="Exit with 1 for a regression and with 2 if the scores cannot be compared; otherwise always with 0."
+            help="--gate: exit with 1 for a regression, with 2 if the scores cannot be compared; --no-gate: exit with 0."
         ),
     ] = True,
     out: Annotated[Path | None, typer.Option(help="File of the verdict; default: standard output.")] = None,

@@ -212,7 +212,7 @@ def _table(found: OnlineFindings) -> str:
 
 
 def _rows(found: OnlineFindings) -> list[tuple[str, str, tuple[Floats, Floats]]]:
-    """(task, method, scores at the start and at the end), and the mean over tasks where there are several."""
+    """(task, method, scores at the start and at the end), and the mean over tasks if there are several."""
     rows = [(going.task.name, method, found.ends(going, method)) for going in found.goings for method in found.methods]
     if len(found.goings) > 1:
         rows += [(MEAN, method, found.means(method)) for method in found.methods]

@@ -163,7 +163,7 @@ def _variance(before: Floats, after: Floats, tasks: Strata) -> tuple[Floats, Flo
 
 
 def _means(shares: Floats) -> Floats:
-    """Means over seeds, [..., T, M], then over tasks where there are several, [..., T + 1, M]."""
+    """Means over seeds, [..., T, M], then also over tasks if there are several, [..., T + 1, M]."""
     cells = shares.mean(axis=-1)
     return cells if cells.shape[-2] == 1 else np.concatenate([cells, cells.mean(axis=-2, keepdims=True)], axis=-2)
 

@@ -1,4 +1,4 @@
-"""The style of all figures: SVG whose bytes depend on the results alone.
+"""The style of all figures: SVG that depends only on the results, byte for byte.
 
 The colours are those of Okabe and Ito, which people with a colour-vision deficiency can tell apart.
 """

@@ -131,7 +131,7 @@ def curves_csv(results: Results) -> str:
 def metrics_json(results: Results) -> str:
     """Task -> method -> {mean, std, low, high, seeds: {seed: score}}; aggregate -> method -> {iqm, low, high, mean}.
 
-    Two decimals. What a single seed does not have (std, low, high) is left out.
+    Two decimals. std, low and high are left out for a single seed, which has none.
     """
     plan = results.plan
     metrics: dict[str, dict[str, object]] = {}

@@ -46,7 +46,7 @@ def render_theory(found: TheoryFindings) -> dict[str, str]:
 
 
 def metrics(found: TheoryFindings) -> dict[str, Any]:
-    """What `dvc metrics show` prints: the numbers that the claims rest on."""
+    """The numbers behind the claims, as `dvc metrics show` prints them."""
     slopes = [slope for case in found.cases if (slope := case.slope("stein")) is not None]
     outcomes: dict[str, dict[str, dict[str, float]]] = {}
     for layout, method, group in _groups(found.outcomes):
