@@ -132,7 +132,7 @@ def test_page(report: Path) -> None:
     assert "Machine: Example CPU, 2 cores, 16 GiB, no GPU." in text
     assert "mujoco 4.0.0, numpy 2.4.0, torch 2.13.0" in text
     assert "| near | 1:01 | 2:05 + 0:20 |" in text
-    assert "pretrain 2:02, refine 12:30, evaluate 2:00; together 16:32" in text
+    assert "pretrain 2:02, refine 12:30, evaluate 2:00. In all: 16:32" in text
     # The last tenth of 2000 steps holds 1900 and 2000: penalty .0195, nearly twice the budget.
     assert "| near | fidec | 0.01 | 0.0195 | 1.95 | 0.004 | 1.5 |" in text
     for link in (
