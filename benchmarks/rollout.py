@@ -1,14 +1,14 @@
-"""How much of the simulators' raw stepping rate an evaluation keeps: `python -m benchmarks.rollout`.
+"""Compares the stepping rate of an evaluation with the raw rate of the simulators: `python -m benchmarks.rollout`.
 
-Raw: as many processes as there are workers, each replaying episodes in one environment, and nothing else; and one such process
-by itself, whose rate times the number of workers is what cores that do not slow each other down would reach. Kept: the rate
-through `fd.simulation.rollout` with the untrained policies of three seeds, of the size that params.yaml gives, every worker running
-as many jobs as the others. Both run the same episodes (a step's cost depends on the actions: resting in contact costs
-more than flailing), and they take turns, slice by slice, since a machine that others use, too, changes its speed from one
-second to the next: each slice of the pool is held against the raw slices right before and after it. A share is of the
-processes together, `share_of_alone` of the one by itself times the workers. Told are medians
-and, for the shares, quartiles, by the clock and by the processors' time; the second is the fairer where others take the
-cores themselves.
+Raw: one process per worker replays episodes in one environment and does nothing else. A single such process is measured, too: its rate
+times the number of workers is the rate of cores that do not slow each other down. Kept: the rate through `fd.simulation.rollout` with
+untrained policies of three seeds, of the size in params.yaml; every worker runs the same number of jobs.
+
+Both run the same episodes, because the cost of a step depends on the actions: resting in contact costs more than flailing. They take
+turns, slice by slice, because the speed of a shared machine changes from one second to the next: each slice of the pool is compared with
+the raw slices right before and after it. `share` is relative to the raw processes together, `share_of_alone` to the single process
+times the workers. The output has medians and, for the shares, quartiles, by the clock and by processor time; processor time is the
+fairer measure if other programs use the cores.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
     "reacher": ("Reacher-v5", (), 50),
 }
 SEEDS = (0, 1, 2)
-Recording = list[tuple[int, list[Floats]]]  # of each episode the environment's seed and the actions
+Recording = list[tuple[int, list[Floats]]]  # the environment's seed and the actions of each episode
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def command(
     case: Annotated[str, typer.Option(help=f"One of {', '.join(CASES)}.")] = "cube-single",
-    params_file: Annotated[Path, typer.Option("--params", help="The file of settings.")] = Path("params.yaml"),
+    params_file: Annotated[Path, typer.Option("--params", help="The settings file.")] = Path("params.yaml"),
     method: Annotated[str, typer.Option(help="Method whose policy acts.")] = "fidec",
-    environments: Annotated[int, typer.Option(help="Environments alive in a process.")] = 12,
+    environments: Annotated[int, typer.Option(help="Environments per process.")] = 12,
     workers: Annotated[int, typer.Option(help="Simulator processes.")] = 2,
-    jobs: Annotated[int, typer.Option(help="Jobs of each process in a slice.")] = 1,
-    slices: Annotated[int, typer.Option(help="Slices of the pool, each between two raw ones.")] = 10,
+    jobs: Annotated[int, typer.Option(help="Jobs per process in a slice.")] = 1,
+    slices: Annotated[int, typer.Option(help="Slices of the pool, each between two raw slices.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Measure the raw stepping rate of a simulator and what an evaluation keeps of it."""
+    """Measure the raw stepping rate of a simulator and the share of it that an evaluation reaches."""
     spec = untrained(case, params_file, method).spec
     episodes = -(-environments // len(SEEDS)) * workers * jobs  # of each seed
     start = time.perf_counter()
@@ -95,14 +95,14 @@ def command(
 
 @dataclass(frozen=True)
 class Rate:
-    """Of a slice: steps per second, and processor seconds a step."""
+    """Steps per second and processor seconds per step of a slice."""
 
     steps: float
     cpu: float
 
 
 def compare(kept: Rate, raws: Sequence[Rate], alone: Sequence[Rate], workers: int) -> dict[str, float]:
-    """Return rates in steps per second, processor time in µs a step, and the shares kept."""
+    """Return rates in steps per second, processor time in µs per step, and the shares kept."""
     alone_steps = statistics.mean(raw.steps for raw in alone)
     raw_steps, raw_cpu = statistics.mean(raw.steps for raw in raws), statistics.mean(raw.cpu for raw in raws)
     return {
@@ -145,14 +145,14 @@ class Raw:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End the processes: each at the end of its pipe."""
+        """Close the pipes, which ends the processes."""
         for connection in self._connections:
             connection.close()
 
     def rate(self, processes: int | None = None) -> Rate:
         """Replay the episodes of all processes, or of the first ones.
 
-        The processes' rates are added, for they end at slightly different times.
+        The processes' rates are added, because they end at slightly different times.
         """
         connections = self._connections[:processes]
         for connection in connections:
@@ -163,7 +163,7 @@ class Raw:
 
 
 def replay(case: str, recording: Recording, connection: Connection[Any, Any]) -> None:
-    """Replay the recorded episodes whenever asked, and tell the steps, the seconds and the processor's seconds."""
+    """Replay the recorded episodes at every request, and send back the steps, the seconds and the processor seconds."""
     env = build(case)
     env.reset(seed=0)
     connection.send(None)

@@ -1,35 +1,35 @@
-"""What a training step costs: `python -m benchmarks.step`, which writes a JSON file and a Markdown page of tables.
+"""Measures the cost of a training step: `python -m benchmarks.step` writes a JSON file and a Markdown page of tables.
 
 A variant is a method in a regime, S seeds, a net and an execution. Regimes: `bank`, behaviour flow frozen and base actions
-from a bank; `fresh`, frozen and base actions drawn at every step; `joint`, behaviour flow trained along; `-`, no base
-actions. The variants of a net take turns, round by round, since a machine that others use, too, changes its speed from one
-second to the next; a variant whose step takes over a second has a turn in the first and in the last round. Told are medians
+from a bank; `fresh`, frozen and base actions drawn at every step; `joint`, behaviour flow trained too; `-`, no base
+actions. The variants of a net take turns, round by round, because the speed of a shared machine changes from one second to
+the next; a variant whose step takes over a second has a turn only in the first and in the last round. The output has medians
 and quartiles over the rounds; ratios are taken within each round.
 
-A step is that of `fd.training.loop.run` with the update of `fd.training.policy_training.updates`: random numbers (drawn a block at once; a step
-counts its part), update, metrics. Batches of 256 from random transitions of the shapes of OGBench's cube-single; numbers
-in the bank are random, too, for the time does not depend on them. For want of memory, variants of a net share networks of
-equal shapes and train them in turn: what they learn is meaningless, what it takes is not.
+A step is one of `fd.training.loop.run` with the update of `fd.training.policy_training.updates`: random numbers (drawn in
+blocks; a step counts its part), update, metrics. Batches have 256 random transitions with the shapes of OGBench's
+cube-single. The numbers in the bank are random, too, because the time does not depend on them. To save memory, variants of a
+net share networks of equal shapes and train them in turn: the results of this training are meaningless, its cost is not.
 
-The machine's rate is that of products of square float32 matrices, 1024 wide on the CPU, 8192 wide on a GPU, where TF32 is
-allowed as in training; it is measured before and after each turn. The net's rate is that of products of its own size,
-[S, 256, width] by [S, width, width], measured once a round. The share of a rate is the FLOP of all products of a step, over
+The machine's rate is measured with products of square float32 matrices, 1024 wide on the CPU, 8192 wide on a GPU, where TF32
+is allowed as in training; it is measured before and after each turn. The net's rate is measured with products of its own
+size, [S, 256, width] by [S, width, width], once per round. The share of a rate is the FLOP of all products of a step, over
 the step's time, over the rate.
 
-Peak memory is what a variant holds from step to step (weights, gradients, Adam's moments, bank, a block's random numbers,
-but not the dataset) and, on top, the most that torch allocates within a step (of a graph: while it is recorded); what
-libraries allocate past torch is left out. On the CPU the second part of an eager step is measured with one seed and with the
-fewest above one; with more it is a multiple, like the FLOP.
+Peak memory is the memory that a variant holds from step to step (weights, gradients, Adam's moments, bank, a block's random
+numbers, but not the data set) plus the most that torch allocates within a step (with a graph: while it is recorded). Memory
+that libraries allocate outside torch is not counted. On the CPU the second part of an eager step is measured with one seed
+and with the fewest above one; with more seeds it is a multiple, like the FLOP.
 
-The breakdown of a step: kernels of matrix products; other kernels; and the time outside kernels, which is all else by the
-clock: Python, autograd, dispatch, allocation. On the CPU a kernel is an operation of torch that is no view or allocation,
-or one of compiled code, and lasts as long as torch's profiler says, less what it calls; on a GPU it is what runs there. The
-clock is that of steps without the profiler.
+The breakdown of a step: kernels of matrix products; other kernels; and the time outside kernels, which is all other time by
+the clock: Python, autograd, dispatch, allocation. On the CPU a kernel is an operation of torch other than a view or an
+allocation, or one of compiled code; its time is its own time in torch's profiler, without the operations that it calls. On a
+GPU it is whatever runs there. The clock measures steps without the profiler.
 """
 
 from __future__ import annotations
 
-import stages  # noqa: F401 - it sets what torch reads when it is loaded
+import stages  # noqa: F401 - it sets variables that torch reads when it is loaded
 
 # isort: split
 import contextlib
@@ -90,12 +90,12 @@ PAPERS = {"learning_rate": 3e-4, "tau": 0.005, "discount": 0.99, "flow_steps": 1
 BATCH = 256  # transitions of a seed
 SAMPLES = 16  # base actions of a state in the bank
 RATE_WIDTH = {"cpu": 1024, "cuda": 8192}
-RATE_SECONDS = 0.02  # that the measurement of a rate takes at least
-BANK_SEEDS = (1, 8)  # whose banks are built
+RATE_SECONDS = 0.02  # least duration of the measurement of a rate
+BANK_SEEDS = (1, 8)  # numbers of seeds with which banks are built
 BANK_STATES = {"cpu": 256, "cuda": 20_000}
-BREAKDOWN = {"4x512": 1, "2x256": 4}  # seeds of the step of fidec that is broken down; with other nets, the fewest
+BREAKDOWN = {"4x512": 1, "2x256": 4}  # seeds in the breakdown of a step of fidec; with other nets, the fewest
 SLOW_MS = 1000
-BREAKDOWNS = 10  # medians of which are told
+BREAKDOWNS = 10  # the output has their medians
 LOADER = "import json, sys; from benchmarks.step import load; print(json.dumps(load(sys.argv[1])))"
 PARTS = ("products", "others", "outside")  # of a step's time
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
@@ -106,24 +106,28 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def command(
-    methods: Annotated[str, typer.Option(help="Methods of suites/ablation.yaml.")] = METHODS,
-    regimes: Annotated[str, typer.Option(help="Regimes, of which each method has one or three.")] = ",".join(REGIMES),
+    methods: Annotated[str, typer.Option(help="Methods of suites/ablation.yaml, separated by commas.")] = METHODS,
+    regimes: Annotated[str, typer.Option(help="Regimes; each method has one or three of them.")] = ",".join(REGIMES),
     seeds: Annotated[str, typer.Option(help="Numbers of seeds S.")] = "1,2,4,8,16",
     nets: Annotated[str, typer.Option(help="Nets, depth x width.")] = "4x512,2x256",
     executions: Annotated[
-        str, typer.Option(help="As compute.execution; auto on a GPU: also graph, compiled-graph.")
+        str, typer.Option(help="Values of compute.execution; auto: eager, on a GPU also graph and compiled-graph.")
     ] = "auto",
-    compiled: Annotated[str, typer.Option(help="Methods that compiled executions are for.")] = METHODS,
-    rounds: Annotated[int, typer.Option(min=2, help="Turns of a variant.")] = 4,
-    seconds: Annotated[float, typer.Option(help="That a turn takes at least.")] = 0.05,
-    threads: Annotated[int, typer.Option(help="Of torch on the CPU.")] = 2,
+    compiled: Annotated[str, typer.Option(help="Methods to measure with compiled executions.")] = METHODS,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns per variant.")] = 4,
+    seconds: Annotated[float, typer.Option(help="Least duration of a turn.")] = 0.05,
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    states: Annotated[int, typer.Option(help="Of the training data, a multiple of 200.")] = 20_000,
-    loaded: Annotated[int, typer.Option("--transitions", help="Of the data loaded, a multiple of 1,000.")] = 1_000_000,
-    out: Annotated[Path | None, typer.Option(help="The files' path without .json and .md.", show_default=False)] = None,
+    states: Annotated[int, typer.Option(help="States of the training data, a multiple of 200.")] = 20_000,
+    loaded: Annotated[
+        int, typer.Option("--transitions", help="Transitions of the data set that is loaded, a multiple of 1,000.")
+    ] = 1_000_000,
+    out: Annotated[
+        Path | None, typer.Option(help="Path of the output files without .json and .md.", show_default=False)
+    ] = None,
 ) -> None:
     """Measure the training step of methods; by default writes benchmarks/results/<processor or GPU>.json and .md."""
-    os.environ["KINETO_LOG_LEVEL"] = "6"  # or the profiler tells on stderr whenever it starts
+    os.environ["KINETO_LOG_LEVEL"] = "6"  # or the profiler prints on stderr whenever it starts
     on = select_device(device, threads, tf32=True)
     if executions == "auto":
         executions = "eager" if on.type == "cpu" else "eager,graph,compiled-graph"
@@ -181,7 +185,7 @@ def among(option: str, text: str, allowed: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Case:
-    """Of a variant: method, regime, number of seeds, net (depth x width) and execution."""
+    """A variant's method, regime, number of seeds, net (depth x width) and execution."""
 
     method: str
     regime: str
@@ -214,7 +218,7 @@ def regimes_of(method: str) -> tuple[str, ...]:
 
 
 class Stock:
-    """What variants share: transitions, the random numbers of which their banks consist, networks and agents."""
+    """Shared by variants: transitions, the random numbers of their banks, networks and agents."""
 
     def __init__(self, states: int, seeds: int, device: torch.device) -> None:
         """Draw the numbers, for as many seeds as any variant has."""
@@ -227,10 +231,10 @@ class Stock:
         self._agents: dict[Any, tuple[Agent, torch.optim.Adam]] = {}
 
     def agent(self, case: Case, spec: Spec) -> tuple[Agent, torch.optim.Adam]:
-        """Return an agent and its optimiser, whose moments are there as after a step.
+        """Return an agent and its optimiser, with moments as after a step.
 
-        Networks of the same shapes are the same, with their moments; so is the agent of two variants that differ in the base actions' source or
-        in being recorded.
+        Networks of the same shapes are shared, with their moments. Variants that differ only in the source of base actions
+        or in being recorded share an agent.
         """
         compiled = case if case.execution.startswith("compiled") else None
         key = spec, case.seeds, compiled
@@ -272,24 +276,24 @@ class Variant:
     """A training run that is stepped at will.
 
     Attributes:
-        case: what it is.
-        device: where it runs.
+        case: its method, regime, seeds, net and execution.
+        device: device on which it runs.
         period: phases of its updates that take turns.
-        agent: what it trains.
-        flop: of the matrix products of a step.
-        held: bytes from step to step, but gradients.
-        height: bytes that a step allocates at most, with gradients.
-        ms: of a step, by round.
-        shares, net_shares: of the machine's and of the net's rate, in each turn.
+        agent: the agent that it trains.
+        flop: FLOP of the matrix products of a step.
+        held: bytes held from step to step, without gradients.
+        height: most bytes that a step allocates, with gradients.
+        ms: milliseconds of a step, by round.
+        shares, net_shares: shares of the machine's and of the net's rate, in each turn.
     """
 
     def __init__(self, case: Case, stock: Stock, fewer: Variant | None) -> None:
         """Build it, and step it until it is compiled or recorded.
 
         Args:
-            case: what it is.
-            stock: what it shares.
-            fewer: the same with fewer seeds, but more than one.
+            case: its method, regime, seeds, net and execution.
+            stock: shared transitions, networks and agents.
+            fewer: the same variant with fewer seeds, but more than one.
         """
         spec = spec_of(case.method, case.regime, case.net)
         self.case, self.device, self.period = case, stock.device, spec.policy_every
@@ -349,12 +353,12 @@ class Variant:
 
 
 class Rates:
-    """What is measured beside the variants of a net.
+    """Measurements besides those of the variants of a net.
 
     Attributes:
-        machine: FLOP/s of the machine, as often as asked.
-        net: FLOP/s of the net's own products, by seeds, a number a round.
-        banks: states/s of building the bank of fidec, by seeds, a number a round.
+        machine: FLOP/s of the machine, one number per measurement.
+        net: FLOP/s of the net's own products, by seeds, one number per round.
+        banks: states/s of building the bank of fidec, by seeds, one number per round.
     """
 
     def __init__(self, net: str, sizes: Sequence[int], stock: Stock) -> None:
@@ -437,7 +441,7 @@ def measure(
 
 
 def record(variant: Variant, rounds: int) -> dict[str, Any]:
-    """Return what is told of a variant; `seed_updates` a second, `gflop` of a step, `peak_mib` of memory."""
+    """Return the record of a variant; `seed_updates` per second, `gflop` per step, `peak_mib` of memory."""
     ms = statistics.median(variant.ms.values())
     return asdict(variant.case) | {
         "ms": ms,
@@ -521,13 +525,13 @@ def product_rate(shape: tuple[int, int, int], device: torch.device) -> float:
 def timed(run: Callable[[int], None], least: float, device: torch.device, *, unit: int = 1) -> float:
     """Return the seconds of one repetition over repetitions that take `least` seconds together.
 
-    The first ones, which fill caches and wake threads, count only where they take that long by themselves.
+    The first ones, which fill caches and wake threads, count only if they alone take that long.
 
     Args:
         run: called with a number of repetitions.
         least: seconds.
-        device: where they run.
-        unit: of which the number is a multiple.
+        device: device on which they run.
+        unit: the number of repetitions is a multiple of this.
     """
 
     def clocked(count: int) -> float:
@@ -546,14 +550,14 @@ def timed(run: Callable[[int], None], least: float, device: torch.device, *, uni
 
 
 def now(device: torch.device) -> float:
-    """Return the time in seconds once the device has done what it was given."""
+    """Return the time in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def allocated(run: Callable[[], None], device: torch.device) -> int:
-    """Return how many bytes above those at its start torch has allocated within a run, at most."""
+    """Return the most bytes that torch allocates within a run, above those at its start."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -570,7 +574,7 @@ def allocated(run: Callable[[], None], device: torch.device) -> int:
 
 
 def prepare_compiler() -> None:
-    """Let torch compile as many variants as there are, and tell its kernels to the profiler."""
+    """Let torch compile all variants, and show its kernels to the profiler."""
     import torch._dynamo
     import torch._inductor.config
 
@@ -580,7 +584,7 @@ def prepare_compiler() -> None:
 
 
 def synthetic(episodes: int, rows: int) -> Transitions:
-    """Return random transitions in episodes of so many rows, the last of which is a state in which nothing is done."""
+    """Return random transitions in episodes of `rows` rows; the last row of an episode is a state without an action."""
     draw, count = np.random.default_rng(0), episodes * rows
     return transitions.assemble(
         draw.standard_normal((count, OBS_DIM), np.float32),
@@ -592,9 +596,9 @@ def synthetic(episodes: int, rows: int) -> Transitions:
 
 
 def loading(count: int, processes: int) -> dict[str, Any]:
-    """Return what it takes to load that many transitions from a file in the system's cache, in new processes.
+    """Return the cost of loading `count` transitions from a file in the system's cache, in new processes.
 
-    The median of the `seconds`, and the most `memory`, in sizes of the arrays.
+    `seconds` is the median; `memory` is the most, in multiples of the arrays' size.
     """
     arrays = synthetic(count // 1000, 1001)
     manifest = Manifest(
@@ -619,7 +623,7 @@ def loading(count: int, processes: int) -> dict[str, Any]:
 
 
 def load(folder: str) -> dict[str, float]:
-    """Return the `seconds` that loading takes here, and how far the memory's peak is above what is taken before, in `bytes`."""
+    """Return the `seconds` that loading takes in this process, and the `bytes` by which its peak memory grows."""
     before, clock = status("VmRSS"), time.perf_counter()
     replay = Replay.of(transitions.load_transitions(Path(folder)), torch.device("cpu"))
     seconds = time.perf_counter() - clock
@@ -628,7 +632,7 @@ def load(folder: str) -> dict[str, float]:
 
 
 def status(field: str) -> int:
-    """Return bytes that the system tells of this process (Linux)."""
+    """Return a field of /proc/self/status in bytes (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
@@ -636,7 +640,7 @@ def status(field: str) -> int:
 def machine(device: torch.device) -> dict[str, Any]:
     """Return the models of processor and GPU, cores that this process may use, and GiB of memory.
 
-    Processors of several generations may go by one name, on rented machines: their vector instructions, as torch calls them, stand behind.
+    On rented machines, processors of several generations can have the same name, so torch's name of their vector instructions follows it.
     """
     models = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
@@ -672,7 +676,7 @@ def rounded(value: Any) -> Any:
 
 
 def json_text(result: dict[str, Any]) -> str:
-    """Return a result as JSON, a record in a line."""
+    """Return a result as JSON, one record per line."""
     lines = {
         name: "[\n" + ",\n".join(map(json.dumps, value)) + "\n]" if isinstance(value, list) else json.dumps(value)
         for name, value in result.items()

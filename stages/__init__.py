@@ -5,12 +5,12 @@ import sys
 
 from fd.runtime import signals
 
-# How long a thread of torch that waits for another spins before it sleeps, set before torch is loaded. The default, as good as for ever,
-# is a tenth faster on idle cores, but makes a step of small networks twenty times as long where another program wants a core.
+# How long a waiting torch thread spins before it sleeps; torch reads it when it is loaded. The default, practically unlimited,
+# is a tenth faster on idle cores, but makes a step of small networks twenty times as long while another program uses a core.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-# Compiled code takes tanh by exp, which is faster, when torch reads this.
+# This makes torch's compiled code compute tanh with exp, which is faster.
 os.environ.setdefault("TORCHINDUCTOR_CPP_USE_DECOMPOSE_TANH", "1")
 
-if sys.argv[0] == "-m":  # `python -m stages.<stage>`, whose imports take seconds in which Ctrl-C is to be heard, too
+if sys.argv[0] == "-m":  # `python -m stages.<stage>`: its imports take seconds, during which Ctrl-C must work, too
     signals.listen()
     signals.end_with_dvc()

@@ -18,15 +18,17 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def command(
-    axis: Annotated[str, typer.Option(help="Name of an ablation in the file of settings.")],
+    axis: Annotated[str, typer.Option(help="Name of an ablation in the settings file.")],
     params_file: ParamsOption = Path("params.yaml"),
     evals: EvalsOption = Path("evals"),
     runs: RunsOption = Path("runs"),
-    out: Annotated[Path, typer.Option(help="Folder of the reports, with a folder a suite.")] = Path("reports"),
+    out: Annotated[Path, typer.Option(help="Folder of the reports; each suite has its own subfolder.")] = Path(
+        "reports"
+    ),
 ) -> None:
-    """Compare the methods of an ablation on every task of the settings: a page, its numbers and its figure.
+    """Compare the methods of an ablation on every task of the settings; writes a page, a CSV table and a figure.
 
-    A method, task, seed, evaluation or episode that is missing is an error, and nothing is written.
+    If a method, task, seed, evaluation or episode is missing, this stops with an error and writes nothing.
     """
     values = read_settings(params_file)
     chosen = ablation_page.axis_of(values, axis)

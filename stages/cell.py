@@ -1,4 +1,4 @@
-"""What the stages that train share: the machine that they train on, and the cell that they make."""
+"""Shared by the training stages: setting up the machine, and making and publishing a cell."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from fd.training.execution import execution
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run is trained.
+    """How this machine trains a run.
 
     Attributes:
-        device: of the networks.
-        execution: of an update, see `fd.training.execution.execution`.
-        numerics: what results depend on beside the settings that DVC tracks, as JSON values.
+        device: device of the networks.
+        execution: how an update is executed, see `fd.training.execution.execution`.
+        numerics: choices that affect results and that DVC does not track, as JSON values.
     """
 
     device: torch.device
@@ -39,14 +39,14 @@ def machine(compute: Compute, network: Network | Spec, *, seeds: int, batch_size
     """Sets this process up for training.
 
     Args:
-        compute: section of the settings.
+        compute: section `compute` of the settings.
         network: shape of the networks to be trained.
-        seeds: number of them.
-        batch_size: of a seed.
-        place: what errors call the settings.
+        seeds: number of seeds.
+        batch_size: batch size of a seed.
+        place: name of the settings in error messages.
 
     Raises:
-        FdError: the machine cannot do what is asked, or has less memory than it takes at least.
+        FdError: the machine does not support these settings, or has less memory than training needs at least.
     """
     device = select_device(
         compute.device, compute.threads, tf32=compute.tf32, deterministic=compute.deterministic,
@@ -59,13 +59,13 @@ def machine(compute: Compute, network: Network | Spec, *, seeds: int, batch_size
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a stage while it is made.
+    """A cell that a stage is making.
 
     Attributes:
         stage: name of the stage.
-        name: of the cell, `task` or `task/method`.
-        out: folder that it becomes; the record stands beside it.
-        work: scratch folder, of its state while it is unfinished.
+        name: name of the cell, `task` or `task/method`.
+        out: final folder of the cell; its record is the JSON file beside it.
+        work: scratch folder that keeps its state while it is unfinished.
         start: time (`time.monotonic`) at which the stage began.
     """
 
@@ -77,16 +77,16 @@ class Cell:
 
     @property
     def built(self) -> Path:
-        """The folder in the making, which takes its place as a whole."""
+        """The unfinished folder; `publish` moves it to `out` as a whole."""
         return self.work / "out"
 
     @property
     def label(self) -> str:
-        """What progress and errors call the cell."""
+        """Name of the cell in progress bars and error messages."""
         return f"{self.stage} {self.name.replace('/', ' ')}"
 
     def publish(self, record: dict[str, Any]) -> None:
-        """Writes the record of what was made, and moves the folder to its place."""
+        """Writes the record of the cell, and moves the finished folder to `out`."""
         run_record.write_run_record(
             self.out.with_name(f"{self.out.name}.json"), record, output=self.built, start=self.start
         )
@@ -95,10 +95,12 @@ class Cell:
 
 @contextmanager
 def making(stage: str, name: str, out: Path, depends: Sequence[Any]) -> Iterator[Cell]:
-    """Keeps other processes out of a cell, whose unfinished work is found again under the code and `depends` (JSON values).
+    """Locks a cell against other processes while it is made.
+
+    Interrupted work resumes if the code and `depends` (JSON values) are the same.
 
     Raises:
-        FdError: another process is at work on the cell.
+        FdError: another process is making the cell.
     """
     start = time.monotonic()
     with scratch.claimed(stage, name):

@@ -1,7 +1,7 @@
 """Stage `code`: fd/, stages/ -> code/<program>.txt: path and SHA-256 of every file that a stage's program imports.
 
-Each other stage depends on its one list, so that an edit reruns the stages that import the edited file. The lists are in Git: their
-difference between two commits names what a commit makes stale.
+Every other stage depends on its own list, so an edit reruns only the stages that import the edited file. The lists are in Git:
+`git diff code/` between two commits names the stages that are stale.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def command(out: Annotated[Path, typer.Option(help="Folder of the lists.")] = Path("code")) -> None:
-    """List the code of every stage's program; writes code/<program>.txt."""
+    """List the source files that each stage imports, with their SHA-256; writes code/<program>.txt."""
     programs = {path.stem for path in (closure.ROOT / "stages").glob("*.py")} - {"__init__", "cell", "code"}
     write_folder(out, {f"{program}.txt": closure.listing(f"stages.{program}") for program in sorted(programs)})
 

@@ -23,7 +23,7 @@ def command(
     params_file: ParamsOption = Path("params.yaml"),
     out: DataOption = Path("data"),
 ) -> None:
-    """Download or generate the set of a task and convert it; writes data/<task>."""
+    """Download or generate the data set of a task and convert it to transitions; writes data/<task>."""
     settings = read_settings(params_file)
     data = settings.part(DATA, "tasks", task, "data")
     work = scratch.folder("download", task, data.model_dump(), data_versions())

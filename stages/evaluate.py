@@ -1,4 +1,4 @@
-"""Stage `evaluate`: data/<task> (its manifest), runs/<task>/<method> -> evals/<task>/<method>.csv, one row an episode."""
+"""Stage `evaluate`: data/<task> (its manifest), runs/<task>/<method> -> evals/<task>/<method>.csv, one row per episode."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def command(
     runs: RunsOption = Path("runs"),
     out: EvalsOption = Path("evals"),
 ) -> None:
-    """Run the policies of every snapshot of a run in its simulator; writes evals/<task>/<method>.csv and .json."""
+    """Run every snapshot of a run in the simulator of its task; writes evals/<task>/<method>.csv and .json."""
     values = read_settings(params_file)
     settings, how = values.section(Evaluate, "evaluate", task), values.part(Act, "methods", method, "act")
     compute = values.part(Compute, "compute")

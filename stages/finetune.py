@@ -1,4 +1,4 @@
-"""Stage `finetune`: data/<task>, runs/<task>/<method> -> online/<task>/<method>: the run's training goes on in the simulator."""
+"""Stage `finetune`: data/<task>, runs/<task>/<method> -> online/<task>/<method>: fine-tunes a run in the simulator."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def command(
     params_file: ParamsOption = Path("params.yaml"),
     data: DataOption = Path("data"),
     runs: RunsOption = Path("runs"),
-    out: Annotated[Path, typer.Option(help="Folder of the runs that went on online.")] = Path("online"),
+    out: Annotated[Path, typer.Option(help="Folder of the fine-tuned runs.")] = Path("online"),
 ) -> None:
-    """Go on with the training of every seed, online; writes snapshots and training log to online/<task>/<method>.
+    """Fine-tune every seed of a run in its own simulator; writes snapshots and training log to online/<task>/<method>.
 
     Steps are counted from the start of the offline run.
     """
@@ -89,22 +89,32 @@ def command(
 def resumed(
     run: Path, last: Policy, behaviour: Behaviour, data: Manifest, device: torch.device
 ) -> tuple[Agent, torch.optim.Adam]:  # fmt: skip
-    """The agent and its optimiser at the end of a run whose policy is `last`, its flow fixed or trained from here on.
+    """The agent and its optimiser at the end of an offline run, from where fine-tuning starts.
+
+    Args:
+        run: folder of the run.
+        last: policy of its last snapshot.
+        behaviour: whether fine-tuning trains the flow too.
+        data: manifest of the task's data.
+        device: device of the agent.
 
     Raises:
-        FdError: the run was made without `refine.keep_state`, on other data, or its state is not that of its last snapshot.
+        FdError: the run was made without `refine.keep_state`, was trained on different data, or its state does not match
+            its last snapshot.
     """
     state = run / STATE
     if not state.exists():
-        raise FdError(f"{state}: no such file, the run cannot go on; refine it again with refine.keep_state: true")
+        raise FdError(
+            f"{state}: no such file, so the run cannot be fine-tuned; refine it again with refine.keep_state: true"
+        )
     agent = Agent(replace(last.spec, behaviour=behaviour), [generator(seed, "weights", 0) for seed in last.seeds])
     agent.to(device)
     adam = optimiser(agent.trained(), agent.spec.learning_rate)
     record = load_state(state, agent, adam)
     if record.get("data_sha256") != data.sha256:
-        raise FdError(f"{run}: was trained on other data, allowed: those of its task")
+        raise FdError(f"{run}: was trained on different data, allowed: the data of its task")
     if record.get("snapshot_sha256") != digest(run / snapshot_name(last.step)):
-        raise FdError(f"{state}: is not the state of snapshot {last.step}; refine it again")
+        raise FdError(f"{state}: does not match snapshot {last.step}; refine it again")
     return agent, adam
 
 

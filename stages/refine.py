@@ -96,7 +96,7 @@ def command(
 
 
 def pretrained(file: Path, data: Path, seeds: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
-    """Weights of the behaviour flows that `pretrain` made of a data folder for these seeds.
+    """Weights of the behaviour flows that `pretrain` trained on a data folder for these seeds.
 
     Raises:
         FdError: they were trained on different data or seeds, or the file is damaged.
@@ -111,7 +111,7 @@ def pretrained(file: Path, data: Path, seeds: tuple[int, ...], device: torch.dev
 
 
 def keep_state(cell: Cell, schedule: Schedule, data_sha256: dict[str, str]) -> None:
-    """Keeps the last networks and their optimiser in the run, tied to its last snapshot and its data, for `finetune`."""
+    """Stores the last networks and their optimiser in the run for `finetune`, with the hashes of its last snapshot and data."""
     last = {"step": schedule.steps, "snapshot_sha256": digest(cell.built / snapshot_name(schedule.steps))}
     write_tensors(cell.built / STATE, read_tensors(cell.work / STATE)[0], last | {"data_sha256": data_sha256})
 

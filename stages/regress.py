@@ -28,19 +28,21 @@ def command(
     runs: RunsOption = Path("runs"),
     data: DataOption = Path("data"),
     behaviour: BehaviourOption = Path("behaviour"),
-    folder: Annotated[Path, typer.Option("--baseline", help="Folder of the baselines, one file a suite.")] = Path(
+    folder: Annotated[Path, typer.Option("--baseline", help="Folder of the baselines, one file per suite.")] = Path(
         "baseline"
     ),
-    update: Annotated[bool, typer.Option("--update", help="Make the scores as they are now the baseline.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Save the current scores as the baseline.")] = False,
     gate: Annotated[
         bool,
-        typer.Option(help="Exit with 1 for a regression, with 2 where nothing can be compared; else always with 0."),
+        typer.Option(
+            help="--gate: exit with 1 for a regression, with 2 if the scores cannot be compared; --no-gate: exit with 0."
+        ),
     ] = True,
     out: Annotated[Path | None, typer.Option(help="File of the verdict; default: standard output.")] = None,
 ) -> None:
-    """Hold the scores of all tasks and methods of the settings against the baseline of the suite, as a Markdown table.
+    """Compare the scores of all tasks and methods of the settings with the suite's baseline; prints a Markdown table.
 
-    Exit code 0: no regression; 1: a drop of more than the tolerance that is significant; 2: they cannot be compared.
+    Exit code 0: no regression; 1: a significant drop of more than the tolerance; 2: the scores cannot be compared.
     """
     values = read_settings(params_file)
     plan, path = grid_of(values, values.methods), folder / f"{values.suite}.json"
@@ -50,7 +52,7 @@ def command(
         now = baseline.measured_baseline(values, found, origin, evals)
         if update:
             baseline.save_baseline(path, now)
-            typer.echo(f"{path}: the scores as they are now")
+            typer.echo(f"{path}: saved the current scores")
             return
         verdict = regression.compare_with_baseline(baseline.load_baseline(path), now, values.part(Regress, "regress"))
         text, failed = regression.verdict_page(verdict), verdict.regressions > 0
@@ -69,6 +71,6 @@ def command(
 if __name__ == "__main__":
     try:
         main(app)
-    except Exception:  # noqa: BLE001  not a regression, which Python's own exit code 1 would say
+    except Exception:  # noqa: BLE001  this is no regression, which Python's own exit code 1 would mean
         traceback.print_exc()
         sys.exit(2)

@@ -25,14 +25,14 @@ def command(
     runs: RunsOption = Path("runs"),
     data: DataOption = Path("data"),
     behaviour: BehaviourOption = Path("behaviour"),
-    published: Annotated[Path, typer.Option("--reference", help="Folder of published figures.")] = Path("reference"),
-    out: Annotated[Path, typer.Option(help="Folder of the reports; this one takes the suite's name.")] = Path(
+    published: Annotated[Path, typer.Option("--reference", help="Folder of the published scores.")] = Path("reference"),
+    out: Annotated[Path, typer.Option(help="Folder of the reports; each suite has its own subfolder.")] = Path(
         "reports"
     ),
 ) -> None:
     """Report on every task and method of the settings: tables, figures, metrics and the main page, report.md.
 
-    A task, method, seed, evaluation or episode that is missing is an error, and nothing is written.
+    If a task, method, seed, evaluation or episode is missing, this stops with an error and writes nothing.
     """
     values = read_settings(params_file)
     plan = grid_of(values, values.methods)

@@ -17,20 +17,22 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def command(
-    page: Annotated[str, typer.Option(help="Name of a page under `online` in the file of settings.")],
+    page: Annotated[str, typer.Option(help="Name of a page under `online.pages` in the settings file.")],
     params_file: ParamsOption = Path("params.yaml"),
     runs: RunsOption = Path("runs"),
     evals: EvalsOption = Path("evals"),
-    went_on: Annotated[Path, typer.Option("--online", help="Folder of the runs that went on.")] = Path("online"),
-    after: Annotated[Path, typer.Option(help="Folder of the evaluations of the runs that went on.")] = Path(
+    went_on: Annotated[Path, typer.Option("--online", help="Folder of the fine-tuned runs.")] = Path("online"),
+    after: Annotated[Path, typer.Option(help="Folder of the evaluations of the fine-tuned runs.")] = Path(
         "evals-online"
     ),
-    published: Annotated[Path, typer.Option("--reference", help="Folder of published figures.")] = Path("reference"),
-    out: Annotated[Path, typer.Option(help="Folder of the reports, with a folder a suite.")] = Path("reports"),
+    published: Annotated[Path, typer.Option("--reference", help="Folder of the published scores.")] = Path("reference"),
+    out: Annotated[Path, typer.Option(help="Folder of the reports; each suite has its own subfolder.")] = Path(
+        "reports"
+    ),
 ) -> None:
-    """Compare the start and the end of training that went on online: a page, its numbers and its figure.
+    """Compare the scores at the start and at the end of online training; writes a page, a CSV table and a figure.
 
-    A task, method, seed, evaluation or episode that is missing is an error, and nothing is written.
+    If a task, method, seed, evaluation or episode is missing, this stops with an error and writes nothing.
     """
     values = read_settings(params_file)
     found = online_page.gather_online(

@@ -1,7 +1,7 @@
 """Stage `settings`: params.yaml -> settings/<program>.json: the sections that the pages of a program depend on.
 
-It checks the whole file first. A page depends on one small file instead of on sections that DVC would copy into dvc.lock for each page:
-in a suite of 37 methods, a page's copy has 25,000 bytes.
+It checks the whole file first. A page depends on one small file. If it depended on the sections themselves, DVC would copy them
+into dvc.lock for each page: 25,000 bytes per page in a suite of 37 methods.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def command(
     params_file: ParamsOption = Path("params.yaml"),
     out: Annotated[Path, typer.Option(help="Folder of the files.")] = Path("settings"),
 ) -> None:
-    """Check the file of settings; write the sections that pages depend on to settings/<program>.json."""
+    """Check the settings file, and write the sections that report pages depend on to settings/<program>.json."""
     values = read_settings(params_file).values
     write_folder(
         out,

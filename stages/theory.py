@@ -1,4 +1,4 @@
-"""Stage `theory`: settings -> reports/theory/: what the method claims, on distributions whose scores and divergences are known."""
+"""Stage `theory`: settings -> reports/theory/: the method's claims, checked on distributions with known scores and divergences."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def command(
     params_file: ParamsOption = Path("params.yaml"),
     out: Annotated[Path, typer.Option(help="Folder of the pages, tables and figures.")] = Path("reports/theory"),
 ) -> None:
-    """The four demonstrations: scores, second-order forms of the KL, the optimality gap, a multimodal bandit.
+    """Run the four demonstrations: scores, second-order forms of the KL, the optimality gap, a multimodal bandit.
 
-    It trains small networks on the CPU, for a minute or two, and writes all files or none.
+    This trains small networks on the CPU for a minute or two, and writes either all files or none.
     """
     values = read_settings(params_file)
     device.select_device("cpu", values.part(Compute, "compute").threads)

@@ -135,7 +135,7 @@ def test_page_says_what_differs_and_how_it_was_measured(pages: Path) -> None:
     assert "What differs: time of the score. In `params.yaml`: `train.t_eps`.\n" in text
     assert "- 0.5: method `early`, `train.t_eps` [0.5, 0.5]\n" in text
     assert "95 % t-interval of the mean over seeds" in text and "over 2 seeds" in text
-    assert "2 episodes a seed after each of 1,500, 2,000 training steps" in text
+    assert "2 episodes per seed after each of 1,500, 2,000 training steps" in text
     assert "](t-eps.svg)" in text
 
 

@@ -368,7 +368,7 @@ def test_what_went_on_is_evaluated_like_a_run_and_compared(tiny_project: Path) -
     record = Path("online", TASK, "fidec.json")
     values = read_record(record)
     write_record(record, values | {"files": values["files"] | {"step_000000060.safetensors": "0" * 64}})
-    with pytest.raises(FdError, match=r"^evals-online/umaze/fidec.json: weights are others than those of the run"):
+    with pytest.raises(FdError, match=r"^evals-online/umaze/fidec.json: weights do not match the run"):
         call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
 
 
@@ -449,7 +449,7 @@ def test_a_run_without_its_state_is_one_line(tiny_project: Path) -> None:
     offline("fql")
     change_params(Path(), going("fql"))
     with pytest.raises(
-        FdError, match=r"^runs/umaze/fql/state.safetensors: no such file, the run cannot go on; refine it"
+        FdError, match=r"^runs/umaze/fql/state.safetensors: no such file, so the run cannot be fine-tuned; refine it"
     ):
         run("fql")
     assert not Path("online").exists()
@@ -544,13 +544,13 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
         "| umaze | fql | 40 to 60 | 22.0 ± 2.8 [-3.4, 47.4] | 32.0 ± 2.8 [6.6, 57.4] | 10.0 ± 0.0 [10.0, 10.0] |"
         in page
     )
-    assert "there is no published figure for this data set" in page
+    assert "there is no published score for this data set" in page
     write_evaluations("evals-online", "fidec", rows_of("evals-online", "fidec"), mujoco="3.1.6")
     call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
     first = Path("reports", "tiny", "online", "all.md").read_text().splitlines()[0]
     assert first.startswith("**Mixed versions: mujoco 4.0.0 and 3.1.6.")
     write_evaluations("evals-online", "fidec", rows_of("evals-online", "fidec"), data="11")
-    with pytest.raises(FdError, match=r"^online/umaze/fidec.json: data_sha256 is of other data"):
+    with pytest.raises(FdError, match=r"^online/umaze/fidec.json: data_sha256 belongs to different data"):
         call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
     Path("evals-online", TASK, "fql.csv").unlink()
     with pytest.raises(FdError, match=r"^evals-online/umaze/fql.csv: no such file"):
@@ -586,5 +586,5 @@ def test_a_state_of_other_settings_is_one_line(tiny_project: Path) -> None:
     change_params(Path(), lambda values: values["refine"].update(discount=0.5))
     offline("fql")
     Path("runs", TASK, "fql", STATE).write_bytes(kept)
-    with pytest.raises(FdError, match=r"state\.safetensors: is not the state of snapshot 40; refine it again$"):
+    with pytest.raises(FdError, match=r"state\.safetensors: does not match snapshot 40; refine it again$"):
         run("fql")

@@ -1,4 +1,4 @@
-"""The published figures as they are stored, and the rule for when one may stand beside ours."""
+"""The published scores as they are stored, and the rule for when one may stand beside ours."""
 
 import csv
 import re
@@ -23,7 +23,7 @@ def test_same_data_and_protocol_are_comparable() -> None:
     comparison = compare_published(load_reference(FOLDER), TASK1, ["bc", "fql", "fidec"])
     assert [(figure.method, figure.mean, figure.spread) for figure in comparison.figures] == [("FQL", 97, 2)]
     assert comparison.figures[0].source == "FQL paper, arXiv 2502.02538, Table 3"
-    assert comparison.note == "published figures of the same data and protocol"
+    assert comparison.note == "published scores of the same data and protocol"
 
 
 def test_other_methods_of_the_table() -> None:
@@ -33,7 +33,7 @@ def test_other_methods_of_the_table() -> None:
 
 def test_bc_of_the_papers_is_another_method() -> None:
     comparison = compare_published(load_reference(FOLDER), TASK1, ["bc"])
-    assert comparison.figures == () and comparison.note == "no published figure for these methods"
+    assert comparison.figures == () and comparison.note == "no published score for these methods"
 
 
 def test_pixel_tasks_have_their_own_steps() -> None:
@@ -53,16 +53,16 @@ def test_timing_of_the_reward_is_told() -> None:
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ({"source": "generate"}, "the data are regenerated, not the published set of that name: no published figure"),
-        ({"final_steps": (1000000,)}, "no published figure has this protocol (50 episodes at steps 1000000)"),
-        ({"final_steps": (15000, 20000, 25000)}, "no published figure has this protocol"),
-        ({"episodes": 20}, "no published figure has this protocol (20 episodes at steps 800000, 900000, 1000000)"),
-        ({"dataset": "cube-single-play-v0"}, "there is no published figure for this data set"),
-        (MINARI, "there is no published figure for this data set"),
-        (MINARI | {"differs": "recorded anew"}, "recorded anew: no published figure is comparable"),
-        ({"differs": "another simulator"}, "another simulator: no published figure is comparable"),
-        ({"dataset": "antmaze-umaze-v2", "source": "minari"}, "no published figure has this protocol"),
-        ({"source": "generate", "dataset": "fd/pointmaze/umaze-v0"}, "there is no published figure for this data set"),
+        ({"source": "generate"}, "the data are regenerated, not the published set of that name: no published score"),
+        ({"final_steps": (1000000,)}, "no published score has this protocol (50 episodes at steps 1000000)"),
+        ({"final_steps": (15000, 20000, 25000)}, "no published score has this protocol"),
+        ({"episodes": 20}, "no published score has this protocol (20 episodes at steps 800000, 900000, 1000000)"),
+        ({"dataset": "cube-single-play-v0"}, "there is no published score for this data set"),
+        (MINARI, "there is no published score for this data set"),
+        (MINARI | {"differs": "recorded anew"}, "recorded anew: no published score is comparable"),
+        ({"differs": "another simulator"}, "another simulator: no published score is comparable"),
+        ({"dataset": "antmaze-umaze-v2", "source": "minari"}, "no published score has this protocol"),
+        ({"source": "generate", "dataset": "fd/pointmaze/umaze-v0"}, "there is no published score for this data set"),
     ],
 )
 def test_anything_else_is_not_comparable(change: dict[str, object], note: str) -> None:
@@ -140,9 +140,13 @@ SETTING = "*,all,refine.tau,0.1,paper"
     ("tasks", "settings", "message"),
     [
         (TASK.replace(",10,", ",ten,"), SETTING, "tasks.csv:2: 'ten' is not a number"),
-        (f"{TASK}\n{TASK}", SETTING, "tasks.csv:3: task 'a' stands twice, allowed: each once"),
-        (TASK, SETTING.replace("refine.", ""), "settings.csv:2: key 'tau' of 'all', allowed: "),
-        (TASK, SETTING.replace("all,refine", "fql,evaluate"), "settings.csv:2: key 'evaluate.tau' of 'fql', allowed: "),
+        (f"{TASK}\n{TASK}", SETTING, "tasks.csv:3: duplicate task 'a', allowed: each once"),
+        (TASK, SETTING.replace("refine.", ""), "settings.csv:2: key 'tau' of method 'all', allowed: "),
+        (
+            TASK,
+            SETTING.replace("all,refine", "fql,evaluate"),
+            "settings.csv:2: key 'evaluate.tau' of method 'fql', allowed: ",
+        ),
         (TASK, SETTING.replace("0.1", "[0.1"), "settings.csv:2: not YAML: "),
     ],
 )

@@ -76,7 +76,7 @@ def run(root: Path, *arguments: str) -> tuple[int, str]:
 def update(root: Path) -> None:
     """The scores as they are become the baseline."""
     code, told = run(root, "--update")
-    assert (code, told.strip()) == (0, f"{root / 'baseline' / 'example.json'}: the scores as they are now")
+    assert (code, told.strip()) == (0, f"{root / 'baseline' / 'example.json'}: saved the current scores")
 
 
 def rerun(root: Path, count: Successes) -> None:
@@ -93,7 +93,7 @@ def row(text: str, *names: str) -> list[str]:
 
 def test_the_same_episodes_pass(made: Path) -> None:
     code, text = run(made)
-    assert code == 0 and "**No regression: every episode is that of the baseline.**" in text
+    assert code == 0 and "**No regression: every episode is identical to the baseline.**" in text
     assert row(text, "near", "fidec") == ["near", "fidec", "80.0", "80.0", "0", "", "identical"]
     assert row(text, "all tasks", "bc")[2:4] == ["25.0", "25.0"]
     assert "Not the same" not in text
@@ -203,7 +203,7 @@ def _lose(root: Path, change: Callable[[dict], object]) -> None:
             "tasks.far: missing in the evaluations",
         ),
         (lambda root: (root / "evals/near/fql.csv").unlink(), "evals/near/fql.csv: no such file"),
-        (lambda root: edit_record(root / "evals/near/fql.json", data_sha256={}), "evals/near/fql.json: data_sha256 is of other data"),
+        (lambda root: edit_record(root / "evals/near/fql.json", data_sha256={}), "evals/near/fql.json: data_sha256 belongs to different data"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_refused(suite: Path, broken: Callable[[Path], object], message: str) -> None:
@@ -235,7 +235,7 @@ def test_one_seed_in_the_baseline_has_no_spread(suite: Path) -> None:
     update(suite)
     assert run(suite)[0] == 0  # the same episodes
     _lose(suite, lambda b: b["tasks"]["near"]["methods"]["bc"].update(evaluations_sha256="0" * 64))
-    assert run(suite) == (2, "seeds: one in the baseline, which has no spread then; allowed: two or more")
+    assert run(suite) == (2, "seeds: the baseline has one and so no spread, allowed: two or more")
 
 
 def test_returns_are_compared_by_their_spread(suite: Path) -> None:
@@ -345,7 +345,7 @@ def test_smallest_drop_is_found_by_halving() -> None:
 def test_power_of_another_suite_is_one_line(suite: Path) -> None:
     change_params(suite, lambda params: params.update(suite="other"))
     path = suite / "baseline" / "example.json"
-    line = f"{path}: is of the suite 'example', allowed: that of {suite / 'params.yaml'}, 'other'"
+    line = f"{path}: belongs to the suite 'example', allowed: the suite of {suite / 'params.yaml'}, 'other'"
     options = [f"--params={suite / 'params.yaml'}", f"--baseline={path}", f"--out={suite / 'out'}"]
     assert outcome(fidec, ["power", *options]) == (2, line)
     assert not (suite / "out").exists()
@@ -378,6 +378,6 @@ def test_a_baseline_of_one_seed_has_no_spread_to_draw_from(suite: Path) -> None:
     options = [f"--params={suite / 'params.yaml'}", f"--baseline={suite / 'baseline/example.json'}"]
     assert outcome(fidec, ["power", *options]) == (
         2,
-        "seeds: one in the baseline, allowed: two or more, whose spread is known",
+        "seeds: the baseline has one and so no spread, allowed: two or more",
     )
     assert power.suite_of(found).spread.shape == (2,)

@@ -126,13 +126,13 @@ def test_curves(report: Path) -> None:
 
 def test_page(report: Path) -> None:
     text = (report / "report.md").read_text()
-    assert "2 episodes a seed after each of 1,500, 2,000 training steps" in text
+    assert "2 episodes per seed after each of 1,500, 2,000 training steps" in text
     assert "- near: the data are regenerated, not the published set of that name: no" in text
-    assert "- far: there is no published figure for this data set." in text
+    assert "- far: there is no published score for this data set." in text
     assert "Machine: Example CPU, 2 cores, 16 GiB, no GPU." in text
     assert "mujoco 4.0.0, numpy 2.4.0, torch 2.13.0" in text
     assert "| near | 1:01 | 2:05 + 0:20 |" in text
-    assert "pretrain 2:02, refine 12:30, evaluate 2:00; together 16:32" in text
+    assert "pretrain 2:02, refine 12:30, evaluate 2:00. In all: 16:32" in text
     # The last tenth of 2000 steps holds 1900 and 2000: penalty .0195, nearly twice the budget.
     assert "| near | fidec | 0.01 | 0.0195 | 1.95 | 0.004 | 1.5 |" in text
     for link in (
@@ -313,7 +313,7 @@ def test_tasks_may_differ_in_their_last_evaluations_and_from_the_published_data(
     metrics = json.loads((suite / "reports" / "example" / "metrics.json").read_text())
     assert (metrics["near"]["bc"]["mean"], metrics["far"]["bc"]["mean"]) == (87.5, 100.0)
     text = (suite / "reports" / "example" / "report.md").read_text()
-    assert "- far: 2 episodes a seed after 2,000 training steps\n" in text
+    assert "- far: 2 episodes per seed after 2,000 training steps\n" in text
     assert "far: replayed in another simulator." in text
     assert cells(suite, "pen-human †")[3] == "53 ± 6 [1]<br>40 [2]"
 
@@ -346,7 +346,7 @@ def test_two_machines_are_both_named(suite: Path) -> None:
         ),
         (
             lambda root: edit_record(root / "runs/far/bc.json", data_sha256="x"),
-            "bc.json: data_sha256 is of other data; run this",
+            "bc.json: data_sha256 belongs to different data; run this",
         ),
         (
             lambda root: edit_record(root / "runs/far/bc.json", flow_sha256="11"),
@@ -354,7 +354,7 @@ def test_two_machines_are_both_named(suite: Path) -> None:
         ),
         (
             lambda root: edit_record(root / "evals/far/bc.json", weights={"step_000000500.safetensors": "00"}),
-            "evals/far/bc.json: weights are others than those of the run",
+            "evals/far/bc.json: weights do not match the run",
         ),
         (lambda root: edit_record(root / "runs/far/bc.json", "seconds"), "bc.json: field 'seconds' is missing"),
         (
@@ -371,7 +371,7 @@ def test_two_machines_are_both_named(suite: Path) -> None:
         ),
         (
             lambda root: change_params(root, lambda p: p["tasks"].update(aggregate=p["tasks"]["far"])),
-            "tasks.aggregate: this name is kept",
+            "tasks.aggregate: this name is reserved",
         ),
         (
             lambda root: change_params(root, lambda p: p["methods"].update(new=p["methods"]["bc"])),

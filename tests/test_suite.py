@@ -135,7 +135,7 @@ def test_selecting(tmp_path: Path) -> None:
     target.write_text(edited, encoding="utf-8")
     with pytest.raises(
         FdError,
-        match=r"holds edits, it is none of ablation, .*, quick; keep it elsewhere, or overwrite it with `fidec suite quick --force`",
+        match=r"has local edits, it equals none of ablation, .*, quick; copy it elsewhere, or overwrite it with `fidec suite quick --force`",
     ):
         select("quick", target)
     assert target.read_text(encoding="utf-8") == edited

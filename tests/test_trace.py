@@ -119,7 +119,7 @@ def _metrics(change: Callable[[dict], object]) -> Callable[[], object]:
         (_flip(f"runs/{TASK}/bc/flow.safetensors"), "bc/flow.safetensors: SHA-256 is"),
         (lambda: Path(f"runs/{TASK}/bc/step_000000020.safetensors").unlink(), "step_000000020.safetensors: No such file"),
         (lambda: edit_record(Path(f"evals/{TASK}/bc.json"), "weights"), f"evals/{TASK}/bc.json: field 'weights' is missing"),
-        (lambda: edit_record(Path(f"evals/{TASK}/bc.json"), data_sha256={}), f"evals/{TASK}/bc.json: data_sha256 is of other data"),
+        (lambda: edit_record(Path(f"evals/{TASK}/bc.json"), data_sha256={}), f"evals/{TASK}/bc.json: data_sha256 belongs to different data"),
         (
             lambda: change_params(Path(), lambda params: params["refine"].update(discount=0.5)),
             "was trained with discount 0.99, the settings say 0.5",
@@ -144,7 +144,7 @@ def test_a_report_of_mixed_versions_says_so_first(project: Path) -> None:
 def test_a_report_of_mixed_data_is_refused(project: Path) -> None:
     edit_record(project / "evals" / TASK / "bc.json", data_sha256={"actions": "00"})
     code, text = outcome(report.app, ["--reference", str(ROOT / "reference")])
-    assert code == 2 and text == f"evals/{TASK}/bc.json: data_sha256 is of other data; run this stage again"
+    assert code == 2 and text == f"evals/{TASK}/bc.json: data_sha256 belongs to different data; run this stage again"
 
 
 def test_an_ablation_of_mixed_data_or_versions_says_so(project: Path) -> None:
@@ -160,4 +160,4 @@ def test_an_ablation_of_mixed_data_or_versions_says_so(project: Path) -> None:
     assert page.read_text().startswith("**Mixed versions: numpy ")
     edit_record(run, data_sha256={"actions": "00"})
     code, text = outcome(ablate.app, ["--axis", "one"])
-    assert code == 2 and text == f"runs/{TASK}/fidec.json: data_sha256 is of other data; run this stage again"
+    assert code == 2 and text == f"runs/{TASK}/fidec.json: data_sha256 belongs to different data; run this stage again"

@@ -1,1 +1,1 @@
-"""The console command `fidec`: what a user does beside running stages. It may import everything, nothing imports it."""
+"""The console command `fidec`: everything that a user does besides running stages. It may import every package; no package imports it."""

@@ -1,4 +1,4 @@
-"""Reads the settings and says what they ask for: `fidec check`. `make repro` calls it before DVC, whose own errors are longer."""
+"""Checks the settings and prints a summary: `fidec check`. `make repro` calls it before DVC, because DVC's own errors are longer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fd.settings.settings_file import read_settings
 
 
 def command(params_file: ParamsOption = Path("params.yaml")) -> None:
-    """Check the file of settings."""
+    """Check the settings file and print a summary of it."""
     values = read_settings(params_file)
     cells = len(values.tasks) * len(values.methods)
     print(

@@ -1,7 +1,8 @@
-"""Removes DVC's list of what is being read and written, .dvc/tmp/rwlock, when no DVC stands behind it. `make repro` calls it.
+"""Removes DVC's lock file .dvc/tmp/rwlock if no running DVC process owns it. `make repro` calls it.
 
-DVC itself drops entries whose process number is free. After a restart of a container the number of a DVC that was killed may be that of
-another program, and a list that was being written when DVC was killed is cut off: then DVC asks for this by hand.
+The file lists the paths that each DVC process reads or writes. DVC itself drops the entries of processes that no longer run. But after
+a restart of a container, another program can have the number of a killed DVC process; and if DVC was killed while it wrote the list,
+the list is truncated. In both cases DVC asks the user to remove the file.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from filelock import FileLock
 
 
 def command(
-    folder: Annotated[Path, typer.Option(help="DVC's folder of the project.")] = Path(".dvc"),
+    folder: Annotated[Path, typer.Option(help="The project's DVC folder.")] = Path(".dvc"),
 ) -> None:
-    """Remove DVC's list of what is being read and written, unless a process in it is a DVC."""
+    """Remove DVC's lock file tmp/rwlock, unless a running DVC process owns it."""
     path = folder / "tmp" / "rwlock"
-    if path.exists() and Path("/proc/self").exists():  # without which nothing is known of a process
-        with FileLock(path.with_name("rwlock.lock")):  # under which DVC reads and writes the list
+    if path.exists() and Path("/proc/self").exists():  # /proc is needed to look up processes
+        with FileLock(path.with_name("rwlock.lock")):  # DVC takes the same lock to read and write the list
             if not any(map(is_dvc, processes(path.read_text(encoding="utf-8", errors="replace")))):
                 path.unlink()
 
 
 def processes(text: str) -> list[int]:
-    """Numbers of the processes in DVC's list, {"read": {path: [process]}, "write": {path: process}}; none where it is cut off."""
+    """Numbers of the processes in DVC's list, {"read": {path: [process]}, "write": {path: process}}; none if it is truncated."""
     try:
         known = json.loads(text)
         holders = [*chain.from_iterable(known["read"].values()), *known["write"].values()]

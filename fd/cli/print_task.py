@@ -1,4 +1,4 @@
-"""Prints the entry under `tasks` of a task of the benchmark, with the hyperparameters of the papers: `fidec task`."""
+"""Prints the settings entry of a benchmark task, with the papers' hyperparameters: `fidec task`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ def command(
         ),
     ],
     params_file: ParamsOption = Path("params.yaml"),
-    published: Annotated[Path, typer.Option("--reference", help="Folder of published figures.")] = Path("reference"),
+    published: Annotated[
+        Path, typer.Option("--reference", help="Folder of the published tasks and hyperparameters.")
+    ] = Path("reference"),
 ) -> None:
-    """Print the entry of a task for the file of settings, with what differs from its sections, each value with its source."""
+    """Print a benchmark task's entry for the settings file: the published values that differ from it, each with its source."""
     tasks = benchmark(published)
     task = find_task(tasks, dataset)
     if task is None:

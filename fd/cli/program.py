@@ -1,4 +1,4 @@
-"""The console command `fidec` and its subcommands, one a module of this package."""
+"""The console command `fidec`; each subcommand is a module of this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fd.runtime import command_line, signals
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Settings, scores and housekeeping of the pipeline. The pipeline itself runs by `dvc repro`, or `make repro`.",
+    help="Check settings, trace scores and maintain the pipeline. To run the pipeline itself, use `dvc repro` or `make repro`.",
 )
 app.command("check")(check_settings.command)
 app.command("suite")(select_suite.command)

@@ -14,13 +14,13 @@ from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, Pa
 def command(
     metrics: Annotated[
         Path | None,
-        typer.Argument(help="metrics.json of a report: every number of it is held against the evaluations."),
+        typer.Argument(help="metrics.json of a report; every number in it is checked against the evaluations."),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Of this task alone.")] = None,
-    method: Annotated[str | None, typer.Option(help="Of this method alone.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of this seed alone.")] = None,
+    task: Annotated[str | None, typer.Option(help="Trace only this task.")] = None,
+    method: Annotated[str | None, typer.Option(help="Trace only this method.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Trace only this seed.")] = None,
     step: Annotated[
-        int | None, typer.Option(help="At this training step; default: the steps that make the score.")
+        int | None, typer.Option(help="Trace only this training step; default: the steps that make up the score.")
     ] = None,
     params_file: ParamsOption = Path("params.yaml"),
     evals: EvalsOption = Path("evals"),
@@ -28,8 +28,8 @@ def command(
     data: DataOption = Path("data"),
     behaviour: BehaviourOption = Path("behaviour"),
 ) -> None:
-    """Trace the scores of a report to cell, seed, snapshot, data, settings and versions; arrays or weights that have changed since are an error."""
-    from fd.report import trace  # here, for `fidec --help` needs none of these
+    """Trace the scores of a report to their episodes, snapshots, data, settings and versions; fails if data or weights have changed since."""
+    from fd.report import trace  # imported here, because `fidec --help` needs none of these
     from fd.results import estimates, origins
     from fd.results.grid import grid_of
     from fd.settings.settings_file import read_settings

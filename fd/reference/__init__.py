@@ -1,4 +1,4 @@
-"""What others published: tasks of the benchmark, scores, hyperparameters, and the suites composed of them.
+"""Published tasks, scores and hyperparameters of the benchmark, and the suites composed of them.
 
 It imports storage.
 """

@@ -19,8 +19,8 @@ SETTING_COLUMNS = ("datasets", "method", "key", "value", "source")
 class Hyperparameter:
     """A published value of a key of a section.
 
-    `datasets` is the pattern that it is given for, `method` a method of this project, or `all`; `text` is the value in
-    YAML.
+    `datasets` is a pattern of the data sets that it applies to, `method` a method of this project, or `all`; `text` is
+    the value in YAML.
     """
 
     datasets: str
@@ -33,17 +33,17 @@ class Hyperparameter:
 
 
 def hyperparameters(folder: Path, files: Sequence[str] = ("settings.csv",)) -> tuple[Hyperparameter, ...]:
-    """All that the papers set, from files of the folder, in their order.
+    """All published hyperparameters in these files of the folder, in their order.
 
     Raises:
-        FdError: a file is not as it should be.
+        FdError: a file is malformed.
     """
     found = []
     for place, row in (row for file in files for row in read_table(folder / file, SETTING_COLUMNS)):
         section, _, key = row["key"].partition(".")
         if not key or (section != "refine" and row["method"] != "all"):
             raise FdError(
-                f"{place}: key {row['key']!r} of {row['method']!r}, allowed: refine.<key>, and of all <section>.<key>"
+                f"{place}: key {row['key']!r} of method {row['method']!r}, allowed: refine.<key>; for method all: <section>.<key>"
             )
         value = read_yaml(row["value"], place)
         found.append(Hyperparameter(row["datasets"], row["method"], section, key, value, row["value"], row["source"]))
@@ -51,7 +51,7 @@ def hyperparameters(folder: Path, files: Sequence[str] = ("settings.csv",)) -> t
 
 
 def of_dataset(published: Sequence[Hyperparameter], dataset: str) -> tuple[Hyperparameter, ...]:
-    """What is published for a dataset; of several that match, the first of a method, section and key."""
+    """Hyperparameters that apply to a data set; if several have the same method, section and key, the first one."""
     found: dict[tuple[str, str, str], Hyperparameter] = {}
     for item in published:
         if fnmatchcase(dataset, item.datasets):

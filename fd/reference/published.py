@@ -1,8 +1,8 @@
-"""Published scores, and the rule for when one may stand beside ours.
+"""Published scores, and the rule for when they are comparable with ours.
 
-A figure is comparable when it belongs to the same data (the dataset's name is equal, and the set is the
-published one, not one regenerated under its name) and to the same protocol (the same evaluated steps in the
-score, the same number of episodes).
+A published score is comparable if it has the same data (the data set has the same name, and is the published
+one, not one regenerated under its name) and the same protocol (the same evaluated steps in the score, the same
+number of episodes).
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ class Setting:
 
     dataset: str
     source: str  # generate, ogbench, minari or d4rl
-    differs: (
-        str | None
-    )  # in what its data or simulator are others than those of the published set; None where they are not
+    differs: str | None  # how its data or simulator differ from the published ones; None if they do not
     final_steps: tuple[int, ...]  # training steps whose evaluations make the score
     episodes: int  # of one evaluation
     success_timing: str  # pre or post
@@ -57,9 +55,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """A published score of one task; of a family of tasks or the whole, whose name is `dataset` then.
+    """A published score of one task, or of a family or all tasks, with the name in `dataset`.
 
-    `spread` is None where the source gives none; `secondary` says that it was read at second hand.
+    `spread` is None if the source gives none; `secondary` marks a score from a secondary source.
     """
 
     method: str
@@ -73,7 +71,7 @@ class PublishedFigure:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the figures of a source were measured, for the tasks that match a shell pattern."""
+    """How the scores of a source were measured, for the tasks that match a shell pattern."""
 
     source: str
     tasks: str
@@ -84,7 +82,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Reference:
-    """Offline figures of tasks, of families and of all OGBench state tasks, the protocols of their sources, and the benchmark."""
+    """Offline scores of tasks, of families and of all OGBench state tasks, the protocols of their sources, and the benchmark tasks."""
 
     figures: tuple[PublishedFigure, ...]
     families: tuple[PublishedFigure, ...]
@@ -95,7 +93,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures that may stand beside a task's scores, perhaps none, and one sentence that says why."""
+    """Published scores that are comparable with a task's scores, possibly none, and the reason in one sentence."""
 
     figures: tuple[PublishedFigure, ...]
     note: str
@@ -105,7 +103,7 @@ def load_reference(folder: Path) -> Reference:
     """Reference of the folder's scores.csv, protocols.csv and tasks.csv.
 
     Raises:
-        FdError: a file or column is missing, or a value is not what its column holds.
+        FdError: a file or column is missing, or a value is invalid.
     """
     figures: dict[str, list[PublishedFigure]] = {"task": [], "family": [], "aggregate": []}
     protocols = []
@@ -126,10 +124,10 @@ def load_reference(folder: Path) -> Reference:
 
 
 def compare_published(reference: Reference, setting: Setting, methods: Sequence[str]) -> Comparison:
-    """Figures of the methods (names of this project) that are comparable with scores of that setting.
+    """Published scores of the methods (names of this project) that are comparable with scores of this setting.
 
-    The reward's timing is not part of the rule: it moves rewards by one step of an episode, and the note says
-    so.
+    The reward's timing is not part of the rule: it shifts rewards by one step of an episode, and the note
+    mentions it.
     """
     if reason := obstacle(reference, setting):
         return Comparison((), reason)
@@ -137,23 +135,23 @@ def compare_published(reference: Reference, setting: Setting, methods: Sequence[
     names = {METHODS[method] for method in methods if method in METHODS}
     chosen = tuple(figure for figure in same if figure.method in names)
     timing = {_measured(reference, figure).success_timing for figure in chosen} - {setting.success_timing}
-    note = "published figures of the same data and protocol" if chosen else "no published figure for these methods"
+    note = "published scores of the same data and protocol" if chosen else "no published score for these methods"
     if timing:
         note += f"; their rewards have success_timing {', '.join(sorted(timing))}, ours {setting.success_timing}"
     return Comparison(chosen, note)
 
 
 def obstacle(reference: Reference, setting: Setting) -> str:
-    """Why no published figure is comparable with scores of that setting; "" where some are."""
+    """Why no published score is comparable with scores of this setting; "" if some are."""
     if setting.differs:
-        return f"{setting.differs}: no published figure is comparable"
+        return f"{setting.differs}: no published score is comparable"
     known = _known(reference, setting)
     if not known:
-        return "there is no published figure for this data set"
+        return "there is no published score for this data set"
     if setting.source == "generate":
-        return f"{REGENERATED}: no published figure is comparable"
+        return f"{REGENERATED}: no published score is comparable"
     if not any(_same_protocol(reference, figure, setting) for figure in known):
-        return f"no published figure has this protocol ({_protocol(setting)}): none is comparable"
+        return f"no published score has this protocol ({_protocol(setting)}): none is comparable"
     return ""
 
 

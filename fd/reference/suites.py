@@ -1,7 +1,7 @@
-"""Suites: files of settings, whole or composed of the tasks of the benchmark and the published hyperparameters of each.
+"""Suites: settings files, either complete or composed of benchmark tasks and their published hyperparameters.
 
-A composed suite is a line of benchmark/suites.csv: the tasks that name it in reference/tasks.csv, with their values of
-reference/settings.csv, above the sections and methods that all of them share, benchmark/settings.yaml.
+A composed suite is a line of benchmark/suites.csv. It has the tasks that name it in reference/tasks.csv, with their values
+of reference/settings.csv, above the sections and methods that all composed suites share, benchmark/settings.yaml.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def suite_texts(folder: Path, published: Path) -> dict[str, str]:
     """Settings of every suite as YAML, by name; not validated.
 
     Args:
-        folder: of the suites: <name>.yaml is one, benchmark/suites.csv names those that are composed.
-        published: with tasks.csv and files of settings.
+        folder: folder of the suites: each <name>.yaml is a complete one, benchmark/suites.csv lists the composed ones.
+        published: folder with tasks.csv and the tables of hyperparameters.
 
     Raises:
         FdError: a file cannot be read, or a composed suite has no task.
@@ -34,13 +34,13 @@ def suite_texts(folder: Path, published: Path) -> dict[str, str]:
 
 
 def task_entry(task: BenchmarkTask, found: Sequence[Hyperparameter], settings: Mapping[str, Any]) -> str:
-    """The task's entry under `tasks` of a file of settings, each value with its source.
+    """The task's entry under `tasks` of a settings file, each value with its source.
 
     Args:
         task: the task.
         found: its published hyperparameters.
-        settings: of the file as they were read. What is published for all tasks and stands in its sections and methods already is
-            left out, and methods that it has not.
+        settings: content of the settings file. Values published for all tasks that it already has are left out, and so are
+            methods that it lacks.
     """
     shape = " x ".join(map(str, task.observation))
     facts = f"observations {shape}, actions {task.actions}, horizon {task.horizon}, {task.score}"
@@ -83,17 +83,19 @@ def _composed(folder: Path, published: Path) -> dict[str, str]:
 
 
 def _check_shared(settings: Any, path: Path) -> None:
-    """FdError unless the sections and methods that all suites share have the form that is read here."""
+    """FdError unless the shared sections and methods are mappings."""
     sections = settings if isinstance(settings, dict) else {}
     methods = sections.get("methods")
     own = list(methods.values()) if isinstance(methods, dict) else [None]
     refines = [method.get("refine") if isinstance(method, dict) else None for method in own]
     if not all(isinstance(section, dict) for section in [sections.get("refine"), *refines]):
-        raise FdError(f"{path}: lacks `refine`, `methods` or the `refine` of a method, allowed: mappings")
+        raise FdError(
+            f"{path}: `refine`, `methods` or the `refine` of a method is missing or is not a mapping, allowed: mappings"
+        )
 
 
 def _online(found: Mapping[BenchmarkTask, Sequence[Hyperparameter]], methods: Sequence[str]) -> list[str]:
-    """Lines of the section `online`: what is published of it, for every task, where methods go on online."""
+    """Lines of the section `online`: the published values of every task, if any method is fine-tuned online."""
     if not methods:
         return ["online: {tasks: {}, methods: [], pages: {}}"]
     lines = ["online:", "  tasks:"]
@@ -107,13 +109,13 @@ def _online(found: Mapping[BenchmarkTask, Sequence[Hyperparameter]], methods: Se
 
 
 def _news(found: Sequence[Hyperparameter], method: str, section: str, given: Mapping[str, Any]) -> list[Hyperparameter]:
-    """What is published for a method and section and, where it is published for all tasks, not given already."""
+    """Published values for a method and section, without values for all tasks that are already given."""
     items = [item for item in found if (item.method, item.section) == (method, section)]
     return [item for item in items if item.datasets != "*" or item.key not in given or given[item.key] != item.value]
 
 
 def _data(task: BenchmarkTask) -> dict[str, str]:
-    """What the section `data` has of the task itself; OGBench's environments know their horizon and score."""
+    """Values of the section `data` from the task itself; OGBench's environments know their horizon and score."""
     known = {"source": task.source, "dataset": task.dataset}
     return known if task.source == "ogbench" else known | {"horizon": str(task.horizon), "score": task.score}
 

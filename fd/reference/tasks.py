@@ -1,4 +1,4 @@
-"""Tasks of the benchmark, and how a table of reference/ is read."""
+"""Tasks of the benchmark, and the reader of the tables in reference/."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class BenchmarkTask:
     """A task of the benchmark.
 
     Attributes:
-        name: of its entry in a file of settings.
+        name: name of its entry in a settings file.
         suites: names of the suites that it belongs to.
-        family: the tasks that papers give one mean of; a name of scores.csv.
+        family: group of tasks for which papers report one mean; a name in scores.csv.
         source: where its data come from, "ogbench" or "minari".
-        dataset: its set's name there.
-        published: its name in the offline tables of scores.csv; `published_o2o` in the online ones, "" in none.
+        dataset: name of its data set there.
+        published: its name in the offline rows of scores.csv; `published_o2o` is that in the online rows, "" if in none.
         observation: shape, [O] or [H, W, C].
-        actions: dimensions.
+        actions: number of action dimensions.
         horizon: steps of an evaluation episode.
         score: "success" or "return" (normalised).
-        facts: where shape, horizon and score come from.
+        facts: source of shape, horizon and score.
     """
 
     name: str
@@ -67,13 +67,13 @@ def benchmark(folder: Path) -> tuple[BenchmarkTask, ...]:
     """Tasks of the folder's tasks.csv.
 
     Raises:
-        FdError: the file is not as it should be, or a task stands twice.
+        FdError: the file is malformed, or a task appears twice.
     """
     tasks: dict[str, BenchmarkTask] = {}
     for place, row in read_table(folder / "tasks.csv", TASK_COLUMNS):
         name = row["task"]
         if name in tasks:
-            raise FdError(f"{place}: task {name!r} stands twice, allowed: each once")
+            raise FdError(f"{place}: duplicate task {name!r}, allowed: each once")
         numbers = {key: whole_number(row[key], place) for key in ("actions", "horizon")}
         shape = tuple(whole_number(size, place) for size in row["observation"].split())
         words: dict[str, Any] = {key: text for key, text in row.items() if key != "task"}
@@ -84,7 +84,7 @@ def benchmark(folder: Path) -> tuple[BenchmarkTask, ...]:
 
 
 def find_task(tasks: Sequence[BenchmarkTask], dataset: str) -> BenchmarkTask | None:
-    """The task of a dataset, which may have the name that our source or that scores.csv knows it by; None where there is none."""
+    """The task of a data set, given by its name at its source or in scores.csv; None if there is none."""
     return next((task for task in tasks if dataset in (task.dataset, task.published)), None)
 
 

@@ -1,4 +1,4 @@
-"""The figure of an ablation: the score of every value above, how far it lets the policy move below, a column a task."""
+"""The figure of an ablation: scores above, mean displacement of the policy below, one column per task."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ LOOK: dict[str, Any] = {"color": COLOURS[2], "marker": "o"}
 MOVED: dict[str, Any] = {"color": COLOURS[3], "marker": "D"}
 PER_ROW = 3  # tasks
 LABEL = 7  # points, of the tick labels
-SPAN = 100  # of the displacement's axis, from which a decade has one tick
-# All that follows in inches.
+SPAN = 100  # ratio of the displacement axis from which a decade has only one tick
+# All lengths below are in inches.
 CHARACTER, LINE = 0.059, 0.11  # mean width and height of the tick labels' characters
 LEFT, RIGHT, GAP, TITLE = 0.7, 0.12, 0.5, 0.27
-SCORE, DISPLACEMENT, BETWEEN = 1.6, 1.0, 0.12  # heights of the two panels and what is between them
-NARROWEST, SLOT = 1.5, 0.45  # width of a panel and of a value, at least and while there is room
-BESIDE = 0.13  # from a mean to its seeds, while there is room
+SCORE, DISPLACEMENT, BETWEEN = 1.6, 1.0, 0.12  # heights of the two panels and of the gap between them
+NARROWEST, SLOT = 1.5, 0.45  # least width of a panel; width of a value if there is room
+BESIDE = 0.13  # distance from a mean to its seeds if there is room
 
 
 @dataclass(frozen=True)
 class FigureLayout:
-    """Where panels stand, in inches: as wide as the labels ask for and the page allows; else the labels are turned."""
+    """Positions of panels, in inches: as wide as their labels need; labels that do not fit on the page are turned."""
 
     columns: int
     rows: int
@@ -41,7 +41,7 @@ class FigureLayout:
 
     @classmethod
     def of(cls, tasks: int, labels: Sequence[str], *, displacement: bool) -> FigureLayout:
-        """The layout of so many tasks with these labels of values."""
+        """The layout for a number of tasks and the labels of the values."""
         columns = min(tasks, PER_ROW)
         longest = CHARACTER * max(map(len, labels))
         room = (WIDTH - LEFT - RIGHT - GAP * (columns - 1)) / columns
@@ -56,7 +56,7 @@ class FigureLayout:
         return LEFT + RIGHT + self.columns * (self.width + GAP) - GAP, self.rows * self._block()
 
     def boxes(self, index: int) -> list[tuple[float, float, float, float]]:
-        """(left, bottom, width, height) of the panels of a task, as shares of the figure, from the top."""
+        """(left, bottom, width, height) of the panels of a task, as fractions of the figure; the upper panel first."""
         width, height = self.size()
         row, column = divmod(index, self.columns)
         left, top = LEFT + column * (self.width + GAP), height - row * self._block() - TITLE
@@ -78,7 +78,7 @@ def render_ablation_figure(
     Args:
         results: scores of the methods.
         values: (label, method), in the order of the x axis.
-        moved: mean delta^2 by (task, method), of the methods that have one.
+        moved: mean delta^2 by (task, method), for the methods that have one.
     """
     with style():
         return svg(_figure(results, values, moved))
@@ -106,7 +106,7 @@ def _figure(results: Results, values: Sequence[tuple[str, str]], moved: Mapping[
 
 
 def _scores(panel: Axes, results: Results, task: str, values: Sequence[tuple[str, str]], *, beside: float) -> None:
-    """Mean, interval and, so far beside them, the seeds of every value."""
+    """Draws mean and interval of every value, and its seeds at the distance `beside`."""
     low, high = score_range(results, task)
     for place, (_, method) in enumerate(values):
         summary = results.summaries[task, method]
@@ -120,7 +120,7 @@ def _scores(panel: Axes, results: Results, task: str, values: Sequence[tuple[str
 
 
 def _displacement(panel: Axes, moved: Sequence[float]) -> None:
-    """Mean delta^2 of every value, nan where it has none; the axis spans at least a decade."""
+    """Draws mean delta^2 of every value, nan if it has none; the axis spans at least a decade."""
     shown = [value for value in moved if value > 0]
     if shown:
         margin = max(1.6, math.sqrt(10 * min(shown) / max(shown)))

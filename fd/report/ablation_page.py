@@ -1,4 +1,4 @@
-"""An ablation: methods that differ in one respect, side by side on every task, as a page, numbers and a figure."""
+"""An ablation compares methods that differ in one respect, on every task: a page, a CSV table and a figure."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from fd.settings.report_settings import Ablation
 from fd.settings.settings_file import SettingsFile
 from fd.settings.simulation_settings import Act
 
-LOGGED = {"residual": training_log.COLUMNS, "onestep": ("penalty",)}  # what a policy's log has of the constraint
+LOGGED = {"residual": training_log.COLUMNS, "onestep": ("penalty",)}  # columns in the log, by policy
 COLUMNS = ("delta2", "penalty", "dual")
 NOTE = (
-    "Mean δ² (over the dimensions of an action), penalty and multiplier: mean over seeds and the last tenth of"
-    " training, empty where a method has none. Mean δ² is that of one application of the residual, the same quantity in"
-    " all rows; a penalty is in its method's own metric, and is held to the budget where the multiplier is learned."
-    " Refine: wall-clock time of all seeds together, minutes:seconds."
+    "Mean δ² (averaged over the dimensions of an action), penalty and multiplier are means over seeds and the last"
+    " tenth of training; they are empty if a method has none. Mean δ² belongs to one application of the residual and is"
+    " the same quantity in all rows. A penalty is in its method's own metric; the budget bounds it if the multiplier is"
+    " learned. Refine: wall-clock time of all seeds together, minutes:seconds."
 )
 FIGURE = (
-    "Above: score; symbol and bar are mean and interval as in the table, cut at 0 and 100; dots: the seeds. Below,"
-    " where a method has one: mean δ² at the end of training."
+    "Above: score. Symbol and bar: mean and interval as in the table, cut at 0 and 100; dots: the seeds. Below: mean δ²"
+    " at the end of training, if a method has one."
 )
 
 
 @dataclass(frozen=True)
 class Value:
-    """One value of what differs: its method, and those settings of the method that the others do not share."""
+    """One value of an ablation: its method, and the settings in which the methods of the ablation differ."""
 
     label: str
     method: str
@@ -48,20 +48,20 @@ class Value:
 
 @dataclass(frozen=True)
 class Axis:
-    """What an ablation compares, in the order of params.yaml."""
+    """An ablation: its name, its description and its values, in the order of params.yaml."""
 
     name: str
     about: str
     values: tuple[Value, ...]
 
     def methods(self) -> tuple[str, ...]:
-        """Every method of the axis once."""
+        """Every method of the ablation once."""
         return tuple(dict.fromkeys(value.method for value in self.values))
 
 
 @dataclass(frozen=True)
 class AblationFindings:
-    """Scores of an axis' methods and, by (task, method), the end of training and the seconds that refining took; versions of all stages."""
+    """Results of an ablation: scores; by (task, method), the log at the end of training and the seconds of refining; versions."""
 
     axis: Axis
     results: Results
@@ -71,7 +71,7 @@ class AblationFindings:
 
 
 def axis_of(settings: SettingsFile, name: str) -> Axis:
-    """The axis of that name; FdError when params.yaml has none."""
+    """The ablation with this name; FdError if params.yaml has none."""
     ablation = settings.part(Ablation, "ablations", name)
     methods = tuple(dict.fromkeys(ablation.values.values()))
     overridden = tuple(dict.fromkeys(key for method in methods for key in settings.at("methods", method, "refine")))
@@ -94,10 +94,10 @@ def axis_of(settings: SettingsFile, name: str) -> Axis:
 
 
 def gather_ablation(axis: Axis, plan: Grid, *, evals: Path, runs: Path) -> AblationFindings:
-    """Findings of every task of the plan and method of the axis.
+    """Results of every task of the plan and every method of the ablation.
 
     Raises:
-        FdError: a file, seed, evaluation or episode of one of them is missing, or methods of a task are of different data.
+        FdError: a file, seed, evaluation or episode is missing, or methods of a task were trained on different data.
     """
     found = AblationFindings(axis, gather_estimates(plan, evals), {}, {}, [])
     logged = {value.method: LOGGED.get(value.policy, ()) for value in axis.values}
@@ -134,9 +134,9 @@ def render_ablation(found: AblationFindings) -> dict[str, str]:
 
 
 def _settings(settings: SettingsFile, method: str, overridden: Sequence[str]) -> dict[str, str]:
-    """All switches of a method, and those settings of `refine` that it or another method overrides, by their place."""
+    """All switches of a method and its values of the `refine` settings `overridden`, by path."""
     own, act = settings.part(TRAIN, "methods", method, "train"), settings.part(Act, "methods", method, "act")
-    train = {"policy": own.policy} | own.model_dump()  # the policy first: it says which others there are
+    train = {"policy": own.policy} | own.model_dump()  # the policy first, because it determines the other switches
     flat = {f"train.{key}": _shown(value) for key, value in train.items()}
     for key in overridden:
         tasks = {

@@ -1,6 +1,6 @@
-"""A baseline: the scores that a suite once had, seed by seed, with the data, settings and versions that they belong to.
+"""A baseline: saved scores of a suite, seed by seed, with their settings, their versions and the hashes of their data.
 
-What is compared with a baseline has the same form, so that a comparison takes two of them.
+The current scores take the same form, so a comparison takes two baselines.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from fd.storage.files import digest, write_text
 from fd.storage.transitions import Manifest
 from fd.storage.untrusted import read_text
 
-MOST = 2**24  # bytes of a baseline; that of three tasks, four methods and three seeds has 10,000
+MOST = 2**24  # bytes of a baseline; one of three tasks, four methods and three seeds has 10,000
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-SECTIONS = ("seeds", "tasks", "methods", "network", "pretrain", "refine", "evaluate")  # that scores depend on
+SECTIONS = ("seeds", "tasks", "methods", "network", "pretrain", "refine", "evaluate")  # scores depend on these
 
 
 class Successes(Strict):
-    """What one seed reached in the evaluations that make its score, on a task that is scored by success."""
+    """Successes of one seed in the evaluations that make up its score, on a task that is scored by success."""
 
     episodes: Count
     successes: Annotated[int, Field(ge=0)]
@@ -39,7 +39,7 @@ class Successes(Strict):
     @model_validator(mode="after")
     def _possible(self) -> Successes:
         if self.successes > self.episodes:
-            raise ValueError(f"{self.successes} successes of {self.episodes} episodes, allowed: up to as many")
+            raise ValueError(f"{self.successes} successes of {self.episodes} episodes, allowed: 0 to {self.episodes}")
         return self
 
     @property
@@ -49,7 +49,7 @@ class Successes(Strict):
 
 
 class Returns(Strict):
-    """The same on a task that is scored by return; `score` is the normalised return in percent."""
+    """Score of one seed on a task that is scored by return: the normalised return in percent."""
 
     episodes: Count
     score: Number
@@ -75,7 +75,7 @@ class BaselineTask(Strict):
 
     @property
     def episodes(self) -> int:
-        """Episodes of a seed's score, of the seed that has the fewest."""
+        """Episodes of a seed's score, for the seed that has the fewest."""
         return min(seed.episodes for method in self.methods.values() for seed in method.seeds.values())
 
     @property
@@ -123,7 +123,7 @@ class Baseline(Strict):
 
 
 def measured_baseline(values: SettingsFile, results: Results, provenance: Provenance, evals: Path) -> Baseline:
-    """The scores of a suite as they are now, from its evaluations in `evals`."""
+    """The current scores of a suite, from its evaluations in `evals`."""
     plan = results.plan
     tasks = {}
     for task in plan.tasks:
@@ -153,7 +153,7 @@ def _seeds(found: Evaluations, last: int, manifest: Manifest) -> dict[str, Succe
 
 
 def save_baseline(path: Path, baseline: Baseline) -> None:
-    """Write a baseline, whole or not at all."""
+    """Write a baseline atomically."""
     write_text(path, json.dumps(baseline.model_dump(mode="json"), indent=1) + "\n")
 
 
@@ -161,10 +161,10 @@ def load_baseline(path: Path) -> Baseline:
     """Read a baseline.
 
     Raises:
-        FdError: the file is missing or is no baseline.
+        FdError: the file is missing or is not a baseline.
     """
     if not path.exists():
-        raise FdError(f"{path}: no such file; `python -m stages.regress --update` makes it from evaluations")
+        raise FdError(f"{path}: no such file; `python -m stages.regress --update` creates it from evaluations")
     try:
         return Baseline.model_validate_json(read_text(path, MOST))
     except ValidationError as error:

@@ -9,5 +9,5 @@ import pandas as pd
 
 
 def csv_text(rows: Iterable[dict[str, Any]], floats: str = "%.2f") -> str:
-    """Rows by column name as CSV; nan, None and a missing value are empty. A column of floats has the format `floats`."""
+    """Rows, each by column name, as CSV; nan, None and missing values are empty. `floats` is the format of float columns."""
     return pd.DataFrame(rows).to_csv(index=False, float_format=floats, lineterminator="\n")

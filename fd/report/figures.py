@@ -1,6 +1,6 @@
-"""Figures of the report. A method has one colour, marker and line style in all of them, given by its place in params.yaml.
+"""Figures of the report. A method has the same colour, marker and line style in all figures, given by its place in params.yaml.
 
-Of more methods than there are colours, each has a panel of its own in the curves, and all have one look.
+If there are more methods than colours, each method has its own panel in the curves, and all methods look the same.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 ALONE: dict[str, Any] = {"color": COLOURS[2], "marker": "o"}
 PER_ROW = 4
 FEW = 6  # methods that a panel of half the width has room for
-# All that follows in inches.
-CURVE, CURVE_OF_ONE, PAIR, PAIR_OF_ONE = 1.75, 1.05, 3.3, 1.9  # heights of panels, and of a pair of them
-NAME, ROUND_NAMES = 0.17, 0.55  # heights of a row of `scores`, and of what is above and below the rows
+# Lengths in inches.
+CURVE, CURVE_OF_ONE, PAIR, PAIR_OF_ONE = 1.75, 1.05, 3.3, 1.9  # heights of panels, and of pairs of panels
+NAME, ROUND_NAMES = 0.17, 0.55  # heights of a row of `scores`, and of the margins above and below the rows
 LEGEND_ROW = 0.17
-TITLE = 20  # characters above a panel in the full size
+TITLE = 20  # characters of a panel's title that fit at full size
 
 
 def appearance(plan: Grid, method: str) -> dict[str, Any]:
-    """Colour, marker and line style of a method among others, as arguments of matplotlib's plot."""
+    """Colour, marker and line style of a method, as arguments of matplotlib's plot."""
     place = plan.methods.index(method)
-    turn = place // len(COLOURS)  # a colour that comes again has another marker and line
+    turn = place // len(COLOURS)  # a repeated colour has a different marker and line
     return {
         "color": COLOURS[place % len(COLOURS)],
         "marker": MARKERS[(place + turn) % len(MARKERS)],
@@ -44,9 +44,9 @@ def appearance(plan: Grid, method: str) -> dict[str, Any]:
 
 
 def learning_curves(results: Results) -> Figure:
-    """Score against training step, a panel a task: mean over seeds and the interval of that mean.
+    """Score against training step, one panel per task: mean over seeds and the interval of that mean.
 
-    Of many methods a panel each, before the range of the means of all, grey.
+    Many methods have one panel each, with the range of all methods' means in grey behind.
     """
     plan = results.plan
     groups = _groups(plan, plan.methods)
@@ -81,7 +81,7 @@ def learning_curves(results: Results) -> Figure:
 
 
 def scores(results: Results) -> Figure:
-    """Final score of every method, a panel a task: mean, interval, seeds; after several tasks one more: the aggregate."""
+    """Final score of every method, one panel per task: mean, interval, seeds; several tasks have one more for the aggregate."""
     plan = results.plan
     several = len(plan.tasks) > 1
     figure, panels = _grid(plan, len(plan.tasks) + several, height=NAME * len(plan.methods) + ROUND_NAMES)
@@ -114,9 +114,9 @@ def scores(results: Results) -> Figure:
 
 
 def constraint(plan: Grid, training: Mapping[tuple[str, str], TrainingLog]) -> Figure:
-    """Multiplier (above) and penalty with its budget (below) over training, a column a task; of many methods one each.
+    """Multiplier (above) and penalty with its budget (below) over training, one column per task; many methods have one each.
 
-    Lines are means over seeds, bands their range. A budget that all methods of a column share is black, others have the
+    Lines are means over seeds, bands their range. A budget that all methods of a column share is black; others have the
     colour of their method.
     """
     if not plan.constrained:
@@ -149,12 +149,12 @@ def _look(plan: Grid, method: str) -> dict[str, Any]:
 
 
 def _groups(plan: Grid, methods: Sequence[str]) -> list[tuple[GridTask, Sequence[str]]]:
-    """What panels show: a task with all methods, or, of many, with one."""
+    """Task and methods of each panel: all methods, or only one if there are many."""
     return [(task, group) for task in plan.tasks for group in (zip(methods) if plan.many else [methods])]
 
 
 def _title(plan: Grid, panel: Axes, task: GridTask, methods: Sequence[str]) -> None:
-    """Name of the task, or of the one method, above a panel, smaller where it would run into its neighbour's."""
+    """Titles a panel with its task or its one method, in smaller type if the title would overlap the next one."""
     name = task.name
     if plan.many and len(methods) == 1:
         name = methods[0] if len(plan.tasks) == 1 else f"{name}, {methods[0]}"
@@ -188,7 +188,7 @@ def _constraint(
 
 
 def _grid(plan: Grid, count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels of that height in inches, at most four a row; one with few methods has half the width."""
+    """A figure with `count` panels of this height in inches, at most four per row; a single panel of few methods has half the width."""
     columns = min(count, PER_ROW)
     rows = math.ceil(count / columns)
     width = WIDTH / 2 if count == 1 and len(plan.methods) <= FEW else WIDTH
@@ -200,7 +200,7 @@ def _grid(plan: Grid, count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def score_range(results: Results, task: str) -> tuple[float, float]:
-    """0 to 100, or as far as the scores of a task go beyond: a normalised return can."""
+    """0 to 100, wider if scores of a task lie outside, as normalised returns can."""
     values = np.concatenate([results.evaluations[task, method].curve().ravel() for method in results.plan.methods])
     return min(0.0, float(values.min())), max(100.0, float(values.max()))
 
@@ -208,7 +208,7 @@ def score_range(results: Results, task: str) -> tuple[float, float]:
 def point(
     panel: Axes, place: int, estimate: tuple[float, float, float], look: dict[str, Any], *, lying: bool = False
 ) -> None:
-    """Draw an estimate (value, low, high) at a place of the x axis, or, lying, of the y axis; without an interval (nan), no bar."""
+    """Draw an estimate (value, low, high) at a place of the x axis, or of the y axis if `lying`; without an interval (nan), no bar."""
     value, low, high = estimate
     colour = look["color"]
     if not math.isnan(low):
@@ -219,7 +219,7 @@ def point(
 
 
 def log_scale(axis: Axes, span: float = 300) -> None:
-    """Logarithmic y axis with plain numbers: at 1, 2 and 5 of each decade, at 1 alone from a span (ratio) on."""
+    """Logarithmic y axis with plain numbers: at 1, 2 and 5 of each decade, or only at 1 if the axis spans the ratio `span`."""
     axis.set_yscale("log", nonpositive="mask")
     low, high = axis.get_ylim()
     subs = (1.0, 2.0, 5.0) if high / low < span else (1.0,)

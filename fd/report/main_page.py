@@ -15,25 +15,25 @@ from fd.results.origins import Provenance, RecordedMachine, mixed
 from fd.results.training_log import TrainingLog
 
 INTRODUCTION = (
-    "Made by the stage `report` from the evaluations of every task and method in `params.yaml`. What each file claims is"
-    " in [README.md](../README.md)."
+    "Written by the stage `report` from the evaluations of every task and method in `params.yaml`."
+    " [README.md](../README.md) says what each file claims."
 )
 PENALTIES = (
-    "Mean over seeds and the last tenth of training. The penalty is in the method's own metric, so the penalties of two"
-    " methods can be different quantities; mean δ² (over the dimensions of an action) is the same one. A method"
-    " without a budget has a fixed multiplier."
+    "Means over seeds and the last tenth of training. A penalty is in its method's own metric, so the penalties of two"
+    " methods can be different quantities. Mean δ² (averaged over the dimensions of an action) is the same quantity for"
+    " all methods. A method without a budget has a fixed multiplier."
 )
 CONSTRAINT = (
     "Multiplier and penalty over training. Line: mean over seeds; band: their range; dashed: the budget, in the"
-    " colour of its method where the methods of a panel have several."
+    " colour of its method if the methods of a panel have different budgets."
 )
 GENERATED = (
-    "A set that is generated here under the name of a published one is not that set: it is newly drawn from the"
-    " same simulator, and may be smaller."
+    "A data set that is generated here is not the published set of the same name: it is newly drawn from the same"
+    " simulator, and may be smaller."
 )
 PUBLISHED = (
-    "All tasks of the benchmark, ours beside every published figure: [published.md](published.md), as numbers"
-    " [published.csv](published.csv)."
+    "[published.md](published.md) lists all tasks of the benchmark, our scores beside every published score;"
+    " [published.csv](published.csv) has the same numbers."
 )
 TIMING = {"pre": "state before the step", "post": "state after the step"}
 
@@ -98,7 +98,7 @@ def _report(
         f"Learning curves. Line: mean over seeds; band: its {plan.percent()} % t-interval, cut at 0 and 100."
         + (" Grey: the range of the means of all methods." if plan.many else ""),
         *_constraint(results, training),
-        "## Published figures",
+        "## Published scores",
         tables.published_markdown(results, comparisons),
         PUBLISHED,
         "## Data",
@@ -152,12 +152,12 @@ def _time(plan: Grid, provenance: Provenance) -> str:
     total = ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in sums.items())
     rates = [record.steps_per_second for record in provenance.evaluate.values() if record.steps_per_second is not None]
     text = (
-        f"Wall-clock time of all seeds together, minutes:seconds. In all: {total}; together"
-        f" {clock(sum(sums.values()))}, without making or fetching the data, whose time is not kept, so that equal"
-        " data are equal bytes."
+        f"Wall-clock time of all seeds together, minutes:seconds. By stage: {total}. In all:"
+        f" {clock(sum(sums.values()))}, without generating or downloading the data: that time is not recorded, so that"
+        " equal data have equal bytes."
     )
     if rates:
-        text += f" Simulator steps in a second of evaluation: {min(rates):,.0f} to {max(rates):,.0f}."
+        text += f" Simulator steps per second of evaluation: {min(rates):,.0f} to {max(rates):,.0f}."
     return f"{tables.score_table(head, rows, turned=plan.many)}\n\n{text}"
 
 
@@ -175,6 +175,6 @@ def _machines(provenance: Provenance) -> str:
 def _versions(provenance: Provenance) -> str:
     named = ", ".join(f"{package} {' and '.join(found)}" for package, found in provenance.versions().items())
     return (
-        f"Versions: {named}. Scores belong to a version of mujoco: another one makes other trajectories from the"
-        " same seeds."
+        f"Versions: {named}. Scores hold only for this version of mujoco: another version gives different trajectories"
+        " from the same seeds."
     )

@@ -1,4 +1,4 @@
-"""Training that went on online: the scores at its start and at its end side by side, as a page, numbers and a figure."""
+"""Online fine-tuning: scores at its start and at its end, as a page, a CSV table and a figure."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from fd.results.statistics import Floats, Summary, summarise
 from fd.settings.online_settings import Finetuning
 from fd.settings.settings_file import SettingsFile
 
-PROTOCOLS = {"o2o_start_1M": 1_000_000, "o2o_end_2M": 2_000_000}  # of scores.csv: steps at the start and at the end
+PROTOCOLS = {"o2o_start_1M": 1_000_000, "o2o_end_2M": 2_000_000}  # in scores.csv: steps at start and end
 PER_ROW = 3  # panels
 MEAN = "mean over tasks"
 ABOUT = (
-    "Start: the last evaluation of the offline run; end: the last one online; steps are counted from the start of the offline run. Score in"
-    " percent: mean ± standard deviation over {seeds} seeds, of {episodes} episodes each; in brackets the {percent} % t-interval of the"
-    " mean over seeds, which may leave the range of a score. Gain: end less start, seed by seed. Online every seed takes a step and is"
-    " updated, so that a gain is that of new data and of more training together."
+    "Start: the last evaluation of the offline run. End: the last evaluation online. Steps are counted from the start of the offline run."
+    " Score in percent: mean ± standard deviation over {seeds} seeds, {episodes} episodes each; in brackets the {percent} % t-interval of"
+    " the mean over seeds, which may extend beyond the range of a score. Gain: end minus start, seed by seed. Online, every seed both"
+    " collects data and trains further, so a gain is the effect of both together."
 )
 FIGURE = (
-    "Score over training, offline and, right of the dashed line, online. Line: mean over seeds; band: its {percent} % t-interval, cut at 0"
-    " and 100 where scores are."
+    "Score over training: offline left of the dashed line, online right of it. Line: mean over seeds; band: its {percent} % t-interval, cut"
+    " at 0 and 100 if all scores lie between them."
 )
 
 
 @dataclass(frozen=True)
 class Going:
-    """How the training of a task goes on: its steps offline and in all, and the evaluated steps of both parts."""
+    """Fine-tuning of a task: its steps offline and in all, and the evaluated steps of the online part."""
 
     task: plans.GridTask
     start: int
@@ -53,7 +53,7 @@ class Going:
 
 @dataclass(frozen=True)
 class Published:
-    """A published pair of figures of a task, as printed."""
+    """A published pair of scores of a task, as printed."""
 
     method: str
     start: str
@@ -63,7 +63,9 @@ class Published:
 
 @dataclass(frozen=True)
 class OnlineFindings:
-    """Scores of a page by (task, method), [S, T] over the evaluated steps of both parts; what is published, and what sets it apart."""
+    """Results of a page: scores by (task, method), [S, T] over the steps evaluated offline and online; published scores and
+    the reasons why they are not comparable.
+    """
 
     name: str
     plan: Grid
@@ -80,7 +82,7 @@ class OnlineFindings:
         return curve[:, len(going.task.steps) - 1], curve[:, -1]
 
     def means(self, method: str) -> tuple[Floats, Floats]:
-        """The same of the mean over the tasks of the page."""
+        """The same for the mean over the tasks of the page."""
         starts, ends = zip(*(self.ends(going, method) for going in self.goings), strict=True)
         return np.asarray(np.mean(starts, axis=0)), np.asarray(np.mean(ends, axis=0))
 
@@ -96,17 +98,17 @@ class EvaluatedRuns:
 def gather_online(
     values: SettingsFile, name: str, *, start: EvaluatedRuns, end: EvaluatedRuns, reference: Path
 ) -> OnlineFindings:
-    """Findings of a page of params.yaml.
+    """Results of a page of params.yaml.
 
     Args:
         values: the settings.
-        name: of the page.
-        start, end: the runs as `refine` left them, and those that went on.
-        reference: folder of published figures.
+        name: name of the page.
+        start, end: the offline runs and the fine-tuned runs.
+        reference: folder of the published scores.
 
     Raises:
-        FdError: there is no such page, a file, seed, evaluation or episode of it is missing, start and end are of
-            different data, or an evaluation is of other weights than those of its run.
+        FdError: there is no such page; a file, seed, evaluation or episode is missing; start and end were trained on
+            different data; or the evaluated weights are not those of the run.
     """
     page, methods = values.at("online", "pages", name), tuple(values.at("online", "methods"))
     plan = grid_of(values, values.methods)
@@ -147,12 +149,12 @@ def _going(values: SettingsFile, task: plans.GridTask) -> Going:
 
 
 def _printed(reference: Path) -> dict[tuple[str, str, str], dict[str, str]]:
-    """Published figures as printed: (dataset, method, source) -> protocol -> figure."""
+    """Published scores as printed: (dataset, method, source) -> protocol -> score."""
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for _, row in read_table(reference / "scores.csv", SCORE_COLUMNS):
         if row["scope"] == "task" and row["protocol"] in PROTOCOLS:
             figure = f"{row['mean']} ± {row['spread']}" if row["spread"] else row["mean"]
-            marked = figure + (" (at second hand)" if row["status"] == "secondary" else "")
+            marked = figure + (" (secondary source)" if row["status"] == "secondary" else "")
             found.setdefault((row["name"], row["method"], row["source"]), {})[row["protocol"]] = marked
     return found
 
@@ -160,7 +162,7 @@ def _printed(reference: Path) -> dict[tuple[str, str, str], dict[str, str]]:
 def _pairs(
     printed: dict[tuple[str, str, str], dict[str, str]], known: Sequence[BenchmarkTask], going: Going
 ) -> tuple[Published, ...]:
-    """What is published of a task's data set, by whichever of its names."""
+    """Published scores of a task's data set, under any of its names."""
     same, dataset = find_task(known, going.task.dataset), going.task.dataset
     names = {dataset} | ({same.published_o2o} if same else set())
     start, end = PROTOCOLS
@@ -172,13 +174,13 @@ def _pairs(
 
 
 def _reason(going: Going) -> str:
-    """Why published figures are not comparable with ours, "" where they are."""
+    """Why published scores are not comparable with ours; "" if they are."""
     if going.task.source == "generate":
         return REGENERATED
     if going.task.differs:
         return going.task.differs
     if (going.start, going.end) != tuple(PROTOCOLS.values()):
-        return f"ours are those of {going.start:,} and {going.end:,} steps"
+        return f"ours are measured after {going.start:,} and {going.end:,} steps"
     return ""
 
 
@@ -193,7 +195,7 @@ def _page(found: OnlineFindings) -> str:
         _table(found),
         f"![Scores over training]({found.name}.svg)",
         FIGURE.format(**words),
-        "## Published figures",
+        "## Published scores",
         "Start after 1,000,000 steps, end after 2,000,000, mean ± standard deviation, as printed.",
         _published(found),
     ]
@@ -210,7 +212,7 @@ def _table(found: OnlineFindings) -> str:
 
 
 def _rows(found: OnlineFindings) -> list[tuple[str, str, tuple[Floats, Floats]]]:
-    """(task, method, scores at the start and at the end), and the mean over tasks where there are several."""
+    """(task, method, scores at the start and at the end), and the mean over tasks if there are several."""
     rows = [(going.task.name, method, found.ends(going, method)) for going in found.goings for method in found.methods]
     if len(found.goings) > 1:
         rows += [(MEAN, method, found.means(method)) for method in found.methods]
@@ -232,7 +234,7 @@ def _published(found: OnlineFindings) -> str:
     for name, pairs in found.published.items():
         rows += [[name, pair.method, pair.start, pair.end, pair.source] for pair in pairs]
         if not pairs:
-            notes.append(f"- {name}: there is no published figure for this data set.")
+            notes.append(f"- {name}: there is no published score for this data set.")
         elif found.reasons[name]:
             notes.append(f"- {name}: not comparable with ours; {found.reasons[name]}.")
     table = markdown_table(["task", "method", "start", "end", "source"], rows, "llrrl") if rows else ""
@@ -248,7 +250,7 @@ def _csv(found: OnlineFindings) -> str:
 
 
 def _figure(found: OnlineFindings) -> Drawing:
-    """Score against training step, a panel a task: mean over seeds and the interval of that mean."""
+    """Score against training step, one panel per task: mean over seeds and the interval of that mean."""
     columns = min(PER_ROW, len(found.goings))
     rows = math.ceil(len(found.goings) / columns)
     figure = Drawing(figsize=(min(WIDTH, 0.6 + 2.6 * columns), 2.0 * rows + 0.4), layout="constrained")

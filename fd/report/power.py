@@ -1,7 +1,8 @@
-"""What the test for a regression can see: false alarms, and the drop that seeds and episodes suffice for, by simulation.
+"""Power of the regression test by simulation: its false alarms, and the smallest drop that it detects.
 
-A seed's true success rate is drawn from a beta distribution around the rate of its cell (task, method) in the baseline, as wide as the
-seeds of the baseline are apart beyond what their episodes explain, by the estimate that the test takes; its successes are binomial.
+A seed's true success rate is drawn from a beta distribution around the rate of its cell (task, method) in the baseline; its successes
+are binomial. The width of the beta distribution is the spread of the baseline's seeds that their episodes do not explain, estimated as
+in the test.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from fd.report.regression import ALL, Strata, decide, dispersion, strata
 from fd.results.statistics import Floats
 from fd.settings.report_settings import Regress
 
-POWER = 0.8  # share of drops that are seen
+POWER = 0.8  # share of runs in which a drop must be detected
 GROUP = 20  # runs that are counted together
-LEAST = 1e-6  # rates and spreads are kept off 0 and 1, where there is no beta distribution
+LEAST = 1e-6  # least distance of rates and spreads from 0 and 1, where the beta distribution is not defined
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Cells that are drawn: success rates [T, M], intraclass correlation of the seeds [T], facts of the tasks."""
+    """Cells to simulate: success rates [T, M], intraclass correlation of the seeds [T], facts of the tasks."""
 
     rates: Floats
     spread: Floats
@@ -37,7 +38,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class Alarms:
-    """False alarms of so many seeds, drawn in one way: their rate, and the share of groups of runs with more of them than the level says."""
+    """False alarms for a number of seeds, drawn in one way: their rate, and the share of groups of runs with more than the level allows."""
 
     seeds: int
     drawn: str
@@ -47,7 +48,7 @@ class Alarms:
 
 @dataclass(frozen=True)
 class Detectable:
-    """Smallest drop of one method, in whole points, on a task or on all, that is seen with the probability POWER; None: no drop is."""
+    """Smallest drop of one method, in whole points, on a task or on all, that is detected with probability POWER; None if none is."""
 
     seeds: int
     episodes: int
@@ -59,7 +60,7 @@ class Detectable:
 
 @dataclass(frozen=True)
 class Power:
-    """Everything that the table says."""
+    """All numbers of the page."""
 
     names: list[str]
     method: str
@@ -69,10 +70,10 @@ class Power:
 
 
 def suite_of(baseline: Baseline) -> Suite:
-    """The suite of a baseline.
+    """The cells of a baseline.
 
     Raises:
-        FdError: a task is scored by return, or there is one seed.
+        FdError: a task is scored by return, or the baseline has only one seed.
     """
     shares, tasks = baseline.shares(), strata(baseline, baseline)
     if not tasks.by_success.all():
@@ -80,15 +81,15 @@ def suite_of(baseline: Baseline) -> Suite:
             f"tasks.{list(baseline.tasks)[int(tasks.by_success.argmin())]}: scored by return, allowed: success"
         )
     if shares.shape[-1] < 2:
-        raise FdError("seeds: one in the baseline, allowed: two or more, whose spread is known")
-    least = 1 / tasks.episodes  # of the dispersion: that of seeds that are alike
+        raise FdError("seeds: the baseline has one and so no spread, allowed: two or more")
+    least = 1 / tasks.episodes  # dispersion of seeds that do not differ
     return Suite(shares.mean(axis=-1), (dispersion(shares, tasks) - least) / (1 - least), tasks)
 
 
 def draw(suite: Suite, seeds: int, runs: int, rng: np.random.Generator, *, shared: bool = False) -> Floats:
     """Shares of successes of `runs` drawn runs, [runs, T, M, seeds].
 
-    `shared`: a seed is as good or bad with all methods of a task, instead of with each on its own.
+    `shared`: a seed is equally good or bad with all methods of a task, instead of independently with each.
     """
     rates = np.clip(suite.rates, LEAST, 1 - LEAST)[..., None]
     spread = np.clip(suite.spread, LEAST, 1 - LEAST)[:, None, None]
@@ -104,10 +105,10 @@ def draw(suite: Suite, seeds: int, runs: int, rng: np.random.Generator, *, share
 
 
 def simulate_power(baseline: Baseline, rule: Regress, seed: int) -> Power:
-    """The table of a baseline; equal arguments give equal numbers.
+    """Power of the test against a baseline; equal arguments give equal numbers.
 
     Raises:
-        FdError: a task is scored by return, or the baseline has one seed.
+        FdError: a task is scored by return, or the baseline has only one seed.
     """
     suite, rng = suite_of(baseline), np.random.default_rng(seed)
     best = int(suite.rates.mean(axis=0).argmax())
@@ -128,8 +129,8 @@ def _alarms(suite: Suite, rule: Regress, seeds: int, rng: np.random.Generator) -
     """False alarms where nothing has changed."""
     wide = replace(suite, spread=np.minimum(2 * suite.spread, 0.5))
     ways = {
-        "each cell on its own": (suite, False),
-        "seeds shared by methods": (suite, True),
+        "independent in every cell": (suite, False),
+        "shared by all methods": (suite, True),
         "shared, twice the spread": (wide, True),
     }
     found = []
@@ -149,7 +150,7 @@ def _alarmed(before: Floats, after: Floats, suite: Suite, rule: Regress) -> NDAr
 def _detectable(
     suite: Suite, rule: Regress, *, seeds: int, cell: tuple[int, int], rng: np.random.Generator
 ) -> int | None:
-    """Smallest drop of a cell (row, method), in whole points, that any row of the verdict shows with the probability POWER."""
+    """Smallest drop of a cell (row, method), in whole points, that raises an alarm in any row with probability POWER."""
     row, method = cell
     changed = slice(None) if row == len(suite.rates) else slice(row, row + 1)
     before = draw(suite, seeds, rule.simulations, rng)
@@ -164,7 +165,7 @@ def _detectable(
 
 
 def _smallest(seen: Callable[[int], bool], most: int) -> int | None:
-    """Smallest whole number up to `most` for which a condition holds that holds for all above it."""
+    """Smallest whole number up to `most` that meets a condition, if all larger ones meet it too; None if `most` does not."""
     if most < 1 or not seen(most):
         return None
     low, high = 0, most
@@ -180,25 +181,26 @@ def power_csv(found: Power) -> str:
 
 
 def power_page(found: Power, baseline: Baseline, rule: Regress) -> str:
-    """The page of the table."""
+    """The page as Markdown."""
     shares = baseline.shares()
     size = f"{shares.shape[0]} tasks, {shares.shape[1]} methods, {shares.shape[2]} seeds"
     about = (
-        f"Made by `fidec power` from the baseline ({size}) by simulation, {rule.simulations} runs a number. The rule: a drop of more"
-        f" than {rule.tolerance:g} points, one-sided p of at most {rule.level:g} after Holm's correction for all cells and means over tasks."
+        f"Simulated by `fidec power` from the baseline ({size}), with {rule.simulations} runs per number. A regression is a drop of more"
+        f" than {rule.tolerance:g} points with a one-sided p of at most {rule.level:g} after Holm's correction for all cells and means over"
+        " tasks."
     )
     alarms = (
-        "Nothing has changed; every seed of the baseline and of the run is newly drawn. The rate is to be at most"
-        f" {rule.level:g}. On one machine a repeated run is the same bytes, and raises none."
+        "Nothing has changed, but every seed of the baseline and of the run is newly drawn. The rate should be at most"
+        f" {rule.level:g}. A real run that is repeated on the same machine gives identical bytes and raises no alarm."
     )
     drops = (
         f"Smallest drop of `{found.method}` on one task, or the same drop on all, that raises an alarm in {100 * POWER:g} % of runs, in"
-        " points; —: not even a fall to 0 does. As many seeds in the baseline as in the run; episodes are those of a seed's score."
+        " points; —: even a drop to 0 does not. Baseline and run have the same number of seeds; episodes are those of a seed's score."
     )
     parts = [f"# Power of the test for a regression, suite `{baseline.suite}`", about]
-    parts += ["## How far seeds are apart", _spreads(found, baseline)]
+    parts += ["## Spread of the seeds", _spreads(found, baseline)]
     parts += ["## False alarms", alarms, _alarm_table(found, rule)]
-    parts += ["## Drop that is seen", drops, _drop_table(found)]
+    parts += ["## Smallest detected drop", drops, _drop_table(found)]
     return "\n\n".join(parts) + "\n"
 
 

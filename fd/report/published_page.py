@@ -1,6 +1,6 @@
-"""Every task of the benchmark, its families and their mean: our scores, or that there are none, beside all that is published.
+"""Every task of the benchmark, its families and their mean: our scores, or "not run", beside all published scores.
 
-A reader's context, not a comparison: which figures may stand beside ours is the rule of fd/reference/published.py.
+The page gives context, not a comparison: fd/reference/published.py decides which published scores are comparable with ours.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from fd.report.text import plus_minus
 from fd.results.estimates import Results
 from fd.results.statistics import Summary, summarise
 
-METHODS = ("ReBRAC", "IFQL", "FQL", "DeFlow", "FiDec")  # that have a column; the best of all methods has one more
+METHODS = ("ReBRAC", "IFQL", "FQL", "DeFlow", "FiDec")  # each has a column; one more has the best of all methods
 WHOLE = (
     "ogbench-state-50",
     "ogbench-state",
-)  # the mean over all state tasks: its name in scores.csv, and the suite that it is of
+)  # the mean over all state tasks: its name in scores.csv, and the suite of these tasks
 INCOMPARABLE = "†"
 SECONDARY = "‡"
 ABOUT = (
-    "Offline scores of all tasks of the benchmark. `here`: our score of every method, mean ± standard deviation over seeds; the other"
-    " columns: what papers print, as `mean ± spread [source]`, with every source where there are several. `best`: the highest published"
-    " figure of any method. Percent of episodes with success; normalised return for Adroit."
+    "Offline scores of all tasks of the benchmark. `here`: our score of every method, mean ± standard deviation over seeds. Other"
+    " columns: published scores as `mean ± spread [source]`, one line per source. `best`: the highest published score of any method. A"
+    " score is the percentage of successful episodes; for Adroit, the normalised return."
 )
-MEANS = "Means over the tasks of a family, as the papers print them; ours where all tasks of the family were run."
+MEANS = "Means over the tasks of a family, as printed in the papers; ours if all tasks of the family were run."
 OVERALL = (
-    "Means over the 50 state tasks: as printed, and of every source that has all ten families the mean over their rows; ours where all"
+    "Means over the 50 state tasks: as printed and, for every source that has all ten families, the mean over its families; ours if all"
     " 50 tasks were run."
 )
 MARKS = (
-    f"{SECONDARY} read at second hand. {INCOMPARABLE} our figure is not comparable with the published ones of its row, for the reason"
+    f"{SECONDARY} from a secondary source. {INCOMPARABLE} our score is not comparable with the published scores of its row, for the reason"
     " below."
 )
 COLUMNS = ("scope", "name", "place", "method", "mean", "spread", "seeds", "source", "status")
@@ -44,7 +44,7 @@ COLUMNS = ("scope", "name", "place", "method", "mean", "spread", "seeds", "sourc
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A task, family or the whole: our scores by method (none where it was not run), why they are not comparable, published figures."""
+    """A task, a family or all state tasks: our scores by method (empty if not run), why they are not comparable, published scores."""
 
     scope: str
     name: str
@@ -54,17 +54,17 @@ class PublishedRow:
 
 
 def published_rows(results: Results, reference: Reference, settings: Mapping[str, Setting]) -> list[PublishedRow]:
-    """Rows of the tasks, the families and the whole, in the order of tasks.csv.
+    """Rows of the tasks, the families and all state tasks, in the order of tasks.csv.
 
     Args:
         results: of our suite.
-        reference: tasks of the benchmark and published figures.
+        reference: tasks of the benchmark and published scores.
         settings: how every task of our suite is run, by name.
     """
     ours, reasons = dict[BenchmarkTask, str](), dict[BenchmarkTask, str]()
     for name, setting in settings.items():
         task, reason = find_task(reference.tasks, setting.dataset), obstacle(reference, setting)
-        # Of several that stand for one task, a comparable one, else the last.
+        # If several of ours are the same benchmark task, take a comparable one, else the last.
         if task is not None and (task not in ours or reasons[task]):
             ours[task], reasons[task] = name, reason
 
@@ -85,7 +85,7 @@ def published_rows(results: Results, reference: Reference, settings: Mapping[str
 
 
 def published_page(results: Results, found: Sequence[PublishedRow]) -> str:
-    """The page: a table of the tasks, one of the families, one of the whole, and what their marks mean."""
+    """The page: tables of the tasks, of the families and of all state tasks, and what their marks mean."""
     sources = dict.fromkeys(figure.source for row in found for figure in row.figures)
     numbers = {source: str(number) for number, source in enumerate(sources, 1)}
 
@@ -94,7 +94,7 @@ def published_page(results: Results, found: Sequence[PublishedRow]) -> str:
 
     reasons = {row.reason: [other.name for other in found if other.reason == row.reason] for row in found if row.reason}
     parts = [
-        f"# Published figures beside the suite `{results.plan.suite}`",
+        f"# Published scores beside the suite `{results.plan.suite}`",
         ABOUT,
         MARKS,
         "## Tasks",
@@ -115,9 +115,9 @@ def published_page(results: Results, found: Sequence[PublishedRow]) -> str:
 
 
 def published_csv(results: Results, found: Sequence[PublishedRow]) -> str:
-    """One row a figure, ours (place `here`) and published; a row without a mean where we have not run it.
+    """One row per score, ours (place `here`) or published; the row of a task that was not run has no mean.
 
-    `status` is `comparable` or why not, of ours; `primary` or `secondary` of a published figure.
+    `status` of our scores is `comparable` or the reason why not; of published scores, `primary` or `secondary`.
     """
     rows = list[list[str]]()
     for row in found:
@@ -140,7 +140,7 @@ def _of(figures: Sequence[PublishedFigure], name: str) -> list[PublishedFigure]:
 
 
 def _means(results: Results, names: Sequence[str]) -> dict[str, Summary]:
-    """Of every method, the summary over seeds of the mean over these tasks of the suite."""
+    """For every method, the summary over seeds of the mean over these tasks of the suite."""
     return {
         method: summarise(np.mean([results.finals[name, method] for name in names], axis=0), results.plan.confidence)
         for method in results.plan.methods
@@ -148,7 +148,7 @@ def _means(results: Results, names: Sequence[str]) -> dict[str, Summary]:
 
 
 def _whole(reference: Reference, families: set[str]) -> list[PublishedFigure]:
-    """Of every method and source with a figure of each of these families, their mean; its spread is unknown."""
+    """The mean over these families for every method and source that has a score for each; its spread is unknown."""
     found: dict[tuple[str, str], dict[str, PublishedFigure]] = {}
     for figure in reference.families:
         if figure.dataset in families:
@@ -180,7 +180,7 @@ def _table(found: Sequence[PublishedRow], numbers: Mapping[str, str]) -> str:
 
 
 def _cell(figures: Sequence[PublishedFigure], numbers: Mapping[str, str]) -> str:
-    """Figures with their sources, a line each."""
+    """Scores with their sources, one line each."""
     return "<br>".join(f"{_number(figure)} [{numbers[figure.source]}]" for figure in figures) or "-"
 
 

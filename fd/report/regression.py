@@ -1,10 +1,10 @@
-"""Whether scores have dropped: a suite against its baseline, by a test whose unit of replication is the seed.
+"""Tests whether the scores of a suite have dropped below its baseline; the unit of replication is the seed.
 
-The variance of a seed's score is phi m (1 - m), m the mean of its cell (task, method): the binomial variance with a dispersion, which
-stands for what seeds differ by. Scores by return have the variance phi. phi is the baseline's, since the seeds of a broken run fall apart
-and would hide their own drop: that of the task, over all of its methods, but never less than that over all tasks or than that of
-independent episodes. The methods of a task share seeds, data and flow, so they count as one sample: a task has as many degrees of freedom
-as one method.
+The variance of a seed's score is phi m (1 - m), where m is the mean of its cell (task, method): the binomial variance times a dispersion
+phi, which accounts for differences between seeds. Scores by return have the variance phi. phi is estimated from the baseline only,
+because the seeds of a broken run vary widely and would hide their own drop. It is estimated per task over all of its methods, but never
+less than the estimate over all tasks or the phi of independent episodes. The methods of a task share seeds, data and flow, so they count
+as one sample: a task has as many degrees of freedom as one method.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALL = "all tasks"  # the mean over them
 
 @dataclass(frozen=True)
 class Strata:
-    """What is known of each task, [T]: whether its score is by success, and the episodes of a seed's score."""
+    """Facts of each task, [T]: whether it is scored by success, and the episodes of a seed's score."""
 
     by_success: NDArray[np.bool_]
     episodes: Floats
@@ -49,7 +49,7 @@ class VerdictRow:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Rows in the order of the settings, and in what else the two sides differ."""
+    """Rows in the order of the settings, and all other differences from the baseline."""
 
     suite: str
     rule: Regress
@@ -66,7 +66,7 @@ def compare_with_baseline(before: Baseline, after: Baseline, rule: Regress) -> V
     """The verdict on the scores `after` against the baseline `before`.
 
     Raises:
-        FdError: they hold other tasks or methods, are of different data, or the baseline has a single seed.
+        FdError: their tasks, methods or data differ, or the baseline has a single seed.
     """
     _same_cells(before, after)
     _same_data(before, after)
@@ -80,7 +80,7 @@ def compare_with_baseline(before: Baseline, after: Baseline, rule: Regress) -> V
     if all(same):
         p, regressed = np.ones(len(names)), np.zeros(len(names), dtype=np.bool_)
     elif shares[0].shape[-1] < 2:
-        raise FdError("seeds: one in the baseline, which has no spread then; allowed: two or more")
+        raise FdError("seeds: the baseline has one and so no spread, allowed: two or more")
     else:
         p, regressed = decide(*shares, strata(before, after), rule)
     columns = zip(names, *(100 * _means(side).reshape(-1) for side in shares), p, same, regressed, strict=True)
@@ -92,7 +92,7 @@ def compare_with_baseline(before: Baseline, after: Baseline, rule: Regress) -> V
 
 
 def decide(before: Floats, after: Floats, tasks: Strata, rule: Regress) -> tuple[Floats, NDArray[np.bool_]]:
-    """Corrected p-value for a drop, and whether it is a regression, of every cell, then of every method's mean over tasks, [..., K].
+    """Corrected p-value for a drop, and whether it is a regression, for every cell, then for every method's mean over tasks, [..., K].
 
     `before` [..., T, M, S] and `after` [..., T, M, S'] are shares. For a single task there are no means over tasks.
     """
@@ -144,12 +144,12 @@ def _alike(tasks: Strata) -> NDArray[np.bool_]:
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    """Quotient, 0 where both are."""
+    """Quotient; 0 where `below` is 0."""
     return np.divide(above, below, out=np.zeros_like(below), where=below > 0)
 
 
 def _variance(before: Floats, after: Floats, tasks: Strata) -> tuple[Floats, Floats]:
-    """Variance of every drop where nothing has changed, and its degrees of freedom; rows as those of `_means`."""
+    """Variance of every drop if nothing has changed, and its degrees of freedom; rows as in `_means`."""
     counts = before.shape[-1], after.shape[-1]
     pooled = np.average([before.mean(axis=-1), after.mean(axis=-1)], axis=0, weights=counts)
     cells = _unit(pooled, tasks) * dispersion(before, tasks)[..., None] * (1 / counts[0] + 1 / counts[1])
@@ -163,7 +163,7 @@ def _variance(before: Floats, after: Floats, tasks: Strata) -> tuple[Floats, Flo
 
 
 def _means(shares: Floats) -> Floats:
-    """Means over seeds, [..., T, M], then over tasks where there are several, [..., T + 1, M]."""
+    """Means over seeds, [..., T, M], then also over tasks if there are several, [..., T + 1, M]."""
     cells = shares.mean(axis=-1)
     return cells if cells.shape[-2] == 1 else np.concatenate([cells, cells.mean(axis=-2, keepdims=True)], axis=-2)
 
@@ -189,12 +189,12 @@ def _same_data(before: Baseline, after: Baseline) -> None:
                 )
         if task.by_success != old.by_success:
             raise FdError(
-                f"tasks.{name}: by success in one and by return in the other, allowed: the same score in both"
+                f"tasks.{name}: scored by success in one and by return in the other, allowed: the same score in both"
             )
 
 
 def _ordered(before: Baseline, after: Baseline) -> Baseline:
-    """The one with its tasks and methods in the order of the other."""
+    """`before` with its tasks and methods in the order of `after`."""
     tasks = {}
     for name in after.tasks:
         methods = {method: before.tasks[name].methods[method] for method in after.methods}
@@ -207,7 +207,7 @@ def _table(side: Baseline, task: str, method: str) -> str:
 
 
 def _differences(before: Baseline, after: Baseline) -> Iterator[str]:
-    """One line for each version and setting that is another."""
+    """One line for each version and setting that differs."""
     packages = sorted({*before.versions, *after.versions})
     for package in packages:
         was, now = (" and ".join(side.versions.get(package, ("none",))) for side in (before, after))
@@ -221,7 +221,7 @@ def _differences(before: Baseline, after: Baseline) -> Iterator[str]:
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of everything in nested mappings."""
+    """(path, value) of every leaf of nested mappings."""
     if not isinstance(value, dict):
         yield place, value
         return
@@ -230,15 +230,15 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def verdict_page(verdict: Verdict) -> str:
-    """The verdict as the comment of a pull request."""
+    """The verdict as Markdown, for a comment on a pull request."""
     rule, count = verdict.rule, len(verdict.rows)
     found = [f"{row.method} on {row.task}" for row in verdict.rows if row.regression]
     head = f"**Regression: {', '.join(found)}.**" if found else "**No regression.**"
     if all(row.identical for row in verdict.rows):
-        head = "**No regression: every episode is that of the baseline.**"
+        head = "**No regression: every episode is identical to the baseline.**"
     about = (
-        f"Mean scores of the suite `{verdict.suite}` in percent. A regression is a drop of more than {rule.tolerance:g} points that is"
-        f" significant: one-sided p, corrected for {count} comparisons (Holm), of at most {rule.level:g}. Seeds are the unit of replication."
+        f"Mean scores of the suite `{verdict.suite}` in percent. A regression is a drop of more than {rule.tolerance:g} points with a"
+        f" one-sided p of at most {rule.level:g}, corrected for {count} comparisons (Holm). Seeds are the unit of replication."
     )
     rows = []
     for row in verdict.rows:
@@ -246,7 +246,7 @@ def verdict_page(verdict: Verdict) -> str:
         word = "**regression**" if row.regression else "identical" if row.identical else ""
         p = "" if row.identical else f"{row.p:.2g}"
         rows.append([row.task, row.method, f"{row.before:.1f}", f"{row.after:.1f}", change, p, word])
-    warnings = ["Not the same as in the baseline:", "", *(f"- {text}" for text in verdict.warnings)]
+    warnings = ["Differences from the baseline:", "", *(f"- {text}" for text in verdict.warnings)]
     parts = [
         "## Scores against the baseline",
         head,

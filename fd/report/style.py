@@ -1,4 +1,4 @@
-"""The style of all figures: SVG whose bytes depend on the results alone.
+"""The style of all figures: SVG that depends only on the results, byte for byte.
 
 The colours are those of Okabe and Ito, which people with a colour-vision deficiency can tell apart.
 """
@@ -14,8 +14,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 COLOURS = ("#6E6E6E", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#E69F00")
-DARK = "#222222"  # of what belongs to no method
-BACKGROUND = "#E9E9E9"  # of what belongs to all
+DARK = "#222222"  # for elements that belong to no method
+BACKGROUND = "#E9E9E9"  # for elements that belong to all methods
 WIDTH = 7.0  # inches: two columns of a paper
 STYLE: Any = {
     "svg.hashsalt": "fd",
@@ -40,7 +40,7 @@ STYLE: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Drawing and saving inside this context gives the same bytes whatever the user's matplotlib settings."""
+    """Drawing and saving inside this context does not depend on the user's matplotlib settings."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)

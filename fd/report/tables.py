@@ -17,7 +17,7 @@ from fd.results.training_log import TrainingLog
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A printed row of the table of scores, or its column where there are many methods; `intervals` is empty where there are none."""
+    """A printed row of the table of scores, or its column if there are many methods; `intervals` is empty if there are none."""
 
     name: str
     estimates: dict[str, str]
@@ -26,7 +26,7 @@ class ScoreRow:
 
 
 def caption(results: Results) -> str:
-    """What the numbers of the table of scores are, in one paragraph."""
+    """A paragraph that explains the numbers of the table of scores."""
     plan = results.plan
     line = "column" if plan.many else "row"
     if len(plan.seeds) == 1:
@@ -43,7 +43,7 @@ def caption(results: Results) -> str:
     made = [task.name for task in plan.tasks if task.source == "generate"]
     which = "all tasks" if len(made) == len(plan.tasks) else ", ".join(made)
     if made:
-        text += f" Data of {which}: generated here, so no published figure is comparable."
+        text += f" Data of {which}: generated here, so no published score is comparable."
     reasons: dict[str, list[str]] = {}
     for task in plan.tasks:
         if task.differs:
@@ -52,7 +52,7 @@ def caption(results: Results) -> str:
 
 
 def scores_markdown(results: Results) -> str:
-    """The table of scores, rows tasks and columns methods, or, of many, the other way round; without its caption."""
+    """The table of scores without its caption: tasks as rows and methods as columns, or transposed if there are many methods."""
 
     def cell(row: ScoreRow, method: str) -> str:
         estimate = f"**{row.estimates[method]}**" if method in row.best else row.estimates[method]
@@ -64,7 +64,7 @@ def scores_markdown(results: Results) -> str:
 
 
 def score_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, turned: bool) -> str:
-    """A table whose first column is names; turned, its columns become its rows."""
+    """A table with names in its first column, transposed if `turned`."""
     if turned:
         head, *rows = zip(head, *rows, strict=True)
     return markdown_table(head, rows, "lr")
@@ -102,7 +102,7 @@ def scores_latex(results: Results) -> str:
 
 
 def scores_csv(results: Results) -> str:
-    """One row a cell and two a method's aggregate (IQM and mean), two decimals."""
+    """One row per cell, and two per method for the aggregate (IQM and mean); two decimals."""
     plan = results.plan
     rows = [
         {"task": task.name, "method": method, "statistic": "mean", "value": summary.mean, "std": summary.std}
@@ -119,7 +119,7 @@ def scores_csv(results: Results) -> str:
 
 
 def curves_csv(results: Results) -> str:
-    """One row an evaluated step of a cell: the lines of the learning curves."""
+    """One row per evaluated step of a cell: the lines of the learning curves."""
     return csv_text(
         {"task": task.name, "method": method, "step": step, "mean": point.mean, "low": point.low, "high": point.high}
         for task in results.plan.tasks
@@ -131,7 +131,7 @@ def curves_csv(results: Results) -> str:
 def metrics_json(results: Results) -> str:
     """Task -> method -> {mean, std, low, high, seeds: {seed: score}}; aggregate -> method -> {iqm, low, high, mean}.
 
-    Two decimals. What a single seed does not have (std, low, high) is left out.
+    Two decimals. std, low and high are left out for a single seed, which has none.
     """
     plan = results.plan
     metrics: dict[str, dict[str, object]] = {}
@@ -146,14 +146,14 @@ def metrics_json(results: Results) -> str:
 
 
 def published_markdown(results: Results, comparisons: Mapping[str, Comparison]) -> str:
-    """Published figures beside ours where they are comparable, and one line a task that says why or why not."""
+    """Published scores beside ours if they are comparable, and one line per task with the reason."""
     rows = []
     for task in results.plan.tasks:
         for figure in comparisons[task.name].figures:
             method = next(name for name in results.plan.methods if METHODS.get(name) == figure.method)
             here = results.summaries[task.name, method]
             seeds = f"{figure.seeds} seeds" if figure.seeds else "seeds not stated"
-            source = f"{figure.source} ({seeds})" + (", at second hand" if figure.secondary else "")
+            source = f"{figure.source} ({seeds})" + (", secondary source" if figure.secondary else "")
             rows.append([task.name, method, plus_minus(here.mean, here.std), _published(figure), source])
     table = markdown_table(["task", "method", "here", "published", "source"], rows, "llrrl") if rows else ""
     notes = "\n".join(f"- {task.name}: {comparisons[task.name].note}." for task in results.plan.tasks)
@@ -161,7 +161,7 @@ def published_markdown(results: Results, comparisons: Mapping[str, Comparison]) 
 
 
 def constraint_markdown(results: Results, training: Mapping[tuple[str, str], TrainingLog]) -> str:
-    """Budget, penalty, displacement and multiplier at the end of training, of methods with a penalty.
+    """Budget, penalty, displacement and multiplier at the end of training, for methods with a penalty.
 
     A method whose multiplier is fixed has no budget.
     """

@@ -1,4 +1,4 @@
-"""Numbers and sentences as all pages of the reports write them."""
+"""Numbers and sentences that all pages of the reports share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fd.results.grid import Grid
 
 
 def plus_minus(mean: float, spread: float | None) -> str:
-    """`20.7 ± 1.3`, or the mean alone where there is no spread (None or nan)."""
+    """`20.7 ± 1.3`, or only the mean if there is no spread (None or nan)."""
     return f"{mean:.1f}" if spread is None or math.isnan(spread) else f"{mean:.1f} ± {spread:.1f}"
 
 
 def interval(low: float, high: float) -> str:
-    """`[17.6, 23.9]`, or nothing where there is no interval (nan)."""
+    """`[17.6, 23.9]`, or "" if there is no interval (nan)."""
     return "" if math.isnan(low) else f"[{low:.1f}, {high:.1f}]"
 
 
@@ -24,29 +24,29 @@ def clock(seconds: float) -> str:
 
 
 def estimates(plan: Grid) -> str:
-    """What a score, its spread and its interval are, for all scores of a table."""
+    """Sentences that define a score, its spread and its interval, for all scores of a table."""
     seeds, finals = len(plan.seeds), {task.final_evaluations for task in plan.tasks}
     over = "the last evaluation" if finals == {1} else f"the last {max(finals)} evaluations"
     if len(finals) > 1:
-        over = "the last evaluations, as many as the page of the report says"
+        over = "the last evaluations (their steps are listed in report.md)"
     if seeds == 1:
         return f"Score in percent over {over}, one seed: no spread and no interval."
     return (
         f"Score in percent: mean ± standard deviation over {seeds} seeds; a seed's score is its mean over"
-        f" {over}. In brackets: the {plan.percent()} % t-interval of the mean over seeds, which may leave the range of"
-        " a score and has no width where all seeds agree."
+        f" {over}. In brackets: the {plan.percent()} % t-interval of the mean over seeds, which may extend beyond"
+        " the range of a score and has zero width if all seeds agree."
     )
 
 
 def protocol(plan: Grid) -> str:
-    """Episodes and steps of the evaluations: one sentence for all tasks where they agree, else a line for those that do."""
+    """Episodes and steps of the evaluations: one sentence if all tasks agree, else one line per group of tasks that do."""
     tasks: dict[str, list[str]] = {}
     for task in plan.tasks:
         final = ", ".join(f"{step:,}" for step in task.final_steps)
         steps = (
             f"after each of {final} training steps" if len(task.final_steps) > 1 else f"after {final} training steps"
         )
-        tasks.setdefault(f"{task.episodes} episodes a seed {steps}", []).append(task.name)
+        tasks.setdefault(f"{task.episodes} episodes per seed {steps}", []).append(task.name)
     if len(tasks) == 1:
         return f"Evaluation: {next(iter(tasks))}; no checkpoint is picked."
     each = "\n".join(f"- {', '.join(names)}: {line}" for line, names in tasks.items())

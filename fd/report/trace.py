@@ -26,7 +26,7 @@ from fd.storage.transitions import load_transitions
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the stages left their outputs."""
+    """Folders of the stages' outputs."""
 
     data: Path
     behaviour: Path
@@ -36,7 +36,7 @@ class Folders:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which numbers are traced; `seeds` and `steps` None: all seeds, the steps that make the score."""
+    """Which scores are traced; `seeds` None: all seeds; `steps` None: the steps that make up the score."""
 
     tasks: Sequence[str]
     methods: Sequence[str]
@@ -47,11 +47,12 @@ class Choice:
 def origins(
     values: SettingsFile, results: Results, provenance: Provenance, folders: Folders, choice: Choice
 ) -> Iterator[dict[str, Any]]:
-    """What each chosen cell (task, method) was made from, as JSON; the arrays are held against their manifest, the weights that acted
-    against the record of the evaluation.
+    """The sources of each chosen cell (task, method), as JSON.
+
+    This checks the arrays against their manifest, and the weights against the record of the evaluation.
 
     Raises:
-        FdError: a task, method, seed or step is none of the report's, or a file is another than the one that was evaluated.
+        FdError: a task, method, seed or step is not part of the report, or a file is not the one that was evaluated.
     """
     plan = results.plan
     tasks = {task.name: task for task in plan.tasks}
@@ -85,10 +86,10 @@ def origins(
 
 
 def check_metrics(path: Path, results: Results) -> None:
-    """Hold every number of a metrics.json against the evaluations.
+    """Check every number of a metrics.json against the evaluations.
 
     Raises:
-        FdError: the file is missing or unreadable, or a number is not what the evaluations give; the first such is named.
+        FdError: the file is missing or unreadable, or a number differs from the evaluations (the first one is named).
     """
     try:
         found = dict(leaves(json.loads(path.read_text(encoding="utf-8"))))
@@ -107,7 +108,7 @@ def check_metrics(path: Path, results: Results) -> None:
 
 
 def _cell(results: Results, task: str, method: str, *, seeds: Sequence[int], steps: Sequence[int]) -> dict[str, Any]:
-    """Scores of a cell by seed, the mean over the steps and at each."""
+    """Scores of a cell by seed: the mean over the steps, and the score at each step."""
     cell = results.evaluations[task, method].cell
     curve = results.evaluations[task, method].curve()
     columns = [cell.steps.index(step) for step in steps]
@@ -122,7 +123,7 @@ def _cell(results: Results, task: str, method: str, *, seeds: Sequence[int], ste
 def _snapshots(
     values: SettingsFile, results: Results, folders: Folders, cell: tuple[str, str], steps: Sequence[int]
 ) -> dict[str, Any]:
-    """File and SHA-256 of the weights that acted, by step, checked against the record of the evaluation."""
+    """File and SHA-256 of the evaluated weights, by step, checked against the record of the evaluation."""
     task, method = cell
     run, record = folders.runs / task / method, folders.evals / task / f"{method}.json"
     evaluated = read_record(record).get("weights")
@@ -144,7 +145,7 @@ def _snapshots(
 
 
 def _check_snapshot(values: SettingsFile, results: Results, path: Path, cell: tuple[str, str]) -> None:
-    """FdError when a snapshot is of other seeds or settings than the report."""
+    """FdError if a snapshot was trained with other seeds or settings than those of the report."""
     _, header = read_tensors(path)
     spec = asdict(Spec.from_record(header.get("spec"), str(path)))
     wanted = asdict(spec_of(values, *cell, obs_shape=spec["obs_shape"], act_dim=spec["act_dim"]))
@@ -172,7 +173,7 @@ def _settings(values: SettingsFile, task: str, method: str) -> dict[str, Any]:
 def _data(provenance: Provenance, folders: Folders, task: str) -> dict[str, Any]:
     manifest = provenance.manifests[task]
     named = {"folder": str(folders.data / task), "source": manifest.source, "dataset": manifest.dataset}
-    load_transitions(folders.data / task)  # which holds the arrays against the manifest
+    load_transitions(folders.data / task)  # checks the arrays against the manifest
     return named | {"sha256": manifest.sha256, "behaviour": _file(folders.behaviour / task / FLOW)}
 
 

@@ -1,4 +1,4 @@
-"""What was found: the cells of a suite, episodes, statistics, estimates, and what each came from.
+"""Results: the grid of a suite, scores of episodes, statistics, estimates, and the origin of each.
 
 It imports settings and storage.
 """

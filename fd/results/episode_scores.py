@@ -1,8 +1,7 @@
 """Scores by the protocol, from the table of episodes of one task and method.
 
-A score is the mean over the last `final_evaluations` evaluations and their episodes, of one seed; no
-evaluation is picked. Whatever the protocol asks for and the table lacks is an error that names it: nothing is
-skipped.
+The score of a seed is the mean over its last `final_evaluations` evaluations and their episodes; no evaluation
+is picked. If the table lacks anything that the protocol requires, an error names it: nothing is skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ COLUMNS = ("seed", "step", "episode", "return", "success", "length", "score")
 
 @dataclass(frozen=True)
 class EvaluatedCell:
-    """What the evaluation of one task and method must hold: every step of every seed, `episodes` of them."""
+    """Required evaluations of one task and method: every step of every seed, `episodes` episodes each."""
 
     task: str
     method: str
@@ -60,12 +59,12 @@ class Evaluations:
 
 
 def read_episodes(folder: Path, cell: EvaluatedCell) -> Evaluations:
-    """Evaluations of a cell, from `folder/<task>/<method>.csv`, held against the record beside it.
+    """Evaluations of a cell, from `folder/<task>/<method>.csv`, checked against the record beside it.
 
     Raises:
-        FdError: the file, its record or one of its columns is missing, it is not as it was written, a value is not a finite number, or the rows are
-        not
-            exactly the episodes that the cell asks for (the first one missing, surplus or double is named).
+        FdError: the file, its record or one of its columns is missing; the file does not match its record; a value is not
+            a finite number; or the rows are not exactly the episodes of the cell (the first one missing, surplus or
+            duplicate is named).
     """
     path = folder / cell.task / f"{cell.method}.csv"
     found = _rows(path)
@@ -110,7 +109,7 @@ def _parse(row: dict[str, str], place: str) -> tuple[tuple[int, int, int], float
 
 
 def _gap(cell: EvaluatedCell, found: dict[tuple[int, int, int], float], first: tuple[int, int, int]) -> str:
-    """The largest thing missing around the first missing episode: its seed, its evaluation, or itself."""
+    """The largest missing unit that includes the first missing episode: its seed, its evaluation, or the episode."""
     seed, step, episode = first
     if not any(key[0] == seed for key in found):
         return f"seed {seed}"

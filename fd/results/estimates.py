@@ -34,13 +34,13 @@ class Results:
 
 
 def gather_estimates(plan: Grid, folder: Path) -> Results:
-    """Results of the evaluations in `folder/<task>/<method>.csv`; only the grid of the plan is looked at.
+    """Results of the evaluations in `folder/<task>/<method>.csv`; only cells of the plan are read.
 
     Raises:
-        FdError: a task is called like the aggregate, or a cell, seed, evaluation or episode is missing.
+        FdError: a task has the name of the aggregate, or a cell, seed, evaluation or episode is missing.
     """
     if AGGREGATE in [task.name for task in plan.tasks]:
-        raise FdError(f"tasks.{AGGREGATE}: this name is kept for the aggregate over tasks, allowed: any other")
+        raise FdError(f"tasks.{AGGREGATE}: this name is reserved for the aggregate over tasks, allowed: any other")
     cells = [
         EvaluatedCell(task.name, method, plan.seeds, task.steps, task.episodes)
         for task in plan.tasks
@@ -58,10 +58,10 @@ def gather_estimates(plan: Grid, folder: Path) -> Results:
 
 
 def leaders(intervals: dict[str, tuple[float, float, float]]) -> set[str]:
-    """Methods with the highest estimate, or whose interval overlaps that of the highest.
+    """Methods with the highest estimate, and methods whose interval overlaps that of the highest.
 
-    `intervals` is {method: (estimate, low, high)}; without intervals (nan, a single seed) the highest
-    estimates alone.
+    `intervals` is {method: (estimate, low, high)}; without intervals (nan, a single seed) only the highest
+    estimates count.
     """
     best = max(estimate for estimate, _, _ in intervals.values())
     floor = max((low for estimate, low, _ in intervals.values() if estimate == best), default=np.nan)

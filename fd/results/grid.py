@@ -1,4 +1,4 @@
-"""What a report covers: the grid of its tasks and methods, and the rules of its statistics."""
+"""The scope of a report: the grid of its tasks and methods, and the rules of its statistics."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fd.settings.report_settings import Report
 from fd.settings.settings_file import SettingsFile
 from fd.settings.simulation_settings import Evaluate
 
-COLOURED = 7  # methods that share a panel, each in a colour of its own
+COLOURED = 7  # methods that can share a panel, each in its own colour
 
 
 @dataclass(frozen=True)
 class GridTask:
-    """Facts of one task of the suite that its results are held against."""
+    """Facts of one task of the suite, against which its results are checked."""
 
     name: str
     dataset: str
     source: str  # generate, ogbench, minari or d4rl
-    differs: str | None  # in what its data or simulator are others than the published ones
+    differs: str | None  # how its data or simulator differ from the published ones
     steps: tuple[int, ...]  # training steps at which every method is evaluated
     episodes: int  # of one evaluation of one seed
     final_evaluations: int  # the score is the mean over the last ones
@@ -49,16 +49,16 @@ class Grid:
 
     @property
     def many(self) -> bool:
-        """Whether there are more methods than colours: each then has a panel of its own in the curves and a row in tables."""
+        """Whether there are more methods than colours; each method then has its own panel in the curves and its own row in tables."""
         return len(self.methods) > COLOURED
 
     def percent(self) -> str:
-        """The confidence level as a reader wants it, `95`."""
+        """The confidence level in percent, `95`."""
         return f"{100 * self.confidence:g}"
 
 
 def grid_of(settings: SettingsFile, methods: Sequence[str]) -> Grid:
-    """The plan that params.yaml asks for, of these of its methods."""
+    """The plan of params.yaml, for these of its methods."""
     trains = {name: settings.part(TRAIN, "methods", name, "train") for name in methods}
     residual = {name: train for name, train in trains.items() if isinstance(train, ResidualPolicy)}
     report = settings.part(Report, "report")

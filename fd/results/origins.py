@@ -15,7 +15,7 @@ from fd.storage.transitions import Manifest, read_manifest
 
 @dataclass(frozen=True)
 class RecordedMachine:
-    """A machine in a reader's words; `gpu` None where the stage used none."""
+    """A machine as reports show it; `gpu` is None if the stage used no GPU."""
 
     cpu: str
     cores: int
@@ -25,17 +25,17 @@ class RecordedMachine:
 
 @dataclass(frozen=True)
 class Record:
-    """What a stage wrote down about one of its runs; `steps_per_second` of simulators, in evaluations only."""
+    """A stage's record of one of its runs; `steps_per_second` of simulators, for evaluations only."""
 
     seconds: float
     machine: RecordedMachine
     versions: dict[str, str]
     steps_per_second: float | None
-    data_sha256: Any  # of every array of the data, by name; None where a stage does not write it down
-    files: dict[str, str]  # SHA-256 of what the stage made, by name
+    data_sha256: Any  # of every array of the data, by name; None if a stage does not record it
+    files: dict[str, str]  # SHA-256 of the files that the stage made, by name
 
     def weights(self) -> dict[str, str]:
-        """Those of `files` that hold tensors."""
+        """The entries of `files` that hold tensors."""
         return {name: sha256 for name, sha256 in self.files.items() if name.endswith(".safetensors")}
 
 
@@ -58,13 +58,13 @@ class Provenance:
         return {name: list(records.values()) for name, records in stages.items()}
 
     def versions(self) -> dict[str, list[str]]:
-        """Every version of each package that the data and the records name, packages in order."""
+        """All versions of each package that the data and the records name, sorted by package."""
         of_stages = [record.versions for records in self.records().values() for record in records]
         return merged([*(data.versions for data in self.manifests.values()), *of_stages])
 
 
 def merged(parts: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Every version of each package that the parts name, packages in order."""
+    """All versions of each package that the parts name, sorted by package."""
     found: dict[str, dict[str, None]] = {}
     for versions in parts:
         for package, version in versions.items():
@@ -73,7 +73,7 @@ def merged(parts: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def mixed(versions: Mapping[str, list[str]]) -> list[str]:
-    """The first line of a page whose numbers were made with several versions of a package; none where they were not."""
+    """A warning for the top of a page if its numbers were made with several versions of a package, else nothing."""
     several = "; ".join(f"{package} {' and '.join(found)}" for package, found in versions.items() if len(found) > 1)
     return [f"**Mixed versions: {several}. The scores may not be comparable with each other.**"] if several else []
 
@@ -82,8 +82,8 @@ def gather_provenance(plan: Grid, *, data: Path, behaviour: Path, runs: Path, ev
     """Provenance of the grid of the plan, from the four folders of the pipeline.
 
     Raises:
-        FdError: a record is missing, is not as it was written or lacks a field, or names another dataset, task, method, seeds or data
-            than the plan and the manifest, another flow than the pretrained one, or other weights than those of the run.
+        FdError: a record is missing, corrupt or lacks a field; its dataset, task, method, seeds or data do not match the plan
+            and the manifest; its flow is not the pretrained one; or its weights are not those of the run.
     """
     found = Provenance({}, {}, {}, {})
     for task in plan.tasks:
@@ -111,16 +111,16 @@ def _field(values: Mapping[str, Any], name: str, path: Path) -> Any:
 
 
 def read_stage_record(path: Path, wanted: Mapping[str, Any]) -> Record:
-    """The record in a file whose fields have the wanted values.
+    """The record in a file, whose fields must have the wanted values.
 
     Raises:
-        FdError: the file or a field is missing, or a field is not what is wanted.
+        FdError: the file or a field is missing, or a field does not have the wanted value.
     """
     values = read_record(path, "every task and method of params.yaml needs one")
     for name, value in wanted.items():
         if (given := _field(values, name, path)) != value:
             told = f"is {one_line(repr(given))}, but {value!r} is needed"
-            told = {"data_sha256": "is of other data", "weights": "are others than those of the run"}.get(name, told)
+            told = {"data_sha256": "belongs to different data", "weights": "do not match the run"}.get(name, told)
             raise FdError(f"{path}: {name} {told}; run this stage again")
     made = (_field(values, name, path) for name in ("machine", "versions", "files", "seconds"))
     machine, versions, files, seconds = made

@@ -1,8 +1,7 @@
 """Estimates over seeds and tasks, with their uncertainty.
 
-The unit of replication is the seed: a seed's episodes and evaluations are averaged before anything here, and
-add no degrees of freedom. Nothing is clipped to 0..100 here; a t-interval may leave that range, and only a
-drawing cuts it.
+The unit of replication is the seed: a seed's episodes and evaluations are averaged first, and add no degrees of
+freedom. Nothing is clipped to 0..100 here: a t-interval may extend beyond that range, and only figures cut it.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Aggregate:
 def summarise(values: Floats, confidence: float) -> Summary:
     """Summary of the scores of S seeds, [S]: mean -+ t_{S-1} std / sqrt(S).
 
-    The interval takes seeds as independent draws from a normal distribution. Seeds that all agree give an
-    interval of no width: that is the sample's word, not certainty.
+    The interval assumes that seeds are independent draws from a normal distribution. If all seeds agree it has
+    zero width: this describes the sample, and is no certainty.
     """
     count = len(values)
     mean = float(np.mean(values))
@@ -55,7 +54,7 @@ def summarise(values: Floats, confidence: float) -> Summary:
 
 
 def iqm(values: Floats) -> Floats:
-    """Mean of the middle half of the last axis, [..., N] -> [...]; floor(N / 4) values fall away at each end.
+    """Mean of the middle half of the last axis, [..., N] -> [...]; floor(N / 4) values are dropped at each end.
 
     Source: Agarwal et al. 2021, arXiv 2108.13264.
     """
@@ -68,7 +67,7 @@ def aggregate(scores: Floats, confidence: float, *, repetitions: int, seed: int)
     """Aggregate of the scores of S seeds on T tasks, [S, T], with a stratified bootstrap's percentile interval.
 
     Each of the `repetitions` draws S seeds with replacement within every task on its own, so the tasks are
-    fixed: the interval speaks of new seeds on these tasks, not of new tasks. With few seeds it is too narrow,
+    fixed: the interval describes new seeds on these tasks, not new tasks. With few seeds it is too narrow,
     by about sqrt((S - 1) / S).
 
     Source: Agarwal et al. 2021, arXiv 2108.13264.

@@ -19,7 +19,7 @@ POINTS = 200  # of a drawn line
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """Rows (step, seed and the columns that were asked for) of one run, all seeds."""
+    """Rows (step, seed and the requested columns) of one run, all seeds."""
 
     rows: pd.DataFrame
 
@@ -48,18 +48,18 @@ class TrainingLog:
 
 
 def read_training_log(path: Path, seeds: tuple[int, ...], columns: Sequence[str] = COLUMNS) -> TrainingLog:
-    """Training of a run whose log has these columns, held against the record of the run; what else the log has is left.
+    """These columns of the training log of a run, checked against the record of the run; other columns are ignored.
 
     Raises:
-        FdError: the file, the record or a column is missing, the file is not as it was written, a value is not a number, or a seed
-            is missing, surplus or has a step twice.
+        FdError: the file, the record or a column is missing, the file does not match its record, a value is not a number, or
+            a seed is missing, surplus or has a step twice.
     """
     content = read_output(path, Path(f"{path.parent}.json"))
     try:
         frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise FdError(f"{path}: not a CSV file: {one_line(error)}") from None
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is left over for labels of the rows
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus values for row labels
         raise FdError(f"{path}: not a CSV file: its rows are longer than its header")
     needed = ["step", "seed", *columns]
     if absent := [column for column in needed if column not in frame]:

@@ -14,14 +14,14 @@ import typer
 from fd.errors import FdError, one_line
 from fd.runtime import closure, signals
 
-TaskOption = Annotated[str, typer.Option(help="Name of a task in the file of settings.")]
-MethodOption = Annotated[str, typer.Option(help="Name of a method in the file of settings.")]
-DataOption = Annotated[Path, typer.Option(help="Folder of the data folders.")]
-BehaviourOption = Annotated[Path, typer.Option(help="Folder of the behaviour folders.")]
-RunsOption = Annotated[Path, typer.Option(help="Folder of the runs.")]
-EvalsOption = Annotated[Path, typer.Option(help="Folder of the evaluations.")]
+TaskOption = Annotated[str, typer.Option(help="Name of a task in the settings file.")]
+MethodOption = Annotated[str, typer.Option(help="Name of a method in the settings file.")]
+DataOption = Annotated[Path, typer.Option(help="Folder of the data, one subfolder per task.")]
+BehaviourOption = Annotated[Path, typer.Option(help="Folder of the behaviour flows, one subfolder per task.")]
+RunsOption = Annotated[Path, typer.Option(help="Folder of the runs, one subfolder per task.")]
+EvalsOption = Annotated[Path, typer.Option(help="Folder of the evaluations, one subfolder per task.")]
 _ALLOCATOR = re.compile(r"can't allocate memory|Tried to allocate")  # torch's RuntimeErrors, on the CPU and on a GPU
-ParamsOption = Annotated[Path, typer.Option("--params", help="The file of settings.")]
+ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.")]
 
 
 def main(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""The claims of the method on distributions that are known in closed form.
+"""The claims of the method, checked on distributions that are known in closed form.
 
 It imports method, networks and the figures of report.
 """

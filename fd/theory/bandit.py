@@ -1,7 +1,7 @@
-"""A bandit with a multimodal behaviour policy in the plane: where each method moves the actions, and at what price.
+"""A bandit with a multimodal behaviour policy in the plane: where each method moves the actions, and at what cost.
 
-One state, the reward is a known function of the action, and both flow and critic are learned from actions of the behaviour
-alone, so beyond its support the critic only extrapolates.
+There is one state, and the reward is a known function of the action. Flow and critic are learned from actions of the behaviour
+only, so beyond its support the critic extrapolates.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ POOL = 8192  # base actions of a member
 SHOWN = 4096  # actions that are measured
 NODES = 160  # of the grid of a KL, per dimension
 SUPPORT = 0.99  # mass of the behaviour inside its support, the region of highest density
-KEPT = 0.2  # of a mode's own mass; with less it counts as lost
+KEPT = 0.2  # share of its mass below which a mode counts as lost
 METHODS = ("bc", "fql", "deflow", "fidec", "fidec-desmooth", "fidec-stein")
 
 
@@ -56,10 +56,10 @@ class BanditOutcome:
 
     Attributes:
         value: mean reward.
-        off_support: share of actions where the behaviour's density is below that which SUPPORT of its mass exceeds.
+        off_support: share of actions where the behaviour's density is below the level that SUPPORT of its mass exceeds.
         modes: modes that keep KEPT of their mass.
-        moved: mean over actions and dimensions of (a - a_b)^2, a_b being the base action of the same noise.
-        kl: of the displacement under the known behaviour, nats; None for a policy without one, and where it folds.
+        moved: mean over actions and dimensions of (a - a_b)^2, where a_b is the base action of the same noise.
+        kl: of the displacement under the known behaviour, nats; None for a policy without displacement, or if it folds.
         folds: whether the displacement folds the plane, so that its KL is not known.
         actions: [SHOWN, A].
     """
@@ -78,7 +78,7 @@ class BanditOutcome:
 
 @dataclass(frozen=True)
 class _Stack:
-    """What all methods share, a member per layout and seed."""
+    """Networks and draws that all methods share, one member per layout and seed."""
 
     flow: StackedMLP
     critic: StackedMLP
@@ -95,7 +95,7 @@ class _Stack:
 
 
 def layouts() -> dict[str, BanditLayout]:
-    """Narrow modes that are parallel, so that one matrix fits them all, and modes that cross, so that none does."""
+    """Narrow parallel modes, which one matrix fits, and narrow crossed modes, which no single matrix fits."""
     parallel = planar([(0, 0.6), (0, 0), (0, -0.6)], deviations=[(0.3, 0.06)] * 3, degrees=[0] * 3)
     corners = [(0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5)]
     crossed = planar(corners, deviations=[(0.25, 0.06)] * 4, degrees=[-45, 45, -45, 45])
@@ -105,15 +105,15 @@ def layouts() -> dict[str, BanditLayout]:
 def play(
     flow: StackedMLP, seeds: Sequence[int], *, budget: float, alpha: float, flow_steps: int, schedule: FitSchedule
 ) -> list[BanditOutcome]:
-    """Every method on every layout, on learned flows whose members are layouts times seeds.
+    """Outcomes of every method on every layout, with learned flows whose members are layouts times seeds.
 
     Args:
         flow: velocity networks of the layouts.
-        seeds: one a member of a layout.
-        budget: of the penalty of every refinement.
+        seeds: one per member of a layout.
+        budget: bound on the penalty of every refinement.
         alpha: weight of FQL's distillation term.
         flow_steps: Euler steps of a base action.
-        schedule: of the critic and of every policy.
+        schedule: training of the critic and of every policy.
     """
     plan = layouts()
     streams = generators(len(plan) * len(seeds), seeds, purpose=3)
@@ -203,7 +203,7 @@ def _refine(stack: _Stack, method: str, budget: float, schedule: FitSchedule) ->
 
 
 def _state_vectors(stack: _Stack, method: str) -> Tensor:
-    """The A vectors that span F of the one state, [S, 1, A, A], from the scores of the whole pool."""
+    """The A vectors that span F of the single state, [S, 1, A, A], from the scores of the whole pool."""
     streams = generators(len(stack.base), stack.seeds, purpose=6)
     x0 = torch.stack([torch.randn(POOL, ACT_DIM, generator=stream) for stream in streams]).unsqueeze(1)
     t = torch.full_like(x0[..., :1], T_EPS)

@@ -11,7 +11,7 @@ from fd.theory.fit import FitSchedule, seeds_part, train_flow
 
 SAMPLES = (8, 64, 512, 4096, 32768)  # K at which the cost of estimating F is shown
 SAMPLING_DRAWS = 100
-SHOWN_TIME = 0.8  # t of that table
+SHOWN_TIME = 0.8  # t at which it is shown
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class TheoryFindings:
-    """What the demonstrations found."""
+    """Results of the demonstrations."""
 
     settings: Settings
     formulas: dict[tuple[str, str], list[float]]
@@ -73,7 +73,7 @@ def run_demonstrations(settings: Settings) -> TheoryFindings:
 
 
 def refinements(settings: Settings, flow: StackedMLP) -> list[gap.Refined]:
-    """The trained refinements of the optimality gap, on flows of `elongated`, one a seed."""
+    """The trained refinements of the optimality gap, on flows of `elongated`, one per seed."""
     stacks = gap.train_gap(
         elongated(),
         flow,

@@ -14,7 +14,7 @@ from fd.networks.mlp import StackedMLP
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture of M Gaussians on R^A; a Gaussian is one with M = 1.
+    """A mixture of M Gaussians on R^A; M = 1 is a single Gaussian.
 
     Attributes:
         weights: [M], summing to one.
@@ -83,7 +83,7 @@ def planar(
     degrees: Sequence[float],
     weights: Sequence[float] | None = None,
 ) -> Mixture:
-    """A mixture in the plane, of equal weights unless given; `degrees` turns the first axis of each component."""
+    """A mixture in the plane, with equal weights by default; `degrees` turns the first axis of each component."""
     angles = torch.tensor(degrees, dtype=torch.float64).deg2rad()
     cos, sin = angles.cos(), angles.sin()
     axes = torch.stack([torch.stack([cos, -sin], dim=-1), torch.stack([sin, cos], dim=-1)], dim=-2)

@@ -1,4 +1,4 @@
-"""Training on known distributions: one state, whose observation is a zero, and one member of the stack per distribution and seed."""
+"""Training on known distributions: a single state with observation zero, and one member of the stack per distribution and seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DRAWN = 50  # steps whose random numbers are drawn at once
 
 @dataclass(frozen=True)
 class FitSchedule:
-    """Training of one stack: hidden widths, steps, batch size of a member, and the rate from which a cosine falls to zero."""
+    """Training of one stack: hidden widths, steps, batch size of a member, and the learning rate, which falls to zero along a cosine."""
 
     hidden: tuple[int, ...]
     steps: int
@@ -31,7 +31,7 @@ class FitSchedule:
 
 
 def generators(members: int, seeds: Sequence[int], purpose: int) -> list[torch.Generator]:
-    """One generator a member, members in the order distribution by distribution; a member's stream is its own."""
+    """One generator with its own stream per member; members are ordered by distribution, then by seed."""
     each = members // len(seeds)
     return [
         torch.Generator().manual_seed(((purpose * 64 + place) << 32) + seed) for place in range(each) for seed in seeds
@@ -39,12 +39,12 @@ def generators(members: int, seeds: Sequence[int], purpose: int) -> list[torch.G
 
 
 def nothing(like: Tensor) -> Tensor:
-    """The observation of the one state, [S, B, OBS_DIM], for actions [S, B, A]."""
+    """The observation of the single state, [S, B, OBS_DIM], for actions [S, B, A]."""
     return like.new_zeros(*like.shape[:-1], OBS_DIM)
 
 
 def time_window(pool: Tensor, index: int, size: int) -> Tensor:
-    """Batch number `index` of a pool [S, N, A], [S, size, A]; batches begin again where the pool ends."""
+    """Batch number `index`, [S, size, A], of a pool [S, N, A]; batches start again at the end of the pool."""
     first = index * size % (pool.shape[1] - size + 1)
     return pool[:, first : first + size]
 
@@ -59,10 +59,10 @@ def descend(
 ) -> None:
     """Adam on the loss [S] of each step, the rate falling to zero along half a cosine.
 
-    A loss that is not finite leaves weights that are not finite, so the last weights show it.
+    A loss that is not finite makes the weights not finite, so it is enough to check the last weights.
 
     Raises:
-        FdError: training has diverged; it names `members`, what each of the S trains.
+        FdError: training has diverged; the error names those of the S `members`.
     """
     adam = optimiser(parameters, schedule.learning_rate)
     for index in range(schedule.steps):
@@ -72,13 +72,11 @@ def descend(
     finite = torch.stack([part.detach().reshape(len(members), -1).isfinite().all(dim=-1) for part in parameters])
     lost = [name for name, sound in zip(members, finite.all(dim=0).tolist(), strict=True) if not sound]
     if lost:
-        raise FdError(
-            f"theory: weights that are not finite after training ({'; '.join(lost)}): lower its learning_rate"
-        )
+        raise FdError(f"theory: weights are not finite after training ({'; '.join(lost)}); lower its learning_rate")
 
 
 def train_flow(targets: Mapping[str, Mixture], seeds: Sequence[int], schedule: FitSchedule) -> StackedMLP:
-    """Velocity networks of every distribution and seed, [targets * seeds] of them, trained on fresh draws."""
+    """Velocity networks of every distribution and seed, targets * seeds members, trained on fresh draws."""
     members = [target for target in targets.values() for _ in seeds]
     streams = generators(len(members), seeds, purpose=0)
     widths = (OBS_DIM + ACT_DIM + 1, *schedule.hidden, ACT_DIM)
@@ -105,7 +103,7 @@ def train_flow(targets: Mapping[str, Mixture], seeds: Sequence[int], schedule: F
 def integrate_actions(flow: StackedMLP, noise: Tensor, *, steps: int) -> Tensor:
     """Base actions [S, B, A] by Euler steps from noise [S, B, A], not clipped.
 
-    Deviation: `fd.method.flow.base_actions` clips to [-1, 1], which would cut a Gaussian of standard deviation 0.5 at two of them.
+    Deviation: `fd.method.flow.base_actions` clips to [-1, 1], which would cut a Gaussian of standard deviation 0.5 at two standard deviations.
     """
     x, obs = noise, nothing(noise)
     for index in range(steps):

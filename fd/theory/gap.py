@@ -1,7 +1,7 @@
-"""How much of the best value at equal KL a refinement reaches, for a linear Q on N(0, Sigma): closed forms and trained runs.
+"""The share of the best value at equal KL that a refinement reaches, for a linear Q on N(0, Sigma): closed forms and trained runs.
 
 Under KL <= eps the best displacement is Sigma q sqrt(2 eps / q' Sigma q). A quadratic form F in place of Sigma^-1 gives the direction
-F^-1 q instead, and at the same KL the share q' F^-1 q / sqrt(q' Sigma q * q' F^-1 Sigma^-1 F^-1 q) of that value.
+F^-1 q instead, which at the same KL reaches the share q' F^-1 q / sqrt(q' Sigma q * q' F^-1 Sigma^-1 F^-1 q) of the best value.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from fd.theory.kl import grid, kl
 DAMPING = 1e-3
 CLIP = 5.0  # of a member's gradient norm
 TRUST = 0.5  # eps, the KL at which values are compared, nats
-BUDGET = (
-    1.5e-5  # on the penalty in a run's own unit of length, in which the clip at 1 is then out of the actions' reach
-)
-HEAD_START = 3.0  # the multiplier starts this many times below its optimum
+BUDGET = 1.5e-5  # of the penalty in a run's own unit of length; actions then stay clear of the clip at 1
+HEAD_START = 3.0  # the multiplier starts at its optimum divided by this
 TINY = 1e-9  # on the diagonal of an estimate of F from very few scores
 NODES = 96  # of the grid on which a trained displacement is measured
 
@@ -36,8 +34,8 @@ class Refined:
     """One trained refinement.
 
     Attributes:
-        share: of the optimum at its own measured KL.
-        untrained: the share of the direction F^-1 q with the F of this run, which takes no training.
+        share: its value as a share of the optimum at its own measured KL.
+        untrained: the share of the direction F^-1 q with the F of this run, computed without training.
         theory: the share with an exact flow and infinitely many scores, in closed form.
         kl: nats.
     """
@@ -57,7 +55,7 @@ def smoothed(sigma: Tensor, t: float) -> Tensor:
 
 
 def share(sigma: Tensor, direction: Tensor, q: Tensor) -> Tensor:
-    """Value of a displacement in that direction, as a share of the best at the same KL, [...], for [..., A]."""
+    """Value of a displacement in this direction, [..., A], as a share of the best value at the same KL, [...]."""
     best = _form(q, sigma, q) * _form(direction, sigma.inverse(), direction)
     return (q * direction).sum(dim=-1) / best.sqrt()
 
@@ -74,7 +72,7 @@ def worst(sigma: Tensor, inverse: Tensor) -> Tensor:
 
 
 def worst_share(sigma: Tensor, t: float | None) -> float:
-    """The least share over all q of the form that knows C_t, or of the isotropic one (None)."""
+    """The least share over all q, for the form with F^-1 = C_t, or for the isotropic form if t is None."""
     inverse = torch.eye(len(sigma), dtype=sigma.dtype) if t is None else smoothed(sigma, t)
     q = worst(sigma, inverse)
     return float(share(sigma, inverse @ q, q))
@@ -85,7 +83,7 @@ def _form(a: Tensor, matrix: Tensor, b: Tensor) -> Tensor:
 
 
 def sampling(sigma: Tensor, t: float, samples: Sequence[int], *, draws: int) -> dict[str, list[float]]:
-    """Median share with F from K exact scores, for each K of `samples`, plain and desmoothed, for the q worst for the plain form."""
+    """Median share with F from K exact scores, for each K of `samples`, plain and desmoothed, for the q that is worst for the plain form."""
     root = torch.linalg.cholesky(smoothed(sigma, t).inverse())
     q = worst(sigma, smoothed(sigma, t))
     generator = torch.Generator().manual_seed(0)
@@ -101,7 +99,7 @@ def sampling(sigma: Tensor, t: float, samples: Sequence[int], *, draws: int) -> 
 
 @dataclass(frozen=True)
 class _Case:
-    """What one member of the stack trains: its metric, time, seed, q [A], the vectors [A, A] that span F (None: F = I)."""
+    """One member of the stack: its metric, time, seed, q [A], the vectors [A, A] that span F (None: F = I)."""
 
     metric: str
     t: float | None
@@ -123,7 +121,7 @@ class _Case:
 
 @dataclass(frozen=True)
 class Trained:
-    """Refinements trained as one stack, each in its own unit of length, one of `units`."""
+    """Refinements trained as one stack, each in its own unit of length (`units`)."""
 
     residual: StackedMLP
     units: Tensor
@@ -147,18 +145,18 @@ def train_gap(
     flow_steps: int,
     schedule: FitSchedule,
 ) -> list[Trained]:
-    """Trains every refinement on the learned flow of a centred Gaussian, a member of `flow` per seed.
+    """Trains every refinement on the learned flow of a centred Gaussian, one member of `flow` per seed.
 
-    They are two stacks: the isotropic ones and those with an F.
+    There are two stacks: the isotropic refinements and those with an F.
 
     Args:
         target: the Gaussian that the flow has learned.
         flow: its velocity networks.
-        times: at which the scores are read.
-        seeds: one a member of the flow.
+        times: times t at which the scores are computed.
+        seeds: one per member of the flow.
         samples: K, scores that span F.
         flow_steps: Euler steps of a base action.
-        schedule: of the refinement.
+        schedule: training of the refinement.
     """
     sigma = target.covariances[0]
     streams = generators(len(seeds), seeds, purpose=1)
@@ -181,7 +179,7 @@ def train_gap(
 
 
 def spanning(scores: Tensor) -> Tensor:
-    """A vectors with the mean outer product of K scores, [..., A, A] for [..., K, A]: the same F at a fraction of the cost."""
+    """A vectors, [..., A, A], with the same mean outer product as K scores, [..., K, A]: the same F at a fraction of the cost."""
     values, vectors = torch.linalg.eigh(scores.mT @ scores / scores.shape[-2])
     spans: Tensor = (vectors * (scores.shape[-1] * values.clamp_min(0)).sqrt().unsqueeze(-2)).mT
     return spans.contiguous()
@@ -237,7 +235,7 @@ def measure(target: Mixture, trained: Trained, *, nodes: int = NODES) -> list[Re
     """Value and true KL of the displacements under the known Gaussian, not under the flow's draws.
 
     Raises:
-        FdError: a displacement folds the plane, so that it has no KL at which to compare.
+        FdError: a displacement folds the plane, so its KL is not known.
     """
     sigma = target.covariances[0]
     divergences, folds = kl(target, trained.field, nodes=nodes)
@@ -247,7 +245,7 @@ def measure(target: Mixture, trained: Trained, *, nodes: int = NODES) -> list[Re
     for case, divergence, folded, mean in zip(trained.cases, divergences, folds, moved, strict=True):
         if folded:
             raise FdError(
-                f"theory: {case.name}: the displacement folds the plane, so its KL is not known: train it longer"
+                f"theory: {case.name}: the displacement folds the plane, so its KL is not known; train it longer"
             )
         best = (2 * divergence * _form(case.q, sigma, case.q)).sqrt()
         found.append(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fd.theory.distributions import Mixture
 
-Field = Callable[[Tensor], Tensor]  # [S, B, A] -> [S, B, A], every row by itself
+Field = Callable[[Tensor], Tensor]  # [S, B, A] -> [S, B, A], each row independently
 
 REACH = 8.0  # standard deviations of the outermost components: mass below 1e-14 lies beyond
 FOLDED = 1e-10
@@ -45,7 +45,7 @@ def kl(target: Mixture, field: Field, *, nodes: int) -> tuple[Tensor, Tensor]:
         field: delta, in float64.
         nodes: of the grid, per dimension.
 
-    T folds where that happens on more than FOLDED of the mass; its density is then not this one, and the KL means nothing.
+    T folds if det(I + grad delta) <= 0 on more than FOLDED of the mass; the change of variables then fails, and the KL is meaningless.
     """
     points, weights = grid(target, nodes)
     x = points.unsqueeze(0)

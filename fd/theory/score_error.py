@@ -1,4 +1,4 @@
-"""How far the score that is read off a velocity field is from the true one: to rounding for an exact field, against t for a learned one."""
+"""Error of the score that is computed from a velocity field: zero up to rounding for an exact field, against t for a learned one."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Curve:
     """Errors of one target's scores at TIMES, relative root mean squares at actions of the target.
 
     Attributes:
-        total: learned score against the target's own score, one list a seed.
-        noise: learned score against the score of the path marginal at the same t, one list a seed.
-        smoothing: score of that marginal against the target's own, what is left with an exact velocity.
+        total: learned score against the target's own score, one list per seed.
+        noise: learned score against the score of the path marginal at the same t, one list per seed.
+        smoothing: score of that marginal against the target's own, the error that remains with an exact velocity.
     """
 
     target: str
@@ -62,7 +62,7 @@ class Curve:
 
     @property
     def each(self) -> list[float]:
-        """The same for every seed by itself."""
+        """The time of TIMES at which `total` is least, for each seed."""
         return [TIMES[int(torch.tensor(run).argmin())] for run in self.total]
 
 
@@ -85,7 +85,7 @@ def formula_errors(targets: Mapping[str, Mixture]) -> dict[tuple[str, str], list
 
 
 def curve(name: str, target: Mixture, flow: StackedMLP, first: int, seeds: Sequence[int]) -> Curve:
-    """Errors of the members first, ... of a stack of learned flows, one a seed, at fresh actions of their target."""
+    """Errors of the members first, ... of a stack of learned flows, one per seed, at fresh actions of their target."""
     learned = seeds_part(flow, first, first + len(seeds))
     x = target.sample(POINTS, torch.Generator().manual_seed(1)).unsqueeze(0)
     own = target.score(x)

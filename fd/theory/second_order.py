@@ -1,4 +1,4 @@
-"""The true KL of a displaced policy against the quadratic forms that stand in for it, as the displacement shrinks."""
+"""The true KL of a displaced policy against the quadratic forms that approximate it, as the displacement shrinks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fd.theory.kl import Field, grid, kl
 
 NODES = 160  # of the grid, per dimension
 SCALES = tuple(0.5**power for power in range(2, 8))  # factors on a displacement field
-ROUNDING = 1e-11  # differences below this are quadrature and rounding
+ROUNDING = 1e-11  # differences below this are errors of quadrature and rounding
 FORMS = ("identity", "state", "score", "stein")
 
 
@@ -73,7 +73,7 @@ def fields() -> Mapping[str, Field]:
 def forms(target: Mixture, field: Field) -> dict[str, float]:
     """The second-order forms of one field, nats: A / 2 times the mean penalty of `fd.method.fisher`, unnormalised, on the grid.
 
-    `identity` is given its best scale, the mean eigenvalue of the Fisher information; `state` is 1/2 E[delta' F delta] with
+    `identity` has its best scale, the mean eigenvalue of the Fisher information; `state` is 1/2 E[delta' F delta] with
     F = E[g g']; `score` is 1/2 E[(g . delta)^2] and `stein` 1/2 E[(g . delta + div delta)^2].
     """
     points, weights = grid(target, NODES)

@@ -34,7 +34,7 @@ DOTS = 800  # actions drawn of one policy
 
 
 def score_errors(curves: Sequence[score_error.Curve]) -> Figure:
-    """Error of the learned score against t and its two parts, a panel a target."""
+    """Error of the learned score against t and its two parts, one panel per target."""
     figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     left = 1 - np.array(score_error.TIMES)
@@ -59,7 +59,7 @@ def score_errors(curves: Sequence[score_error.Curve]) -> Figure:
 
 
 def orders(cases: Sequence[second_order.Case]) -> Figure:
-    """|KL - form| against the root mean square of the displacement, a row a target, a column a field."""
+    """|KL - form| against the root mean square of the displacement, one row per target and one column per field."""
     names = [list(dict.fromkeys(getattr(case, kind) for case in cases)) for kind in ("target", "field")]
     figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
     panels = figure.subplots(len(names[0]), len(names[1]), sharex=True, sharey=True, squeeze=False)

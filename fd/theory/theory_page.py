@@ -19,8 +19,8 @@ from fd.theory.distributions import planar
 from fd.theory.gap import Refined
 
 INTRODUCTION = (
-    "Made by the stage `theory`. Scores and densities of the targets are closed forms; a KL of a displaced policy is integrated on"
-    " a grid, to better than 1e-8 nats where the field is a formula. Trained results: {seeds} seeds."
+    "Written by the stage `theory`. Scores and densities of the targets are closed forms. The KL of a displaced policy is integrated on"
+    " a grid, with an error below 1e-8 nats if the displacement is a formula. Trained results: {seeds} seeds."
 )
 DIGITS = "%.8g"  # of the numbers in the CSV files
 CLOSED_TIMES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -46,7 +46,7 @@ def render_theory(found: TheoryFindings) -> dict[str, str]:
 
 
 def metrics(found: TheoryFindings) -> dict[str, Any]:
-    """What `dvc metrics show` prints: the numbers that the claims rest on."""
+    """The numbers behind the claims, as `dvc metrics show` prints them."""
     slopes = [slope for case in found.cases if (slope := case.slope("stein")) is not None]
     outcomes: dict[str, dict[str, dict[str, float]]] = {}
     for layout, method, group in _groups(found.outcomes):
@@ -78,9 +78,9 @@ def kl_spread(refined: Sequence[Refined]) -> float:
 def _page(found: TheoryFindings) -> str:
     seeds = len(found.settings.seeds)
     parts = [
-        "# What the method claims, where the truth is known",
+        "# The method's claims, checked where the truth is known",
         INTRODUCTION.format(seeds=seeds),
-        "## 1. The score that is read off a velocity field",
+        "## 1. The score computed from a velocity field",
         _formulas(found),
         "![Error of the learned score against t](score_error.svg)",
         _score_caption(found),
@@ -89,7 +89,7 @@ def _page(found: TheoryFindings) -> str:
         _orders(found.cases),
         "![KL minus its forms against the displacement](second_order.svg)",
         _order_caption(),
-        "## 3. What the wrong metric costs",
+        "## 3. The cost of the wrong metric",
         _closed(),
         "![Value at equal KL against t](gap.svg)",
         _gap_caption(found),
@@ -111,8 +111,8 @@ def _formulas(found: TheoryFindings) -> str:
     header = ["target", "formula", *(f"t = {t:g}" for t in score_error.EXACT_TIMES)]
     return (
         markdown_table(header, rows)
-        + "\n\nRelative RMS error of both formulas, given the exact velocity, at points of the path: the first is the score to rounding,"
-        " the second, the official code's, is another quantity."
+        + "\n\nRelative RMS error of both formulas, given the exact velocity, at points of the path. The first gives the score up to"
+        " rounding; the second, from the official code, gives a different quantity."
     )
 
 
@@ -121,13 +121,13 @@ def _score_caption(found: TheoryFindings) -> str:
     below = [curve.target for curve in found.curves if _cancels(curve)]
     where = f" (here: {', '.join(below)})" if below else ""
     return (
-        f"Score of a learned flow (hidden layers {_widths(schedule.hidden)}, {schedule.steps:,} steps) at {score_error.POINTS:,} actions of"
-        f" the target, against that target's own score (black). Blue: what the path has smoothed away at t (exact velocity). Red:"
-        " the error of the learned velocity, measured against the score of the smoothed target and amplified by 1 / (1 - t). The learned error is the RMS of"
-        " the sum of these two, not the sum of their RMS: near its minimum it can lie below both, where they"
-        f" partly cancel{where}. All are divided by the RMS of the target's score. Lines: means over {seeds} seeds; bands: their range."
-        " Triangle and table: the least mean error here, for these targets in the plane and this training. The Gaussian has"
-        " standard deviations 0.5 and 0.05; the other two are the behaviours of section 4."
+        f"Black: error of the score of a learned flow (hidden layers {_widths(schedule.hidden)}, {schedule.steps:,} steps) at"
+        f" {score_error.POINTS:,} actions of the target, against that target's own score. Blue: the part due to the smoothing of the path at t,"
+        " with the exact velocity. Red: the part due to the error of the learned velocity, measured against the score of the smoothed target;"
+        " it is amplified by 1 / (1 - t). Black is the RMS of the sum of these two parts, not the sum of their RMS: near its minimum it can"
+        f" lie below both, where they partly cancel{where}. All are divided by the RMS of the target's score. Lines: means over {seeds} seeds;"
+        " bands: their range. Triangle and table: the least mean error for these targets in the plane and this training. The Gaussian has"
+        " standard deviations 0.5 and 0.05; the other two targets are the behaviours of section 4."
     )
 
 
@@ -156,7 +156,8 @@ def _minima(curves: Sequence[score_error.Curve]) -> str:
         "learned velocity",
     ]
     return (
-        markdown_table(header, rows) + "\n\nMeans, and in brackets the range over seeds, at the t of the second column."
+        markdown_table(header, rows)
+        + "\n\nMeans over seeds and, in brackets, their range, at the t of the second column."
     )
 
 
@@ -188,8 +189,9 @@ def _order_caption() -> str:
         f"Table: form / KL at the smallest of {len(second_order.SCALES)} displacements and, in brackets, the fitted slope of |KL - form|"
         " against |δ|. Figure: |KL - form| itself. T(a) = a + δ(a); KL(T#p ‖ p) by quadrature in double precision."
         " `stein` is ½ E[(g·δ + div δ)²], `score` drops div δ, `state` is ½ E[δᵀ E[g gᵀ] δ], `identity` is ½ tr E[g gᵀ] / A · E|δ|², the"
-        " isotropic form at the scale that trace normalisation gives it. A slope of 3 means that the form is the KL to second order, a"
-        " slope of 2 that it is wrong already there. All three Fisher forms agree for a constant field; only `stein` is right for the others."
+        " isotropic form at the scale that trace normalisation gives it. A slope of 3 means that the form equals the KL to second"
+        " order; a slope of 2 means that it differs already at second order. All three Fisher forms agree for a constant field; only `stein`"
+        " is correct for the other fields."
     )
 
 
@@ -200,8 +202,8 @@ def _closed() -> str:
         shares = [gap.worst_share(sigma, t) for t in (None, *CLOSED_TIMES)]
         rows.append([f"{narrow:g}, {wide:g}", *(f"{value:.3f}" for value in shares)])
     return (
-        "Q is linear with gradient q, the behaviour Gaussian with condition number 100. Share of the best value at the same KL that the"
-        " direction F⁻¹ q reaches, for the q that is worst for F, in closed form:\n\n"
+        "Q is linear with gradient q; the behaviour is Gaussian with condition number 100. The table has the share of the best value at the"
+        " same KL that the direction F⁻¹ q reaches, for the q that is worst for F, in closed form:\n\n"
         + markdown_table(["standard deviations", "isotropic", *(f"state, t = {t:g}" for t in CLOSED_TIMES)], rows)
     )
 
@@ -212,17 +214,17 @@ def _gap_caption(found: TheoryFindings) -> str:
     estimation = max(abs(run.untrained - run.theory) for run in found.refined)
     return (
         f"Standard deviations 0.05 and 0.5. Lines: closed forms, with an exact flow and infinitely many scores. Points: trained"
-        f" refinements, one a seed ({len(settings.seeds)} seeds; the isotropic ones know no t and stand at the left). Flow, F and"
+        f" refinements, one per seed ({len(settings.seeds)} seeds; the isotropic ones do not depend on t and are at the left). Flow, F and"
         f" displacement are learned: F from K = {settings.fisher_samples:,} scores of base actions of {settings.flow_steps} Euler steps,"
         f" δ by `fd.method.objective` with a learned multiplier in {settings.refine.steps:,} steps. Value and KL of a run are those of its"
         " displacement under the known Gaussian, by quadrature; the value is divided by the optimum at that run's KL. The penalty's"
-        f" budget of each run is the one that its F maps to {gap.TRUST:g} nats, and the measured KLs lie within"
-        f" {100 * kl_spread(found.refined):.1f} % of it. At each t, plain and desmoothed runs face the q that is worst for the plain"
-        " form, the isotropic ones the q that is worst for them. Actions are rescaled so that the clip at ±1 does not bind."
+        f" budget of each run is the one that its F maps to {gap.TRUST:g} nats; the measured KLs lie within"
+        f" {100 * kl_spread(found.refined):.1f} % of this. At each t, plain and desmoothed runs have the q that is worst for the plain"
+        " form; the isotropic runs have the q that is worst for them. Actions are rescaled so that the clip at ±1 does not bind."
         f" Each multiplier starts at the known optimum / {gap.HEAD_START:g}, and the last layer of δ at zero. `Same F, untrained`: the share"
         " of the direction F⁻¹ q with the run's own F, computed without training. The trained share differs from it by at most"
-        f" {training:.1g} in any run: that is the error of training δ. The distance from there to the closed form, up to"
-        f" {estimation:.2f}, is that of F: of learned scores at finitely many draws of a learned flow."
+        f" {training:.1g} in any run: this is the error of training δ. The difference between `same F, untrained` and the closed form, up to"
+        f" {estimation:.2f}, is the error of F, which comes from learned scores at finitely many draws of a learned flow."
     )
 
 
@@ -266,9 +268,9 @@ def _sampled(found: TheoryFindings) -> str:
     share = gap.worst_share(sigma, SHOWN_TIME)
     narrow = float(torch.linalg.eigvalsh(gap.smoothed(sigma, SHOWN_TIME))[0])
     return (
-        f"What K costs, apart from all learning: median share at t = {SHOWN_TIME:g} with F from K exact scores, no training"
+        f"The cost of a finite K, without any learning: median share at t = {SHOWN_TIME:g} with F from K exact scores"
         f" (K → ∞: {share:.3f} plain, 1 desmoothed). Undoing the smoothing subtracts two nearly equal numbers in narrow directions, here"
-        f" {narrow:.4f} - {(1 - SHOWN_TIME) ** 2:.2g}, so it needs thousands of scores a state, where the plain form needs a handful:\n\n"
+        f" {narrow:.4f} - {(1 - SHOWN_TIME) ** 2:.2g}, so it needs thousands of scores per state; the plain form needs a handful:\n\n"
         + markdown_table(["F", *(f"K = {count:,}" for count in SAMPLES)], rows)
     )
 
@@ -277,12 +279,12 @@ def _bandit_caption(found: TheoryFindings) -> str:
     settings = found.settings
     return (
         "Shading: density of the behaviour. Contours: the reward, from 0.1 in steps of 0.2; cross: its peak, off the support. Red: actions of one"
-        " seed. Rows: modes that are parallel, so that the one matrix F of a state fits all of them, and modes that cross, so that"
-        f" it fits none. The critic is fitted to rewards of behaviour actions alone. Every refinement has the budget {settings.budget:g}"
-        f" on its own trace-normalised penalty, at t = {bandit.T_EPS:g}; fql has alpha = {settings.alpha:g}. `fidec-stein` reads the score at"
-        " the action itself and adds div δ; that form is 0 for every displacement, however long, that leaves the behaviour's density as it is"
-        " (div(p δ) = 0), and it is the KL for short ones only, so its budget does not bound |δ|. `bc` shows the flow's own errors: whatever it"
-        " puts between the modes, all other methods start from."
+        " seed. Rows: parallel modes, so that the single matrix F of a state fits all of them, and crossed modes, so that it fits none."
+        f" The critic is fitted only to rewards of behaviour actions. Every refinement has the budget {settings.budget:g}"
+        f" on its own trace-normalised penalty, at t = {bandit.T_EPS:g}; fql has alpha = {settings.alpha:g}. `fidec-stein` computes the"
+        " score at the action itself and adds div δ. This form is 0 for every displacement, however long, that does not change the behaviour's"
+        " density (div(p δ) = 0), and it equals the KL only for short displacements, so its budget does not bound |δ|. `bc` shows the flow's"
+        " own errors: all other methods start from its actions, including those between the modes."
     )
 
 
@@ -304,11 +306,11 @@ def _bandit_table(outcomes: Sequence[BanditOutcome]) -> str:
     header = ["layout", "method", "value", "off support (%)", "modes kept", "mean (a - a_b)²", "KL (nats)"]
     return (
         markdown_table(header, rows)
-        + f"\n\nMean ± standard deviation over seeds. Off support: where the behaviour's density is below the level that {bandit.SUPPORT:.0%}"
-        f" of its own mass exceeds, so an exact copy of the behaviour scores 1 %. Kept: a mode with at least {bandit.KEPT:.0%} of its mass."
-        " KL: that of the displacement T under the known behaviour, by quadrature: without the flow's own error, which bc shows alone (it has"
-        " no T), and without the clip at ±1; not known for fql, which is no displacement, nor where T folds the plane for a seed. An equal"
-        " budget is not an equal KL: compare both columns."
+        + "\n\nMean ± standard deviation over seeds. Off support: share of actions where the behaviour's density is below the level that"
+        f" {bandit.SUPPORT:.0%} of its own mass exceeds, so an exact copy of the behaviour scores 1 %. Modes kept: modes with at least"
+        f" {bandit.KEPT:.0%} of their mass. KL: the KL of the displacement T under the known behaviour, by quadrature. It excludes the clip at"
+        " ±1 and the flow's own error, which bc shows (bc has no T). It is not known for fql, which is not a displacement, or if T folds the"
+        " plane for a seed. An equal budget is not an equal KL: compare both value and KL."
     )
 
 
