@@ -20,7 +20,7 @@ METHOD = "fidec-diagonal"
 
 def patch(folder: Path, block: str) -> Path:
     """Apply a block of the page to a file: each part behind @@ is found once, by its lines without + and with -."""
-    name = re.findall(r"^\+\+\+ b/(\S+)$", block, re.M)[0]
+    name = re.findall(r"^\+\+\+ b/(\S+)$", block, re.MULTILINE)[0]
     text = (folder / name).read_text()
     for part in block.split("\n@@\n")[1:]:
         lines = part.rstrip("\n").splitlines()
@@ -36,9 +36,9 @@ def extended(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with the patches of the page, the tiny suite and its data and flow."""
     folder = copied(tmp_path_factory.mktemp("extended") / "project")
     shutil.copytree(made, folder, dirs_exist_ok=True)
-    patched = {patch(folder, block) for block in re.findall(r"```diff\n(.*?)```", PAGE, re.S)}
+    patched = {patch(folder, block) for block in re.findall(r"```diff\n(.*?)```", PAGE, re.DOTALL)}
     assert len(patched) == 2  # and params.yaml: three files
-    (entry,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    (entry,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     text = (ROOT / "tests" / "tiny.yaml").read_text().replace("ablations:\n", f"{entry}ablations:\n", 1)
     values = yaml.safe_load(text)
     values["tasks"] = {TASK: values["tasks"][TASK]}

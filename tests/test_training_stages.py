@@ -388,7 +388,11 @@ def test_compiling_without_a_compiler_is_one_line(
 ) -> None:
     edit("compute", "execution", to="compiled")
     monkeypatch.setenv("CXX", "no-such-compiler")
-    fails(capsys, run_refine(monkeypatch), "compute.execution: 'compiled' needs a compiler, no-such-compiler, and none is installed")
+    fails(
+        capsys,
+        run_refine(monkeypatch),
+        "compute.execution: 'compiled' needs a compiler, no-such-compiler, and none is installed",
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
