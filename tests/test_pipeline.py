@@ -208,9 +208,9 @@ def test_an_edit_makes_exactly_these_cells_stale(name: str, ready: Pipeline) -> 
 def test_a_switch_runs_its_cells_and_a_removed_method_leaves_the_report(ready: Pipeline) -> None:
     edit, stale = EDITS["a switch of a method"]
     ready.write(edit(ready.values))
-    assert ready.repro() == stale | {"settings", "evaluate@umaze-fidec"}
+    assert ready.repro() - {"settings"} == stale | {"evaluate@umaze-fidec"}
     ready.write(without_ifql(edit(ready.values)))
-    assert ready.repro() == PAGES | {"settings"}
+    assert ready.repro() - {"settings"} == PAGES
     folder = ready.folder / "reports" / "tiny"
     with (folder / "scores.csv").open(newline="") as file:
         text = json.dumps(list(csv.DictReader(file)))

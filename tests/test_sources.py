@@ -2,7 +2,10 @@
 
 import http.server
 import multiprocessing
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -21,9 +24,11 @@ from fd.datasets.fetch import describe
 from fd.datasets.prepare import PrepareJob, prepare
 from fd.errors import FdError
 from fd.settings.data_settings import Data, Download, Maze, MinariData, OgbenchData, OracleData, WaypointData
+from fd.simulation import workers
 from fd.simulation.environments import make, quiet
 from fd.storage.transitions import load_transitions, read_manifest
 
+ROOT = Path(__file__).parent.parent
 NO_DOWNLOAD = Download(folder="~/sets", mirrors=(), timeout=1.0)
 NAVIGATE = OracleData(
     source="generate",
@@ -142,9 +147,20 @@ def test_play_set_holds_what_any_process_collects(tmp_path: Path) -> None:
     assert (manifest.episodes, manifest.transitions, manifest.obs_shape, manifest.act_dim) == (1, 200, [28], 5)
     assert manifest.horizon == 200
     assert set(np.unique(arrays.rewards)) <= {-1, 0}
-    validation = play.PlayCollector("cube-single-v0", PLAY.steps)(np.random.SeedSequence([PLAY.seed, 1, 0]))
-    with np.load(folder / "regenerated" / "cube-single-play-v0-val.npz") as file:
-        assert set(file.files) == set(validation)
+    code = f"""
+import numpy as np
+from fd.datasets.play import PlayCollector
+episode = PlayCollector("cube-single-v0", {PLAY.steps})(np.random.SeedSequence([{PLAY.seed}, 1, 0]))
+np.savez("episode.npz", **episode)
+"""
+    # With the matrix kernels of a worker, which this process need not have on a processor with AVX-512.
+    environment = os.environ | workers._ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    with (
+        np.load(folder / "regenerated" / "cube-single-play-v0-val.npz") as file,
+        np.load(tmp_path / "episode.npz") as validation,
+    ):
+        assert set(file.files) == set(validation.files)
         assert all(np.array_equal(file[name], validation[name]) for name in file.files)
 
 
