@@ -119,12 +119,8 @@ def command(
     threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     states: Annotated[int, typer.Option(help="States of the training data, a multiple of 200.")] = 20_000,
-    loaded: Annotated[
-        int, typer.Option("--transitions", help="Transitions of the data set that is loaded, a multiple of 1,000.")
-    ] = 1_000_000,
-    out: Annotated[
-        Path | None, typer.Option(help="Path of the output files without .json and .md.", show_default=False)
-    ] = None,
+    loaded: Annotated[int, typer.Option("--transitions", help="Rows of the loaded set, in whole 1,000.")] = 1_000_000,
+    out: Annotated[Path | None, typer.Option(help="Output path without .json and .md.", show_default=False)] = None,
 ) -> None:
     """Measure the training step of methods; by default writes benchmarks/results/<processor or GPU>.json and .md."""
     os.environ["KINETO_LOG_LEVEL"] = "6"  # or the profiler prints on stderr whenever it starts

@@ -10,20 +10,13 @@ import typer
 from fd.runtime import device
 from fd.runtime.command_line import ParamsOption, main
 from fd.settings.machine_settings import Compute
-from fd.settings.settings_file import SettingsFile, read_settings
+from fd.settings.settings_file import read_settings
 from fd.settings.theory_settings import Theory
 from fd.storage.files import write_folder
 from fd.theory import theory_page
-from fd.theory.demonstrations import Settings, run_demonstrations
-from fd.theory.fit import FitSchedule
+from fd.theory.demonstrations import run_demonstrations
 
 app = typer.Typer(add_completion=False)
-
-
-def settings_of(values: SettingsFile) -> Settings:
-    """The section `theory` of params.yaml."""
-    section = values.part(Theory, "theory").model_dump()
-    return Settings(**section | {name: FitSchedule(**section[name]) for name in ("flow", "refine")})
 
 
 @app.command()
@@ -37,7 +30,7 @@ def command(
     """
     values = read_settings(params_file)
     device.select_device("cpu", values.part(Compute, "compute").threads)
-    found = run_demonstrations(settings_of(values))
+    found = run_demonstrations(values.part(Theory, "theory"))
     for curve in found.curves:
         typer.echo(f"score error of the learned flow, {curve.target}: least at t = {curve.best:g}")
     write_folder(out, theory_page.render_theory(found))

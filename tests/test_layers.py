@@ -30,7 +30,7 @@ ALLOWED = {
     "reference": "storage",
     "results": "storage settings",
     "report": "storage method settings policy reference results",
-    "theory": "networks method report",
+    "theory": "networks method settings report",
     "cli": "runtime storage settings reference results report",
 }
 OUTSIDE = {"stages", "benchmarks"}  # may import everything, and nothing imports them

@@ -14,13 +14,14 @@ from typer.testing import CliRunner
 
 from fd.errors import FdError
 from fd.settings.settings_file import read_settings
+from fd.settings.theory_settings import Theory, TheorySchedule
 from fd.theory import bandit, gap, kl, score_error, second_order
 from fd.theory.demonstrations import elongated
 from fd.theory.distributions import Mixture, planar
-from fd.theory.fit import FitSchedule, generators, train_flow
+from fd.theory.fit import generators, train_flow
 from fd.theory.gap import Refined, Trained
 from fd.theory.score_error import Curve, curve
-from stages.theory import app, settings_of
+from stages.theory import app
 
 # torch compiles its rules of forward differentiation, at their first use, with a function that it has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
@@ -36,7 +37,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def learned() -> tuple[list[Trained], Curve]:
     """Refinements at t = 0.8, with the committed settings, on flows of the elongated Gaussian, and those flows' score errors."""
-    settings = settings_of(read_settings(ROOT / "params.yaml"))
+    settings = read_settings(ROOT / "params.yaml").part(Theory, "theory")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     flow = train_flow({"Gaussian": elongated()}, SEEDS, settings.flow)
@@ -197,7 +198,9 @@ def _is_u_shaped(runs: list[list[float]], *, left: float, right: float) -> None:
 
 def test_training_that_diverges_names_what_diverged() -> None:
     with pytest.raises(FdError, match="flow of Gaussian, seed 0; flow of Gaussian, seed 1"):
-        train_flow({"Gaussian": elongated()}, SEEDS, FitSchedule((4,), 5, 16, 1e30))
+        train_flow(
+            {"Gaussian": elongated()}, SEEDS, TheorySchedule(hidden=(4,), steps=5, batch_size=16, learning_rate=1e30)
+        )
 
 
 def test_members_have_streams_of_their_own() -> None:

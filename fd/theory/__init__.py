@@ -1,4 +1,4 @@
 """The claims of the method, checked on distributions that are known in closed form.
 
-It imports method, networks and the figures of report.
+It imports method, networks, settings and the figures of report.
 """

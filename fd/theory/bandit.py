@@ -20,8 +20,9 @@ from fd.method.fisher import Metric, desmoothed, score, state_scores
 from fd.method.flow import base_actions
 from fd.method.objective import refinement_loss
 from fd.networks.mlp import StackedMLP
+from fd.settings.theory_settings import TheorySchedule
 from fd.theory.distributions import Mixture, planar
-from fd.theory.fit import ACT_DIM, OBS_DIM, FitSchedule, descend, generators, nothing, seeds_part, time_window
+from fd.theory.fit import ACT_DIM, OBS_DIM, descend, generators, nothing, seeds_part, time_window
 from fd.theory.gap import CLIP, DAMPING, spanning
 from fd.theory.kl import kl
 
@@ -103,7 +104,7 @@ def layouts() -> dict[str, BanditLayout]:
 
 
 def play(
-    flow: StackedMLP, seeds: Sequence[int], *, budget: float, alpha: float, flow_steps: int, schedule: FitSchedule
+    flow: StackedMLP, seeds: Sequence[int], *, budget: float, alpha: float, flow_steps: int, schedule: TheorySchedule
 ) -> list[BanditOutcome]:
     """Outcomes of every method on every layout, with learned flows whose members are layouts times seeds.
 
@@ -134,7 +135,7 @@ def play(
     return found
 
 
-def _critic(plan: Mapping[str, BanditLayout], seeds: Sequence[int], schedule: FitSchedule) -> StackedMLP:
+def _critic(plan: Mapping[str, BanditLayout], seeds: Sequence[int], schedule: TheorySchedule) -> StackedMLP:
     """Critics of every layout and seed, fitted to the reward on actions of the behaviour."""
     members = [layout for layout in plan.values() for _ in seeds]
     streams = generators(len(members), seeds, purpose=4)
@@ -154,7 +155,7 @@ def _critic(plan: Mapping[str, BanditLayout], seeds: Sequence[int], schedule: Fi
     return critic.requires_grad_(False)
 
 
-def _policy(stack: _Stack, schedule: FitSchedule) -> StackedMLP:
+def _policy(stack: _Stack, schedule: TheorySchedule) -> StackedMLP:
     streams = generators(len(stack.base), stack.seeds, purpose=5)
     widths = (OBS_DIM + ACT_DIM, *schedule.hidden, ACT_DIM)
     return StackedMLP((len(stack.base),), widths, norm=False, generators=streams)
@@ -166,7 +167,7 @@ def _shown(policy: StackedMLP, noise: Tensor) -> Tensor:
     return act[:, :SHOWN].clamp(-1, 1)
 
 
-def _distil(stack: _Stack, alpha: float, schedule: FitSchedule) -> Tensor:
+def _distil(stack: _Stack, alpha: float, schedule: TheorySchedule) -> Tensor:
     """Actions [S, SHOWN, A] of FQL's one-step policy from the noise of the base actions."""
     policy = _policy(stack, schedule)
 
@@ -179,7 +180,7 @@ def _distil(stack: _Stack, alpha: float, schedule: FitSchedule) -> Tensor:
     return _shown(policy, stack.noise)
 
 
-def _refine(stack: _Stack, method: str, budget: float, schedule: FitSchedule) -> StackedMLP:
+def _refine(stack: _Stack, method: str, budget: float, schedule: TheorySchedule) -> StackedMLP:
     """The residual displacement of a method, under its own metric and the common budget."""
     residual = _policy(stack, schedule)
     log_dual = nn.Parameter(torch.full((len(stack.base),), DUAL_INIT).log())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fd.networks.mlp import StackedMLP
+from fd.settings.theory_settings import Theory
 from fd.theory import bandit, gap, score_error, second_order
 from fd.theory.distributions import Mixture, planar
-from fd.theory.fit import FitSchedule, seeds_part, train_flow
+from fd.theory.fit import seeds_part, train_flow
 
 SAMPLES = (8, 64, 512, 4096, 32768)  # K at which the cost of estimating F is shown
 SAMPLING_DRAWS = 100
@@ -15,24 +16,10 @@ SHOWN_TIME = 0.8  # t at which it is shown
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Section `theory` of params.yaml."""
-
-    seeds: tuple[int, ...]
-    flow: FitSchedule
-    refine: FitSchedule
-    flow_steps: int
-    times: tuple[float, ...]
-    fisher_samples: int
-    budget: float
-    alpha: float
-
-
-@dataclass(frozen=True)
 class TheoryFindings:
     """Results of the demonstrations."""
 
-    settings: Settings
+    settings: Theory
     formulas: dict[tuple[str, str], list[float]]
     curves: list[score_error.Curve]
     cases: list[second_order.Case]
@@ -46,7 +33,7 @@ def elongated() -> Mixture:
     return planar([(0, 0)], deviations=[(0.5, 0.05)], degrees=[30])
 
 
-def run_demonstrations(settings: Settings) -> TheoryFindings:
+def run_demonstrations(settings: Theory) -> TheoryFindings:
     """Trains the flows of the Gaussian and of both bandits as one stack, then runs every demonstration."""
     targets = {"Gaussian": elongated()} | {name: layout.target for name, layout in bandit.layouts().items()}
     flow = train_flow(targets, settings.seeds, settings.flow)
@@ -72,7 +59,7 @@ def run_demonstrations(settings: Settings) -> TheoryFindings:
     )
 
 
-def refinements(settings: Settings, flow: StackedMLP) -> list[gap.Refined]:
+def refinements(settings: Theory, flow: StackedMLP) -> list[gap.Refined]:
     """The trained refinements of the optimality gap, on flows of `elongated`, one per seed."""
     stacks = gap.train_gap(
         elongated(),

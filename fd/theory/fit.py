@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +12,12 @@ from fd.errors import FdError
 from fd.method.flow import matching_loss, velocity
 from fd.networks.adam import optimiser, step
 from fd.networks.mlp import StackedMLP
+from fd.settings.theory_settings import TheorySchedule
 from fd.theory.distributions import Mixture
 
 ACT_DIM = 2
 OBS_DIM = 1
 DRAWN = 50  # steps whose random numbers are drawn at once
-
-
-@dataclass(frozen=True)
-class FitSchedule:
-    """Training of one stack: hidden widths, steps, batch size of a member, and the learning rate, which falls to zero along a cosine."""
-
-    hidden: tuple[int, ...]
-    steps: int
-    batch_size: int
-    learning_rate: float
 
 
 def generators(members: int, seeds: Sequence[int], purpose: int) -> list[torch.Generator]:
@@ -52,7 +42,7 @@ def time_window(pool: Tensor, index: int, size: int) -> Tensor:
 def descend(
     parameters: list[nn.Parameter],
     loss: Callable[[int], Tensor],
-    schedule: FitSchedule,
+    schedule: TheorySchedule,
     *,
     clip: float,
     members: Sequence[str],
@@ -75,7 +65,7 @@ def descend(
         raise FdError(f"theory: weights are not finite after training ({'; '.join(lost)}); lower its learning_rate")
 
 
-def train_flow(targets: Mapping[str, Mixture], seeds: Sequence[int], schedule: FitSchedule) -> StackedMLP:
+def train_flow(targets: Mapping[str, Mixture], seeds: Sequence[int], schedule: TheorySchedule) -> StackedMLP:
     """Velocity networks of every distribution and seed, targets * seeds members, trained on fresh draws."""
     members = [target for target in targets.values() for _ in seeds]
     streams = generators(len(members), seeds, purpose=0)

@@ -16,8 +16,9 @@ from fd.errors import FdError
 from fd.method.fisher import Metric, desmoothed, state_scores
 from fd.method.objective import refinement_loss
 from fd.networks.mlp import StackedMLP
+from fd.settings.theory_settings import TheorySchedule
 from fd.theory.distributions import Mixture
-from fd.theory.fit import ACT_DIM, OBS_DIM, FitSchedule, descend, generators, integrate_actions, nothing, time_window
+from fd.theory.fit import ACT_DIM, OBS_DIM, descend, generators, integrate_actions, nothing, time_window
 from fd.theory.kl import grid, kl
 
 DAMPING = 1e-3
@@ -143,7 +144,7 @@ def train_gap(
     seeds: Sequence[int],
     samples: int,
     flow_steps: int,
-    schedule: FitSchedule,
+    schedule: TheorySchedule,
 ) -> list[Trained]:
     """Trains every refinement on the learned flow of a centred Gaussian, one member of `flow` per seed.
 
@@ -186,7 +187,7 @@ def spanning(scores: Tensor) -> Tensor:
 
 
 def _train(
-    sigma: Tensor, actions: Tensor, cases: Sequence[_Case], seeds: Sequence[int], schedule: FitSchedule
+    sigma: Tensor, actions: Tensor, cases: Sequence[_Case], seeds: Sequence[int], schedule: TheorySchedule
 ) -> Trained:
     units, duals = _units(sigma, cases)
     streams = generators(len(cases), seeds, purpose=2)
