@@ -153,7 +153,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from fd.settings.data_settings import Download
-from fd.sources.fetch import fetch
+from fd.datasets.fetch import fetch
 download = Download(folder=sys.argv[1], mirrors=(sys.argv[2],), timeout=30.0)
 print(fetch(sys.argv[3], download, label="set").stat().st_size)
 """

@@ -129,7 +129,7 @@ TWICE = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 from test_graph import prepared
-from fd.compute import select
+from fd.runtime.device import select_device as select
 device = select("cuda", 1, deterministic=True)
 found = []
 for _ in range(2):

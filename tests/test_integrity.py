@@ -273,8 +273,8 @@ def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path) -> None:
     script = """
 import resource, signal, sys, torch
 from pathlib import Path
-from fd.checkpoint import write_tensors
-from fd.files import write_record, write_text
+from fd.storage.tensors import write_tensors
+from fd.storage.files import write_record, write_text
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 tensors = {"a": torch.zeros(10_000)}
