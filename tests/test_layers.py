@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -126,3 +127,34 @@ def test_the_lists_in_git_are_of_this_code(tmp_path: Path) -> None:
         path.name: path.read_text() for path in (ROOT / "code").iterdir()
     }
     assert (tmp_path / "refine.txt").read_text() == listing("stages.refine")
+
+
+KEYS = (
+    "from fd.storage.scratch import key; print(key('stages.pretrain'), key('stages.refine'), key('fd.training.bank'))"
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "kept"),
+    [
+        ("fd/report/figures.py", [True, True, True]),
+        ("fd/settings/report_settings.py", [True, True, True]),
+        ("fd/method/objective.py", [True, False, True]),
+        ("fd/method/flow.py", [False, False, False]),
+    ],
+)
+def test_unfinished_work_outlives_an_edit_of_code_that_did_not_make_it(
+    file: str, kept: list[bool], tmp_path: Path
+) -> None:
+    """Checkpoints of pretrain and refine, and the bank of base actions."""
+    for name in ("fd", "stages"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def keys() -> list[str]:
+        return subprocess.run(
+            [sys.executable, "-c", KEYS], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.split()  # fmt: skip
+
+    before = keys()
+    (tmp_path / file).write_text((ROOT / file).read_text() + "# edited\n")
+    assert [old == new for old, new in zip(before, keys(), strict=True)] == kept
