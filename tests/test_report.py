@@ -134,7 +134,7 @@ def test_page(report: Path) -> None:
     assert "| near | 1:01 | 2:05 + 0:20 |" in text
     assert "pretrain 2:02, refine 12:30, evaluate 2:00. In all: 16:32" in text
     # The last tenth of 2000 steps holds 1900 and 2000: penalty .0195, nearly twice the budget.
-    assert "| near | fidec | 0.01 | 0.0195 | 1.95 | 0.004 | 1.5 |" in text
+    assert "| near | fidec | 0.01 | 0.0195 | **1.95** | never | 0.004 | 1.5 |" in text
     for link in (
         "scores.svg",
         "learning_curves.svg",
@@ -177,15 +177,42 @@ def test_a_method_has_its_own_budget_and_none_where_its_multiplier_is_fixed(suit
     write_suite(suite, params, score=lambda *_: 50.0, constraint=lambda *_: (1.0, 0.01, 0.1))
     assert run(suite) == (0, "")
     text = (suite / "reports" / "example" / "report.md").read_text()
-    assert "| near | fidec | 0.01 | 0.01 | 1 | 0.1 | 1 |" in text
-    assert "| near | loose | 0.02 | 0.01 | 0.5 | 0.1 | 1 |" in text
-    assert "| near | fixed |  | 0.01 |  | 0.1 | 1 |" in text
+    assert "| near | fidec | 0.01 | 0.01 | 1 | 0% | 0.1 | 1 |" in text
+    assert "| near | loose | 0.02 | 0.01 | 0.5 | never | 0.1 | 1 |" in text
+    assert "| near | fixed |  | 0.01 |  |  | 0.1 | 1 |" in text
+    assert "ended below its budget: loose on near, loose on far." in text and "was not active" not in text
     plan = grid_of(read_settings(suite / "params.yaml"), ["loose", "fixed", "fidec"])
     assert plan.constrained == ("loose", "fixed", "fidec")
     assert {key: value for key, value in plan.budgets.items() if key[0] == "far"} == {
         ("far", "loose"): 0.02,
         ("far", "fidec"): 0.01,
     }
+
+
+@pytest.mark.parametrize(("reached", "held"), [(200, "10%"), (400, "20%"), (1200, "60%")])
+def test_a_constraint_that_becomes_active_late_is_named(suite: Path, reached: int, held: str) -> None:
+    """The penalty is five times its budget at first, and meets it from a step on; the multiplier still rises."""
+    params = yaml.safe_load((suite / "params.yaml").read_text())
+    log = lambda *a: (a[-1] / 100, 0.01 if a[-1] > reached else 0.05, 0.1)  # noqa: E731
+    write_suite(suite, params, score=lambda *_: 50.0, constraint=log)
+    assert run(suite) == (0, "")
+    text = (suite / "reports" / "example" / "report.md").read_text()
+    assert f"| near | fidec | 0.01 | 0.01 | 1 | {held} | 0.1 |" in text
+    late = "not active from the first fifth of training on: fidec on near, fidec on far."
+    assert (late in text) == (reached > 400)
+
+
+@pytest.mark.parametrize(("growth", "marked"), [(1.0, False), (3.0, True)])
+def test_a_multiplier_that_still_moves_is_marked(suite: Path, growth: float, marked: bool) -> None:
+    params = yaml.safe_load((suite / "params.yaml").read_text())
+    write_suite(
+        suite, params, score=lambda *_: 50.0, constraint=lambda *a: (growth if a[-1] > 1800 else 1.0, 0.01, 0.1)
+    )
+    assert run(suite) == (0, "")
+    shown = f"**{growth:g}**" if marked else f"{growth:g}"
+    assert (
+        f"| near | fidec | 0.01 | 0.01 | 1 | 0% | 0.1 | {shown} |" in (suite / "reports/example/report.md").read_text()
+    )
 
 
 def test_methods_without_a_constraint(suite: Path) -> None:

@@ -166,7 +166,9 @@ def test_a_suite_without_tasks_and_a_bad_value_are_told(tmp_path: Path) -> None:
 
 def test_no_number_is_text_to_a_reader_of_yaml() -> None:
     for name, text in TEXTS.items():
-        assert not re.search(r"[:,\[] *[0-9]+e", text), name  # a number has a point, so that YAML 1.1 readers take it for one, too
+        assert not re.search(r"[:,\[] *[0-9]+e", text), (
+            name
+        )  # a number has a point, so that YAML 1.1 readers take it for one, too
 
 
 def test_checking_settings(tmp_path: Path) -> None:

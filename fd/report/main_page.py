@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fd.reference.published import Comparison, Reference, Setting, compare_published
 from fd.report import figures, published_page, tables
+from fd.report.constraint_section import constraint_section
 from fd.report.markdown import markdown_table
 from fd.report.style import style, svg
 from fd.report.text import clock, protocol
@@ -17,15 +18,6 @@ from fd.results.training_log import TrainingLog
 INTRODUCTION = (
     "Written by the stage `report` from the evaluations of every task and method in `params.yaml`."
     " [README.md](../README.md) says what each file claims."
-)
-PENALTIES = (
-    "Means over seeds and the last tenth of training. A penalty is in its method's own metric, so the penalties of two"
-    " methods can be different quantities. Mean δ² (averaged over the dimensions of an action) is the same quantity for"
-    " all methods. A method without a budget has a fixed multiplier."
-)
-CONSTRAINT = (
-    "Multiplier and penalty over training. Line: mean over seeds; band: their range; dashed: the budget, in the"
-    " colour of its method if the methods of a panel have different budgets."
 )
 GENERATED = (
     "A data set that is generated here is not the published set of the same name: it is newly drawn from the same"
@@ -97,7 +89,7 @@ def _report(
         "![Learning curves](learning_curves.svg)",
         f"Learning curves. Line: mean over seeds; band: its {plan.percent()} % t-interval, cut at 0 and 100."
         + (" Grey: the range of the means of all methods." if plan.many else ""),
-        *_constraint(results, training),
+        *constraint_section(results, training),
         "## Published scores",
         tables.published_markdown(results, comparisons),
         PUBLISHED,
@@ -114,18 +106,6 @@ def _report(
 def _ablations(plan: Grid) -> list[str]:
     links = [f"[{name}](ablations/{name}.md)" for name in plan.ablations]
     return [f"Ablations: {', '.join(links)}."] if links else []
-
-
-def _constraint(results: Results, training: Mapping[tuple[str, str], TrainingLog]) -> list[str]:
-    if not results.plan.constrained:
-        return []
-    return [
-        "## The constraint",
-        tables.constraint_markdown(results, training),
-        PENALTIES,
-        "![The constraint over training](constraint.svg)",
-        CONSTRAINT,
-    ]
 
 
 def _data(plan: Grid, provenance: Provenance) -> str:

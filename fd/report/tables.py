@@ -12,7 +12,6 @@ from fd.report.csv_text import csv_text
 from fd.report.markdown import markdown_table
 from fd.report.text import estimates, interval, plus_minus
 from fd.results.estimates import AGGREGATE, Results, leaders
-from fd.results.training_log import TrainingLog
 
 
 @dataclass(frozen=True)
@@ -158,21 +157,6 @@ def published_markdown(results: Results, comparisons: Mapping[str, Comparison]) 
     table = markdown_table(["task", "method", "here", "published", "source"], rows, "llrrl") if rows else ""
     notes = "\n".join(f"- {task.name}: {comparisons[task.name].note}." for task in results.plan.tasks)
     return f"{table}\n\n{notes}" if table else notes
-
-
-def constraint_markdown(results: Results, training: Mapping[tuple[str, str], TrainingLog]) -> str:
-    """Budget, penalty, displacement and multiplier at the end of training, for methods with a penalty.
-
-    A method whose multiplier is fixed has no budget.
-    """
-    head = ["task", "method", "budget", "penalty", "penalty / budget", "mean δ²", "multiplier"]
-    rows = []
-    for task in results.plan.tasks:
-        for method in results.plan.constrained:
-            end, budget = training[task.name, method].end(), results.plan.budgets.get((task.name, method), math.nan)
-            numbers = (budget, end["penalty"], end["penalty"] / budget, end["delta2"], end["dual"])
-            rows.append([task.name, method, *("" if math.isnan(number) else f"{number:.3g}" for number in numbers)])
-    return markdown_table(head, rows, "llr")
 
 
 def _rows(results: Results) -> list[ScoreRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from fd.storage.files import read_output
 
 COLUMNS = ("dual", "penalty", "delta2")  # of a method with a constraint
 END = 0.1  # share of training that counts as its end; the pages say "the last tenth"
+TENTHS = 10
 POINTS = 200  # of a drawn line
 
 
@@ -27,6 +29,11 @@ class TrainingLog:
         """Mean of each column over seeds and the end of training."""
         last = self.rows[self.rows["step"] > (1 - END) * self.rows["step"].max()]
         return {column: float(mean) for column, mean in last.drop(columns=["step", "seed"]).mean().items()}
+
+    def tenths(self, column: str) -> dict[int, float]:
+        """Means over seeds and each tenth of training that has a row: tenth, from 1 to 10 -> mean."""
+        tenth = (TENTHS * self.rows["step"] / self.rows["step"].max()).apply(math.ceil)
+        return {int(place): float(mean) for place, mean in self.rows.groupby(tenth)[column].mean().items()}
 
     def band(self, column: str) -> pd.DataFrame:
         """Columns step, mean, low, high: mean and range over seeds, in at most 200 points.
