@@ -232,3 +232,36 @@ def test_turned_labels_are_of_those_that_need_it() -> None:
     chosen = [FigureLayout.of(3, ["x" * length] * 5, displacement=False) for length in (3, 4, 8, 18)]
     assert [layout.turned for layout in chosen] == [False, False, True, True]
     assert all(shorter.labels <= longer.labels for shorter, longer in pairwise(chosen))
+
+
+BUDGETS = {"0.01": (50.0, 60.0, 70.0), "0.02": (60.0, 70.0, 80.0), "0.05": (20.0, 20.0, 20.0)}
+
+
+def test_metrics_at_several_budgets_are_curves(tmp_path: Path) -> None:
+    """Best budget of each, its interval, and paired differences from the first over the same seeds, as computed by hand."""
+    params = suite_params({"near": "made-v0"}, ["bc", "fidec"]) | {"seeds": [0, 1, 2]}
+    fidec, scores, values = params["methods"].pop("fidec"), dict[str, tuple[float, ...]](), dict[str, str]()
+    for metric, gain in (("identity", (0.0, 0.0, 0.0)), ("state", (1.0, 2.0, 3.0))):
+        for budget, own in BUDGETS.items():
+            name = f"{metric}-{budget.replace('.', '')}"
+            params["methods"][name] = fidec | {
+                "train": fidec["train"] | {"metric": metric},
+                "refine": {"target_divergence": float(budget)},
+            }
+            scores[name], values[f"{metric} {budget}"] = tuple(map(sum, zip(own, gain, strict=True))), name
+    params["ablations"] = {"budget": {"about": "metric and budget", "values": values}}
+    scores["bc"] = (0.0, 0.0, 0.0)
+    write_suite(
+        tmp_path,
+        params,
+        score=lambda _, method, seed, *rest: scores[method][seed],
+        constraint=lambda *_: (1.0, 0.01, 0.02),
+    )
+    assert run(tmp_path, "budget") == (0, "")
+    folder = tmp_path / "reports" / "example" / "ablations"
+    text = (folder / "budget.md").read_text()
+    assert "| near | identity | 0.02 | 70.0 ± 10.0 | [45.2, 94.8] | 0.02 |  |  |  |  |" in text
+    # The differences 1, 2, 3 have mean 2, standard error 0.577, t = 3.46 with two degrees of freedom.
+    gained = "+2.0 [-0.5, 4.5] | 0.074"
+    assert f"| near | state | 0.02 | 72.0 ± 11.0 | [44.7, 99.3] | 0.02 | {gained} | {gained} |" in text
+    assert ElementTree.parse(folder / "budget.svg").getroot().tag.endswith("svg")

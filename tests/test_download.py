@@ -25,6 +25,7 @@ WALKS: dict[str, Any] = {
     "horizon": 30,
     "episodes": 2,
     "action_noise": 0.5,
+    "noise_across": 1.0,
     "seed": 0,
     "observation": ["observation"],
     "reward": "sparse",

@@ -342,7 +342,7 @@ def test_an_episode_may_take_longer_than_a_hang(tmp_path: Path) -> None:
     [
         (partial(PlayCollector, "cube-single-v0"), 40),
         (partial(NavigateCollector, "pointmaze-medium-v0"), 40),
-        (partial(WaypointCollector, "PointMaze_UMaze-v3", action_noise=0.5), 41),
+        (partial(WaypointCollector, "PointMaze_UMaze-v3", action_noise=0.5, noise_across=1.0), 41),
     ],
 )
 def test_collectors_beat_at_every_step(make: Any, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,7 @@ def test_a_method_has_its_own_budget_and_none_where_its_multiplier_is_fixed(suit
 def test_a_constraint_that_becomes_active_late_is_named(suite: Path, reached: int, held: str) -> None:
     """The penalty is five times its budget at first, and meets it from a step on; the multiplier still rises."""
     params = yaml.safe_load((suite / "params.yaml").read_text())
-    log = lambda *a: (a[-1] / 100, 0.01 if a[-1] > reached else 0.05, 0.1)  # noqa: E731
+    log = lambda *a: (a[-1] / 100, 0.01 if a[-1] > reached else 0.05, 0.1)
     write_suite(suite, params, score=lambda *_: 50.0, constraint=log)
     assert run(suite) == (0, "")
     text = (suite / "reports" / "example" / "report.md").read_text()

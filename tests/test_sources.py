@@ -52,6 +52,7 @@ WAYPOINT = WaypointData(
     horizon=200,
     episodes=5,
     action_noise=0.5,
+    noise_across=1.0,
     seed=0,
     observation=("observation",),
     reward="sparse",

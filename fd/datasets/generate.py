@@ -90,7 +90,9 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
         FdError: the maze does not exist, or a cell is not free.
     """
     evaluate = waypoint.waypoint_spec(data.environment, data.horizon, start=data.start, goal=data.goal)
-    collector = partial(waypoint.WaypointCollector, data.environment, data.horizon, data.action_noise)
+    collector = partial(
+        waypoint.WaypointCollector, data.environment, data.horizon, data.action_noise, data.noise_across
+    )
     episodes = [
         read_shard(path) for path in work.collect(collector, [[data.seed, index] for index in range(data.episodes)])
     ]

@@ -26,18 +26,19 @@ VELOCITY_GAIN = (0.25, 1.5)
 class WaypointCollector:
     """Collects walks in one maze."""
 
-    def __init__(self, environment: str, horizon: int, action_noise: float) -> None:
+    def __init__(self, environment: str, horizon: int, action_noise: float, noise_across: float) -> None:
         """Make the environment.
 
         Args:
             environment: id of a PointMaze environment.
             horizon: steps of an episode.
             action_noise: standard deviation of the noise on each action, which is clipped to [-1, 1].
+            noise_across: factor on the noise across the way to the next waypoint; 1: the same in every direction.
         """
         self._env = make(maze_spec(environment, horizon))
         unwrapped: Any = self._env.unwrapped
         self._maze = unwrapped.maze
-        self._action_noise = action_noise
+        self._action_noise, self._noise_across = action_noise, noise_across
         self._ways = {goal: distances(self._maze.maze_map, goal) for goal in self._cells()}
 
     def _cells(self) -> list[Cell]:
@@ -61,7 +62,10 @@ class WaypointCollector:
             if np.linalg.norm(self._centre(cells[goal]) - position) <= SUCCESS_RADIUS:
                 goal = random.choice(np.delete(np.arange(len(cells)), goal))
             way = self._waypoint(position, cells[goal]) - position
-            action = position_gain * way - velocity_gain * velocity + self._action_noise * random.standard_normal(2)
+            noise = self._action_noise * random.standard_normal(2)
+            along = way / max(float(np.linalg.norm(way)), 1e-9)
+            noise = noise - (1 - self._noise_across) * (noise - (noise @ along) * along)
+            action = position_gain * way - velocity_gain * velocity + noise
             actions.append(np.clip(action, -1, 1).astype(np.float32))
             beat()
             row, _, _, truncated, _ = self._env.step(actions[-1])

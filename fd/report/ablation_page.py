@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fd.report import ablation_figure
+from fd.report import ablation_figure, budget_curves
 from fd.report.csv_text import csv_text
 from fd.report.markdown import markdown_table
 from fd.report.text import clock, estimates, interval, plus_minus, protocol
@@ -126,10 +126,18 @@ def render_ablation(found: AblationFindings) -> dict[str, str]:
     name = found.axis.name
     columns = [(value.label, value.method) for value in found.axis.values]
     moved = {key: end["delta2"] for key, end in found.ends.items() if "delta2" in end}
+    values = [(value.label, value.method, value.settings) for value in found.axis.values]
+    curves = budget_curves.budget_curves(values, found.results.plan.budgets)
+    if curves:
+        about = [budget_curves.curves_table(found.results, curves, moved), budget_curves.CAPTION]
+        figure, caption = budget_curves.render_curves(found.results, curves, moved), budget_curves.FIGURE
+    else:
+        about = []
+        figure, caption = ablation_figure.render_ablation_figure(found.results, columns, moved), FIGURE
     return {
-        f"{name}.md": _page(found),
+        f"{name}.md": _page(found, [*about, f"![Scores and mean δ² of every value]({name}.svg)", caption]),
         f"{name}.csv": _csv(found),
-        f"{name}.svg": ablation_figure.render_ablation_figure(found.results, columns, moved),
+        f"{name}.svg": figure,
     }
 
 
@@ -152,7 +160,7 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _page(found: AblationFindings) -> str:
+def _page(found: AblationFindings, last: list[str]) -> str:
     axis, plan = found.axis, found.results.plan
     alone = len(plan.seeds) == 1
     bold = "the highest of a task" + ("" if alone else ", and every other value whose interval overlaps its interval")
@@ -166,8 +174,7 @@ def _page(found: AblationFindings) -> str:
         protocol(plan),
         _table(found),
         NOTE,
-        f"![Scores and mean δ² of every value]({axis.name}.svg)",
-        FIGURE,
+        *last,
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -111,6 +111,9 @@ class WaypointData(Strict):
     horizon: Rows  # steps of an episode, in the data and in evaluation
     episodes: Rows
     action_noise: Annotated[float, Within(ge=0, le=5)]  # standard deviation, in units of the action
+    noise_across: Annotated[
+        float, Within(ge=0, le=1)
+    ]  # factor on the noise across the way, so that the speed varies more
     seed: Seed
     observation: tuple[str, ...]
     reward: Literal["sparse"]
