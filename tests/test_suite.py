@@ -106,6 +106,15 @@ def test_protocol_of_the_papers(loaded: dict[str, SettingsFile]) -> None:
     assert (len(values.seeds), len(loaded["ogbench-pixel"].seeds)) == (8, 4)
 
 
+def test_a_task_says_where_methods_do_not_share_the_normalisation_of_q() -> None:
+    """deflow's settings normalise Q, those of the others do not; its comment stands above the methods of every task."""
+    said = "# normalize_q differs: true for deflow, false for the other methods"
+    for name in ("paper", "d4rl-adroit"):
+        settings = parse_settings(TEXTS[name], name)
+        assert TEXTS[name].count(said) == len(settings.tasks)
+    assert said not in TEXTS["quick"]
+
+
 def test_online_suite_goes_on_with_every_task(loaded: dict[str, SettingsFile]) -> None:
     values = loaded["o2o"]
     assert set(values.at("online", "tasks")) == set(values.tasks)

@@ -50,10 +50,24 @@ def task_entry(task: BenchmarkTask, found: Sequence[Hyperparameter], settings: M
         lines += _mapping("    ", section, items, _data(task) if section == "data" else {})
     given = {name: settings["refine"] | method["refine"] for name, method in settings["methods"].items()}
     own = {name: items for name in given if (items := _news(found, name, "refine", given[name]))}
+    lines += _unequal(given, own)
     lines += ["    methods:"] if own else ["    methods: {}"]
     for name, items in own.items():
         lines += _mapping("      ", name, items, {})
     return "\n".join(lines)
+
+
+def _unequal(given: Mapping[str, Mapping[str, Any]], own: Mapping[str, Sequence[Hyperparameter]]) -> list[str]:
+    """A comment if the methods of a task do not all normalise Q, because their Q terms and multipliers then have different scales."""
+    merged = {
+        name: dict(values) | {item.key: item.value for item in own.get(name, ())} for name, values in given.items()
+    }
+    normalised = [name for name, values in merged.items() if values.get("normalize_q") is True]
+    if not normalised or len(normalised) == len(merged):
+        return []
+    return [
+        f"    # normalize_q differs: true for {', '.join(normalised)}, false for the other methods; to compare metrics, make it equal"
+    ]
 
 
 def _composed(folder: Path, published: Path) -> dict[str, str]:
