@@ -16,6 +16,8 @@ from gymnasium.utils import RecordConstructorArgs
 
 Step = tuple[Any, float, bool, bool, dict[str, Any]]
 
+RESCALE = "gymnasium.wrappers:RescaleAction"
+
 # Door, hammer, relocate: the reward adds a tenth of the distance from palm to object; D4RL subtracts it. Staying away
 # thus pays (their pull request 220; v2 of the environments, in gymnasium-robotics 1.4.3, is correct).
 # Pen: an episode continues after the pen was dropped, at -5 per step; D4RL's episode ends there.
@@ -155,7 +157,6 @@ class FirmObject(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         model.body("object").invweight0[0] = 1 / inertia[0]
 
 
-RESCALE = "gymnasium.wrappers:RescaleAction"
 KNOWN = frozenset(
     f"{cls.__module__}:{cls.__name__}" for cls in (FixedGoal, AdroitAsD4rl, AntMazeAsD4rl, FirmObject)
 ) | {RESCALE}  # as specs name them

@@ -86,7 +86,8 @@ class PushCollector:
         null = STIFFNESS * (POSTURE - angles) - DAMPING * velocities + self._noise_null * noise[1]
         acceleration = VELOCITY_GAIN * (velocity - jacobian @ velocities)
         torques = lift @ acceleration + moving @ (friction + self._noise_tip * noise[0] - null) + null
-        return np.clip(torques / self._unit, -1, 1).astype(np.float32)
+        action: NDArray[np.float32] = np.clip(torques / self._unit, -1, 1).astype(np.float32)
+        return action
 
     def _way(self, tip: Floats, thing: Floats, goal: Floats) -> tuple[Floats, float]:
         """Way [3] in m that the tip shall go, and the share of the speed at which."""
@@ -102,8 +103,8 @@ class PushCollector:
         """How torques move the tip in the present posture (Khatib 1987, operational space).
 
         Returns:
-            The Jacobian [3, 7] of the tip's position; the least torques [7, 3] per acceleration of the tip; the
-            projection [7, 7] on the part of torques that accelerates the tip. What it leaves over does not.
+            The Jacobian [3, 7] of the tip's position; the torques [7, 3] per acceleration of the tip that move nothing
+            else; the projection [7, 7] on the part of torques that accelerates the tip. What it leaves over does not.
         """
         import mujoco
 
