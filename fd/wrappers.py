@@ -38,7 +38,7 @@ def as_d4rl(spec: EnvSpec) -> EnvSpec:
 
 
 def pushable(spec: EnvSpec) -> EnvSpec:
-    """Return the spec with the wrappers that the pusher needs: actions from -1 to 1, and an object that can be pushed."""
+    """Return the spec with the wrappers that the pusher needs: actions from -1 to 1, an object that can be pushed."""
     spec = deepcopy(spec)
     if spec.id == "Pusher-v5":
         spec.additional_wrappers = (
