@@ -155,6 +155,12 @@ def test_a_last_step_of_which_the_next_state_would_be_needed_is_left_out(change:
     assert arrays.masks.all()
 
 
+def test_states_in_bytes_are_numbers_and_no_images(doors: Fields) -> None:
+    states = (doors["observations"] * 10).astype(np.uint8)
+    write(DOOR, doors | {"observations": states})
+    np.testing.assert_array_equal(made(DOOR)[0].observations[:20], states.astype(np.float32))
+
+
 def test_walks_go_on_at_the_goal(ants: Fields) -> None:
     write(ANT, ants)
     arrays, manifest = made(ANT)
@@ -268,6 +274,8 @@ def nan(values: Any) -> Any:
             {},
             "maze: given for AdroitHandDoor-v1, which is not a maze, allowed: null",
         ),
+        (DOOR, {"terminals": lambda x: x * 0.5}, "'terminals' holds 0.5, allowed: 0 and 1"),
+        (DOOR, {"timeouts": lambda x: x | True}, "door-cloned-v1.hdf5: holds no episode of two or more states"),
         (ANT, {"rewards": lambda x: x * 0.3}, "reward: sparse, but a reward is 0.3, allowed: 0 and 1"),
         (ANT.model_copy(update={"maze": None}), {}, "maze: null, but AntMaze_Medium-v4 is a maze, allowed: {start"),
         (

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edits import refused
+from test_file_systems import largest_file
 
 from fd.datasets.fetch import describe, fetch, remember, verified
 from fd.errors import FdError
@@ -253,3 +254,23 @@ def test_tasks_that_share_a_file_fetch_it_once(tmp_path: Path, host: str, routes
         paths = list(pool.map(lambda _: get(tmp_path, host, "a"), range(4)))
     assert {path.read_bytes() for path in paths} == {CONTENT}
     assert len(routes["a"].asked) == 1
+
+
+def test_a_host_that_cannot_be_one_is_passed_over(tmp_path: Path, host: str, routes: dict[str, Route]) -> None:
+    routes["a"] = Route()
+    mirrors = ("http://[::1", "http://x:y", f"{host}/a")
+    assert (
+        fetch(NAME, Download(folder=str(tmp_path), mirrors=mirrors, timeout=5.0), label="test").read_bytes() == CONTENT
+    )
+    (tmp_path / NAME).unlink()
+    with refused("no host has it (http://[::1/", "Invalid IPv6 URL; http://x:y/"):
+        fetch(NAME, Download(folder=str(tmp_path), mirrors=mirrors[:2], timeout=5.0), label="test")
+
+
+def test_a_part_that_cannot_be_written_is_named(tmp_path: Path, host: str, routes: dict[str, Route]) -> None:
+    """No host is to blame, and no other is asked."""
+    routes["a"], routes["b"] = Route(), Route()
+    with largest_file(100_000), pytest.raises(OSError, match="File too large") as error:
+        get(tmp_path, host, "a", "b")
+    assert Path(str(error.value.filename)).parent == tmp_path and str(error.value.filename).endswith(".part")
+    assert routes["b"].asked == []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import h5py
 import minari as suite
 import numpy as np
 import pytest
@@ -372,7 +373,7 @@ def test_a_set_of_another_kind_is_one_line(key: str, value: Any, message: str, r
     ("rewards", "observation", "message"),
     [
         ([0.0, 0.5, 1.0], 0.0, "reward: sparse, but a reward is 0.5, allowed: 0 and 1"),
-        ([0.0, 0.0, 1.0], np.nan, "'observations' holds NaN or infinity, first in row 2"),
+        ([0.0, 0.0, 1.0], np.nan, "episode 0: 'observations/observation' holds NaN or infinity, first in row 2"),
     ],
 )
 def test_values_that_cannot_be_trained_on_are_one_line(
@@ -385,6 +386,83 @@ def test_values_that_cannot_be_trained_on_are_one_line(
     episode.observations["observation"][2, 5] += observation
     write(ANT.dataset, spec, [Walk(episode.observations, episode.actions, np.array(rewards))])
     set_refused(ANT, message, tmp_path)
+
+
+def nan(values: Any) -> Any:
+    """The array with a NaN in row 3."""
+    values[3] = np.nan
+    return values
+
+
+@pytest.mark.usefixtures("umaze")
+@pytest.mark.parametrize(
+    ("field", "edit", "change", "message"),
+    [
+        ("terminations", lambda x: x * 0.5 + 0.5, {"reward": "dense"}, "'terminations' holds 0.5, allowed: 0 and 1"),
+        ("terminations", lambda x: x[:3], {}, "'terminations' has shape (3,) in an episode of 60 steps"),
+        ("observations/achieved_goal", nan, {}, "'observations/achieved_goal' holds NaN or infinity, first in row 3"),
+        (
+            "observations/achieved_goal",
+            lambda x: np.tile(x, 2),
+            {},
+            "'observations/achieved_goal' has shape (61, 4), allowed: (61, 2)",
+        ),
+        (
+            "observations/achieved_goal",
+            None,
+            {},
+            "maze: given, but 'observations' lacks 'achieved_goal', allowed: null",
+        ),
+    ],
+)
+def test_a_field_is_called_what_the_file_calls_it(
+    field: str, edit: Any, change: dict[str, Any], message: str, root: Path, tmp_path: Path
+) -> None:
+    """Positions from which rewards are computed, though they are no part of the states."""
+    with h5py.File(root / ANT.dataset / "data" / "main_data.hdf5", "a") as file:
+        values = file["episode_0"][field][()]
+        del file["episode_0"][field]
+        if edit is not None:
+            file["episode_0"][field] = edit(values)
+    data = ANT.model_copy(update={"observation": ("observation",), "maze": Maze(start=(3, 1), goal=(1, 1))} | change)
+    set_refused(data, f"{ANT.dataset}: episode 0: {message}", tmp_path)
+
+
+@pytest.mark.usefixtures("umaze")
+def test_returns_that_are_no_range_are_shown(root: Path, tmp_path: Path) -> None:
+    path = root / ANT.dataset / "data" / "metadata.json"
+    facts = {"ref_min_score": 3.0, "ref_max_score": 1.0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    words = "ref_min_score is 3.0 and ref_max_score 1.0, so `return_range` is needed"
+    set_refused(ANT.model_copy(update={"score": "return"}), words, tmp_path)
+
+
+@pytest.mark.usefixtures("umaze")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            "cannot be written (No space left on device); MINARI_DATASETS_PATH names",
+        ),
+        (
+            OSError(37, "No locks available"),
+            "cannot be written (No locks available); MINARI_DATASETS_PATH names another",
+        ),
+        (
+            OSError(113, "No route to host"),
+            "cannot be downloaded (OSError: [Errno 113] No route to host); without a network",
+        ),
+    ],
+)
+def test_a_download_that_the_folder_stops_is_not_blamed_on_the_network(
+    error: OSError, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(dataset: str, **_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(suite, "download_dataset", stopped)
+    set_refused(ANT.model_copy(update={"dataset": "D4RL/antmaze/large-play-v1"}), words, tmp_path)
 
 
 def test_a_set_of_another_task_has_other_widths(tmp_path: Path) -> None:

@@ -123,6 +123,22 @@ def test_a_folder_that_can_only_be_read(
     assert contents(output) == expected and temporary_files() == []
 
 
+def test_an_output_on_a_full_disk_of_its_own_names_it(
+    whole: Path, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scratch folder has room; the copy of what it holds does not fit."""
+    shutil.copytree(whole, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    resize(disk, free=4096)
+    app, options, _ = STAGES["pretrain"]
+    assert program(monkeypatch, app, *options, "--out", str(disk)) == 2
+    line = one_line(capsys)
+    assert line.startswith(f"error: {disk / TASK}: cannot be written: [Errno 28] No space left on device")
+    assert [path.name for path in disk.iterdir()] == [
+        f"{TASK}.json"
+    ]  # the record is written before the folder is published
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "refine", "evaluate", "report"])
 def test_no_data(
     stage: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

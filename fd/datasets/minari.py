@@ -18,6 +18,7 @@ Known properties of the published sets of D4RL's tasks, and how this module trea
   Evaluation uses D4RL's rewards.
 """
 
+import errno
 import json
 import math
 import os
@@ -30,17 +31,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 from packaging.requirements import InvalidRequirement, Requirement
 
-from fd.datasets.hdf5_check import check_hdf5
+from fd.datasets.hdf5_check import check_hdf5, unreadable_hdf5
 from fd.datasets.mazes import SUCCESS_RADIUS, between, goal_of, registered
 from fd.datasets.rows import Rows, check_numbers
 from fd.errors import FdError, one_line
 from fd.settings.data_settings import MinariData, RobotData
 from fd.simulation.environments import FlatEnv, make, register, unit_box
+from fd.storage.files import expanded
+from fd.storage.locks import locked
 from fd.storage.transitions import Transitions
 from fd.storage.untrusted import read_json
 from fd.wrappers import as_d4rl
@@ -48,6 +50,17 @@ from fd.wrappers import as_d4rl
 OPTIONS = ("maze_map", "reward_type", "continuing_task", "reset_target")  # of an environment; a set may choose them
 WIDEST = 64  # cells of a maze
 GOAL_MARKS = ("g", "c")  # of maze cells that can be goals; without any, all free cells can
+# Errors of a download that are not of the network: the folder cannot be written, is full, or cannot be locked.
+OF_THE_FOLDER = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+)
 
 
 def find_minari(data: MinariData) -> Any:
@@ -55,9 +68,11 @@ def find_minari(data: MinariData) -> Any:
 
     Raises:
         FdError: the set is neither local nor available from Minari's remote, its files cannot be read or belong to
-            another set, or it was made with a different environment or version.
+            another set, it was made with a different environment or version, or the home folder is not known.
     """
     register()
+    if "MINARI_DATASETS_PATH" not in os.environ:  # without a home folder, Minari makes one that is called ~
+        expanded("~/.minari/datasets", "dataset", "HOME, or MINARI_DATASETS_PATH to an absolute folder")
     import minari
     from minari.storage import get_dataset_path
 
@@ -69,7 +84,8 @@ def find_minari(data: MinariData) -> Any:
     try:
         dataset = minari.load_dataset(name, download=False)
     except Exception as error:  # damaged files cause exceptions of many kinds
-        raise FdError(f"dataset: {path} cannot be read ({_reason(error)}); remove it to download it again") from error
+        told = unreadable_hdf5(path, error, "cannot be read")
+        raise FdError(f"dataset: {told}; if it is damaged, remove it to download it again") from error
     if dataset.id != name:
         raise FdError(f"dataset: {path} holds '{dataset.id}', allowed: '{name}'")
     _check_environment(dataset, data.environment)
@@ -80,9 +96,11 @@ def _download(name: str, root: Path) -> None:
     """Download a set, into `.part` first: Minari would take an interrupted download for a complete set."""
     import minari
 
+    if not {"HF_HOME", "XDG_CACHE_HOME"} & os.environ.keys():
+        expanded("~/.cache/huggingface", "dataset", "HOME, or HF_HOME to an absolute folder")
     part = root / ".part" / name.replace("/", "__")
     part.mkdir(parents=True, exist_ok=True)
-    with FileLock(part.with_suffix(".lock")):
+    with locked(part.with_suffix(".lock")):
         if (root / name / "data").exists():  # another process was faster
             return
         try:
@@ -90,6 +108,9 @@ def _download(name: str, root: Path) -> None:
                 minari.download_dataset(name, force_download=True)  # resumes an interrupted download
                 minari.load_dataset(name, download=False)
         except Exception as error:  # each remote's client raises its own exceptions
+            if isinstance(error, OSError) and error.errno in OF_THE_FOLDER:
+                told = f"cannot be written ({os.strerror(error.errno or 0)}); MINARI_DATASETS_PATH names another folder"
+                raise FdError(f"dataset: {part}: {told}") from error
             raise FdError(
                 f"dataset: '{name}' is not in {root} and cannot be downloaded ({_reason(error)}); without a network,"
                 " generate PointMaze (`source: generate`, `collector: waypoint`) or read D4RL's files (`source: d4rl`)"
@@ -197,9 +218,12 @@ def return_range(dataset: Any) -> list[float]:
     Raises:
         FdError: the set has none.
     """
-    low, high = (dataset.storage.metadata.get(name) for name in ("ref_min_score", "ref_max_score"))
+    place, names = dataset.spec.dataset_id, ("ref_min_score", "ref_max_score")
+    low, high = (dataset.storage.metadata.get(name) for name in names)
+    if low is None or high is None:
+        raise FdError(f"{place}: has no reference returns, so `return_range` is needed")
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in (low, high)) or low >= high:
-        raise FdError(f"{dataset.spec.dataset_id}: has no reference returns, so `return_range` is needed")
+        raise FdError(f"{place}: {names[0]} is {low!r} and {names[1]} {high!r}, so `return_range` is needed")
     return [float(low), float(high)]
 
 
@@ -226,24 +250,38 @@ def convert_minari(dataset: Any, data: MinariData) -> Transitions:
     first success.
 
     Raises:
-        FdError: a file cannot be read, the observation does not match `observation`, the action space is not a box
-            from -1 to 1, a sparse reward is neither 0 nor 1, or a value is NaN.
+        FdError: a file cannot be read, the observation does not match `observation` or `maze`, the action space is not
+            a box from -1 to 1, a sparse reward is neither 0 nor 1, or a value is NaN.
     """
     place = dataset.spec.dataset_id
     unit_box(place, dataset.spec.action_space)
     goal = None if data.maze is None else goal_of(minari_spec(dataset, data))
-    rows = Rows(data, place)
+    rows = Rows(data, place, terminals="terminations")
     for episode in _episodes(dataset):
-        states = flat(place, episode.observations, data.observation)
-        check_numbers(place, "observations", states)
-        rewards = episode.rewards
+        at = f"{place}: episode {episode.id}"
+        states, rewards = flat(place, episode.observations, data.observation), episode.rewards
+        parts = {f"observations/{key}": episode.observations[key] for key in data.observation}
+        for name, part in (parts or {"observations": states}).items():
+            check_numbers(at, name, np.asarray(part))
         if goal is not None:
-            rewards = (
-                np.linalg.norm(flat(place, episode.observations, ("achieved_goal",))[1:] - goal, axis=-1)
-                <= SUCCESS_RADIUS
-            )
-        rows.add(states, episode.actions, rewards, episode.terminations)
+            rewards = np.linalg.norm(_positions(at, episode.observations, states)[1:] - goal, axis=-1) <= SUCCESS_RADIUS
+        rows.add(states, episode.actions, rewards, episode.terminations, place=at)
     return rows.transitions(Path(dataset.storage.data_path))
+
+
+def _positions(place: str, observations: Any, states: NDArray[Any]) -> NDArray[Any]:
+    """Positions of an agent in a maze, two numbers for each of the states; from them follow the rewards for a goal.
+
+    Raises:
+        FdError: the set does not have them; names the field.
+    """
+    if not isinstance(observations, dict) or "achieved_goal" not in observations:
+        raise FdError(f"{place}: maze: given, but 'observations' lacks 'achieved_goal', allowed: null")
+    found = np.asarray(observations["achieved_goal"])
+    check_numbers(place, "observations/achieved_goal", found)
+    if found.shape != (len(states), 2):
+        raise FdError(f"{place}: 'observations/achieved_goal' has shape {found.shape}, allowed: {(len(states), 2)}")
+    return found
 
 
 def check_shapes(spec: EnvSpec, data: RobotData, arrays: Transitions) -> None:
@@ -262,7 +300,7 @@ def _episodes(dataset: Any) -> Iterator[Any]:
     try:
         yield from dataset.iterate_episodes()
     except Exception as error:  # damaged files cause exceptions of many kinds
-        raise FdError(f"{dataset.storage.data_path}: cannot be read ({_reason(error)})") from error
+        raise unreadable_hdf5(Path(dataset.storage.data_path), error, "cannot be read") from error
 
 
 def flat(place: str, observations: Any, keys: tuple[str, ...]) -> NDArray[Any]:

@@ -37,7 +37,8 @@ def main(app: typer.Typer) -> None:
     except FdError as error:
         message = str(error)
     except OSError as error:
-        message = f"{error.filename2 or error.filename or 'the system'}: {error.strerror or error}"
+        place, told = error.filename2 or error.filename, one_line(error.strerror or error)
+        message = str(FdError(f"{place}: {told}" if place else told))
     except signals.Interrupted as stop:
         message, code = str(stop), 128 + stop.number
     except (MemoryError, RuntimeError) as error:

@@ -18,7 +18,7 @@ import numpy.lib.format as npy
 from numpy.typing import NDArray
 
 from fd.errors import FdError, one_line
-from fd.storage.files import damaged, digest, read_record, replacing, write_record
+from fd.storage.files import damaged, digest, read_record, replacing, unreadable, write_record
 
 ARRAYS = "transitions.npz"
 MANIFEST = "manifest.json"
@@ -187,7 +187,7 @@ def check_transitions(path: Path, arrays: Transitions) -> None:
     Raises:
         FdError: names the path, the array and what is wrong with it.
     """
-    rows = len(arrays.observations)
+    rows = len(arrays.observations) if arrays.observations.ndim else 0
     for field in fields(arrays):
         values = getattr(arrays, field.name)
         images = field.name == "observations" and values.dtype == np.uint8
@@ -224,8 +224,8 @@ def read_npz(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
     """Read the named arrays of an npz file, or all; a false size in the file allocates no memory.
 
     Raises:
-        FdError: the file is missing, truncated or not an npz file, lacks a field, would unpack to more than UNFOLDED times its size, or
-            does not fit into memory.
+        FdError: the file cannot be read, is truncated or not an npz file, lacks a field, holds objects, would unpack to more than
+            UNFOLDED times its size, or does not fit into memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -238,25 +238,23 @@ def read_npz(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
             size, limit = sum(members[name].file_size for name in names), UNFOLDED * path.stat().st_size + 2**26
             if size > limit:
                 raise FdError(f"{path}: unpacks to {size} bytes, allowed: {UNFOLDED} times its size")
-            return {name: _array(archive, members[name]) for name in names}
-    except FileNotFoundError:
-        raise FdError(f"{path}: no such file; run the stage download for this task") from None
+            return {name: _array(path, archive, members[name]) for name in names}
     except FdError:
         raise
-    except MemoryError as error:
-        raise FdError(f"{path}: its arrays do not fit into memory ({one_line(error)})") from None
+    except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed by a method that this Python lacks
+        raise FdError(f"{path}: cannot be read: {one_line(error)}") from None
     except Exception as error:  # noqa: BLE001  zipfile, its decoders and numpy raise errors of many types
-        raise FdError(f"{path}: truncated or not an npz file ({one_line(error)})") from None
+        raise unreadable(path, error, f"truncated or not an npz file ({one_line(error)})") from None
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     """An array of an npz file; its header is checked against the size of its data before memory is allocated."""
     with archive.open(info) as stream:
         if (version := npy.read_magic(stream)) != (1, 0):
-            raise ValueError(f"{info.filename}: npy version {version}, allowed: (1, 0)")
+            raise FdError(f"{path}: {info.filename} has npy version {version}, allowed: (1, 0)")
         shape, _, dtype = npy.read_array_header_1_0(stream)
         if dtype.hasobject:
-            raise ValueError(f"{info.filename}: holds objects, which are never unpickled")
+            raise FdError(f"{path}: {info.filename} holds objects, which are never unpickled, allowed: numbers")
         if math.prod(shape) * dtype.itemsize != info.file_size - stream.tell():
             raise ValueError(f"{info.filename}: its shape {shape} does not match its data")
     with archive.open(info) as stream:

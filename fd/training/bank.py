@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from fd.errors import FdError
@@ -18,6 +17,7 @@ from fd.method.flow import base_actions
 from fd.method.spec import Spec
 from fd.networks.mlp import StackedMLP
 from fd.runtime.progress import Progress
+from fd.storage.locks import locked
 from fd.storage.tensors import read_tensors, write_tensors
 from fd.training.random_streams import generator
 from fd.training.replay import Replay
@@ -154,7 +154,7 @@ def draw_actions(flow: StackedMLP, replay: Replay, noise: Tensor, *, steps: int,
 def kept_actions(draw: Callable[[], Tensor], path: Path, key: str, device: torch.device) -> Tensor:
     """Base actions under this key from the file; if it has none, those of `draw`, which the file then keeps for the next method."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with locked(path.with_name(f"{path.name}.lock")):
         if path.exists():
             try:
                 tensors, record = read_tensors(path, device)
