@@ -22,6 +22,7 @@ from fd.datasets.hdf5_check import check_hdf5
 from fd.datasets.mazes import between, registered
 from fd.datasets.rows import Rows, check_numbers
 from fd.errors import FdError, one_line
+from fd.runtime.limits import check_room
 from fd.settings.data_settings import D4rlData
 from fd.storage.transitions import Transitions
 from fd.wrappers import as_d4rl
@@ -119,6 +120,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             missing = [name for name in FIELDS if not isinstance(file.get(name), h5py.Dataset)]
             if missing:
                 raise FdError(f"{path}: lacks the field '{missing[0]}', found: {', '.join([*file][:20]) or 'none'}")
+            size = sum(file[name].nbytes for name in FIELDS)
+            check_room(size, what=f"{path}: its arrays", allowed="more memory, a smaller set")
             columns = {name: np.asarray(file[name]) for name in FIELDS}
     except FdError:
         raise

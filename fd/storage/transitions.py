@@ -18,6 +18,7 @@ import numpy.lib.format as npy
 from numpy.typing import NDArray
 
 from fd.errors import FdError, one_line
+from fd.runtime.limits import check_room
 from fd.storage.files import damaged, digest, read_record, replacing, write_record
 
 ARRAYS = "transitions.npz"
@@ -238,6 +239,7 @@ def read_npz(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
             size, limit = sum(members[name].file_size for name in names), UNFOLDED * path.stat().st_size + 2**26
             if size > limit:
                 raise FdError(f"{path}: unpacks to {size} bytes, allowed: {UNFOLDED} times its size")
+            check_room(size, what=f"{path}: its arrays", allowed="more memory, a smaller set")
             return {name: _array(archive, members[name]) for name in names}
     except FileNotFoundError:
         raise FdError(f"{path}: no such file; run the stage download for this task") from None
