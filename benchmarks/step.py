@@ -584,6 +584,7 @@ def synthetic(episodes: int, rows: int) -> Transitions:
     """Return random transitions in episodes of `rows` rows; the last row of an episode is a state without an action."""
     draw, count = np.random.default_rng(0), episodes * rows
     return transitions.assemble(
+        "random transitions",
         draw.standard_normal((count, OBS_DIM), np.float32),
         draw.uniform(-1, 1, (count, ACT_DIM)),
         rewards=-draw.random(count, np.float32),

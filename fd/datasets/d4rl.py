@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fd.datasets.hdf5_check import check_hdf5
 from fd.datasets.mazes import between, registered
-from fd.datasets.rows import Rows, check_numbers
+from fd.datasets.rows import Rows, check_flags, check_numbers
 from fd.errors import FdError, one_line
 from fd.runtime.limits import check_room
 from fd.settings.data_settings import D4rlData
@@ -69,7 +69,7 @@ def convert_d4rl(path: Path, data: D4rlData) -> Transitions:
 
     Raises:
         FdError: the file cannot be read, lacks a field or has one of the wrong shape, or holds positions outside the
-            maze, a sparse reward other than 0 and 1, or NaN.
+            maze, actions outside [-1, 1], a flag or sparse reward other than 0 and 1, or NaN.
     """
     columns = _read(path)
     ends = columns["timeouts"] | (columns["terminals"] if data.reward == "dense" else False)
@@ -136,5 +136,6 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             )
         check_numbers(str(path), name, columns[name])
     for name in ("terminals", "timeouts"):
+        check_flags(str(path), name, columns[name])
         columns[name] = columns[name].astype(bool)
     return columns

@@ -25,7 +25,7 @@ class Rows:
         """Add an episode of T + 1 states and T steps.
 
         Raises:
-            FdError: lengths or widths do not match, values are not numbers, or a sparse reward is neither 0 nor 1.
+            FdError: lengths or widths do not match, values are not numbers, or a terminal or a sparse reward is neither 0 nor 1.
         """
         arrays = {"observations": states, "actions": actions, "rewards": rewards, "terminals": terminals}
         for name, values in arrays.items():
@@ -38,6 +38,7 @@ class Rows:
                     f"{self._place}: '{name}' has shape {values.shape} in an episode of {len(actions)} steps"
                     + (f", other episodes have rows of shape {like}" if like else "")
                 )
+        check_flags(self._place, "terminals", terminals)
         if self._data.reward == "sparse":
             wrong = rewards[(rewards != 0) & (rewards != 1)]
             if wrong.size:
@@ -60,13 +61,15 @@ class Rows:
         """Return the rows of all episodes, checked; messages name the path.
 
         Raises:
-            FdError: there is no episode, or a value is NaN.
+            FdError: there is no episode, a value is NaN, or actions lie outside [-1, 1].
         """
         if not self._episodes:
             raise FdError(f"{self._place}: holds no episode")
         rows = {key: np.concatenate([episode[key] for episode in self._episodes]) for key in self._episodes[0]}
         observations, actions = rows.pop("observations"), rows.pop("actions")
-        arrays = assemble(observations, actions, rewards=rows["rewards"], masks=rows["masks"], ends=rows["ends"])
+        arrays = assemble(
+            self._place, observations, actions, rewards=rows["rewards"], masks=rows["masks"], ends=rows["ends"]
+        )
         check_transitions(path, arrays)
         return arrays
 
@@ -78,6 +81,13 @@ def check_numbers(place: str, name: str, values: NDArray[Any]) -> None:
     wrong = ~(np.abs(values) <= np.finfo(np.float32).max) if values.dtype.kind == "f" else np.zeros(1, bool)
     if wrong.any():
         raise FdError(f"{place}: '{name}' holds NaN or infinity, first in row {int(np.argwhere(wrong)[0][0])}")
+
+
+def check_flags(place: str, name: str, values: NDArray[Any]) -> None:
+    """Raise an FdError unless all values are 0 or 1, as numbers or truth values; a cast to truth values would hide others."""
+    wrong = values[(values != 0) & (values != 1)]
+    if wrong.size:
+        raise FdError(f"{place}: '{name}' holds {wrong[0]:.4g}, allowed: 0 and 1")
 
 
 def _with_end(values: NDArray[Any]) -> NDArray[Any]:

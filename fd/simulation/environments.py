@@ -303,7 +303,7 @@ def unit_box(name: str, space: gymnasium.Space[Any]) -> gymnasium.spaces.Box:
     """
     if isinstance(space, gymnasium.spaces.Box) and (space.low == -1).all() and (space.high == 1).all():
         return space
-    raise FdError(f"{name}: action space {space} is not supported, allowed: a box from -1 to 1")
+    raise FdError(f"{name}: action space {one_line(space)} is not supported, allowed: a box from -1 to 1")
 
 
 def _width(space: gymnasium.Space[Any]) -> int:
