@@ -67,6 +67,7 @@ from fd.method.agent import Agent
 from fd.method.spec import Spec
 from fd.networks.adam import optimiser
 from fd.report.markdown import markdown_table
+from fd.runtime import limits
 from fd.runtime.command_line import main
 from fd.runtime.device import select_device
 from fd.runtime.progress import Progress
@@ -583,6 +584,7 @@ def synthetic(episodes: int, rows: int) -> Transitions:
     """Return random transitions in episodes of `rows` rows; the last row of an episode is a state without an action."""
     draw, count = np.random.default_rng(0), episodes * rows
     return transitions.assemble(
+        "random transitions",
         draw.standard_normal((count, OBS_DIM), np.float32),
         draw.uniform(-1, 1, (count, ACT_DIM)),
         rewards=-draw.random(count, np.float32),
@@ -644,8 +646,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         "processor": f"{models[0] if models else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})",
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        "cores": limits.cores(),
+        "memory_gib": limits.memory_limit(alone=False)[0] / 2**30,
         "gpu": gpu.name if gpu else None,
         "gpu_memory_gib": gpu.total_memory / 2**30 if gpu else None,
     }

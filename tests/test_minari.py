@@ -463,6 +463,23 @@ def test_a_download_that_the_folder_stops_is_not_blamed_on_the_network(
 
     monkeypatch.setattr(suite, "download_dataset", stopped)
     set_refused(ANT.model_copy(update={"dataset": "D4RL/antmaze/large-play-v1"}), words, tmp_path)
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        (1.0, "umaze-v1: 75 % of the numbers in 'actions' lie outside -1 to 1, the most extreme is -4; allowed: "),
+        (4.0, "umaze-v1: action space Box(-4.0, 4.0, (8,), float32) is not supported, allowed: a box from -1 to 1"),
+    ],
+)
+def test_actions_of_another_unit_are_one_line(box: float, message: str, tmp_path: Path) -> None:
+    spec = spec_of("AntMaze_UMaze-v4", 700, maze_map=UMAZE)
+    env = make(spec)
+    episode = walk(env, 0, 2)
+    env.close()
+    actions = np.array([[0.5] * 8, [-4.0] * 4 + [3.0] * 4], np.float32)
+    actions[0, :4] = 2.0
+    space = gymnasium.spaces.Box(-box, box, (8,), np.float32)
+    write(ANT.dataset, spec, [Walk(episode.observations, actions, episode.rewards)], action_space=space)
+    set_refused(ANT, message, tmp_path)
 
 
 def test_a_set_of_another_task_has_other_widths(tmp_path: Path) -> None:

@@ -353,6 +353,7 @@ def nan(values: Any) -> Any:
         (changed(observations=nan), "'observations' holds NaN or infinity, first in row 7"),
         (changed(observations=lambda x: x[:, :1]), "'observations' has rows of shape (1,), allowed: (2,)"),
         (changed(actions=lambda x: x[:-1]), "'actions' has 3002 rows, 'observations' has 3003"),
+        (changed(actions=lambda x: 4 * x), "% of the numbers in 'actions' lie outside -1 to 1, the most extreme is"),
         (
             changed(terminals=lambda x: x & False),
             "the last row of 'terminals' is not 1, so the last episode is cut off",

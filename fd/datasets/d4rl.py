@@ -22,6 +22,7 @@ from fd.datasets.hdf5_check import check_hdf5, opened
 from fd.datasets.mazes import between, registered
 from fd.datasets.rows import Rows, check_flags, check_numbers
 from fd.errors import FdError
+from fd.runtime.limits import check_room
 from fd.settings.data_settings import D4rlData
 from fd.storage.files import expanded
 from fd.storage.transitions import Transitions
@@ -69,7 +70,7 @@ def convert_d4rl(path: Path, data: D4rlData) -> Transitions:
 
     Raises:
         FdError: the file cannot be read, lacks a field or has one of the wrong shape, or holds positions outside the
-            maze, a sparse reward other than 0 and 1, or NaN.
+            maze, actions outside [-1, 1], a flag or sparse reward other than 0 and 1, or NaN.
     """
     columns = _read(path)
     ends = columns["timeouts"] | (columns["terminals"] if data.reward == "dense" else False)
@@ -121,6 +122,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             raise FdError(f"{path}: lacks the field '{missing[0]}', found: {', '.join([*file][:20]) or 'none'}")
         if nothing := [name for name in FIELDS if file[name].shape is None]:
             raise FdError(f"{path}: '{nothing[0]}' holds nothing, allowed: numbers")
+        size = sum(file[name].nbytes for name in FIELDS)
+        check_room(size, what=f"{path}: its arrays", allowed="more memory, a smaller set")
         columns = {name: np.asarray(file[name]) for name in FIELDS}
     rows = len(columns["observations"]) if columns["observations"].size and columns["observations"].ndim else 0
     for name, dimensions in FIELDS.items():

@@ -251,7 +251,7 @@ def convert_minari(dataset: Any, data: MinariData) -> Transitions:
 
     Raises:
         FdError: a file cannot be read, the observation does not match `observation` or `maze`, the action space is not
-            a box from -1 to 1, a sparse reward is neither 0 nor 1, or a value is NaN.
+            a box from -1 to 1 or actions lie outside it, a sparse reward is neither 0 nor 1, or a value is NaN.
     """
     place = dataset.spec.dataset_id
     unit_box(place, dataset.spec.action_space)

@@ -17,7 +17,7 @@ from fd.datasets.fetch import fetch
 from fd.datasets.rows import check_flags, check_numbers
 from fd.errors import FdError
 from fd.settings.data_settings import Download
-from fd.simulation.environments import make, quiet, register, renders
+from fd.simulation.environments import make, quiet, register, renders, unit_box
 from fd.storage.files import expanded, naming
 from fd.storage.transitions import Transitions, assemble, check_transitions, read_npz
 
@@ -139,6 +139,7 @@ def convert_ogbench(path: Path, name: Name) -> Transitions:
     finally:
         env.close()
     arrays = assemble(
+        str(path),
         rows["observations"],
         rows["actions"],
         rewards=rows["rewards"],
@@ -159,7 +160,8 @@ def _read_file(path: Path, env: gymnasium.Env[Any, Any], images: tuple[int, ...]
     """
     with quiet():
         env.reset()
-        widths = {"observations": images or env.observation_space.shape, "actions": env.action_space.shape}
+        box = unit_box(str(path), env.action_space)
+        widths = {"observations": images or env.observation_space.shape, "actions": box.shape}
     inner: Any = env.unwrapped
     # Only some of the environments have buttons, and only those have the field.
     widths |= {"qpos": inner.data.qpos.shape, "qvel": inner.data.qvel.shape, "terminals": ()}
@@ -176,6 +178,7 @@ def _read_file(path: Path, env: gymnasium.Env[Any, Any], images: tuple[int, ...]
         if values.shape[1:] != widths[key]:
             raise FdError(f"{path}: '{key}' has rows of shape {values.shape[1:]}, allowed: {widths[key]}")
         check_numbers(str(path), key, values)
+    check_flags(str(path), "terminals", arrays["terminals"])
     kind = arrays["observations"].dtype
     if (kind == np.uint8) != (images is not None):
         raise FdError(f"{path}: 'observations' is {kind}, allowed: {'uint8' if images else 'floats'}")

@@ -75,13 +75,15 @@ class Rows:
         """Return the rows of all episodes, checked; messages name the path.
 
         Raises:
-            FdError: there is no episode, or a value is NaN.
+            FdError: there is no episode, a value is NaN, or actions lie outside [-1, 1].
         """
         if not self._episodes:
             raise FdError(f"{self._place}: holds no episode of two or more states")
         rows = {key: np.concatenate([episode[key] for episode in self._episodes]) for key in self._episodes[0]}
         observations, actions = np.asarray(rows.pop("observations"), np.float32), rows.pop("actions")
-        arrays = assemble(observations, actions, rewards=rows["rewards"], masks=rows["masks"], ends=rows["ends"])
+        arrays = assemble(
+            self._place, observations, actions, rewards=rows["rewards"], masks=rows["masks"], ends=rows["ends"]
+        )
         check_transitions(path, arrays)
         return arrays
 

@@ -18,6 +18,7 @@ import numpy.lib.format as npy
 from numpy.typing import NDArray
 
 from fd.errors import FdError, one_line
+from fd.runtime.limits import check_room
 from fd.storage.files import damaged, digest, read_record, replacing, unreadable, write_record
 
 ARRAYS = "transitions.npz"
@@ -25,6 +26,7 @@ MANIFEST = "manifest.json"
 UNFOLDED = 100  # most bytes of arrays per byte of a compressed file
 # Actions are kept off the bounds, as in arXiv 2502.02538.
 ACTION_BOUND = 1.0 - 1e-5
+ROUNDING = 1e-3  # that an action may lie beyond its bounds: a unit in the last place of half precision
 
 Floats = NDArray[np.float32]
 Observations = NDArray[np.float32] | NDArray[np.uint8]
@@ -105,6 +107,7 @@ def with_measures(arrays: Transitions) -> dict[str, Any]:
 
 
 def assemble(
+    place: str,
     observations: NDArray[Any],
     actions: NDArray[Any],
     *,
@@ -112,8 +115,13 @@ def assemble(
     masks: NDArray[Any],
     ends: NDArray[np.bool_],
 ) -> Transitions:
-    """Build transitions from arrays of R rows: float32 (images stay bytes), actions kept off their bounds, end rows cleared."""
+    """Build transitions from arrays of R rows: float32 (images stay bytes), actions kept off their bounds, end rows cleared.
+
+    Raises:
+        FdError: actions lie outside [-1, 1]; names the place, their share and the most extreme one.
+    """
     going = ~ends
+    _check_bounds(place, actions[going])
     clipped = np.clip(np.asarray(actions, np.float32), -ACTION_BOUND, ACTION_BOUND)
     return Transitions(
         observations=np.ascontiguousarray(observations, None if observations.dtype == np.uint8 else np.float32),
@@ -122,6 +130,17 @@ def assemble(
         masks=np.where(going, masks, 1.0).astype(np.float32),
         ends=np.ascontiguousarray(ends),
     )
+
+
+def _check_bounds(place: str, actions: NDArray[Any]) -> None:
+    """Raise an FdError if actions lie outside [-1, 1] by more than rounding; clipping would make other actions of them."""
+    beyond = (actions > 1 + ROUNDING) | (actions < -1 - ROUNDING)
+    if beyond.any():
+        extreme = max(float(actions.max()), float(actions.min()), key=abs)
+        raise FdError(
+            f"{place}: {100 * beyond.mean():.3g} % of the numbers in 'actions' lie outside -1 to 1, the most extreme is"
+            f" {extreme:.4g}; allowed: actions in the units of the environment, whose box is -1 to 1"
+        )
 
 
 def save_transitions(folder: Path, arrays: Transitions, manifest: Manifest) -> None:
@@ -238,6 +257,7 @@ def read_npz(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
             size, limit = sum(members[name].file_size for name in names), UNFOLDED * path.stat().st_size + 2**26
             if size > limit:
                 raise FdError(f"{path}: unpacks to {size} bytes, allowed: {UNFOLDED} times its size")
+            check_room(size, what=f"{path}: its arrays", allowed="more memory, a smaller set")
             return {name: _array(path, archive, members[name]) for name in names}
     except FdError:
         raise

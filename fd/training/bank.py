@@ -16,6 +16,7 @@ from fd.method.fisher import desmoothed, state_scores
 from fd.method.flow import base_actions
 from fd.method.spec import Spec
 from fd.networks.mlp import StackedMLP
+from fd.runtime.memory import check_room
 from fd.runtime.progress import Progress
 from fd.storage.locks import locked
 from fd.storage.tensors import read_tensors, write_tensors
@@ -96,7 +97,7 @@ def build_bank(
         label: name of the run in progress and errors.
 
     Raises:
-        FdError: a score is not finite, or `desmooth` needs a bank that is too large.
+        FdError: a score is not finite, `desmooth` needs a bank that is too large, or the device has less memory than is allowed.
     """
     rows, samples, device = len(replay.obs), plan.samples, replay.act.device
     needed = memory(spec, seeds=len(seeds), rows=rows, samples=samples)
@@ -106,6 +107,11 @@ def build_bank(
             raise FdError(f"{told}, and desmooth needs a bank (allowed: more memory, or desmooth: false)")
         print(f"{told}: base actions are drawn afresh at every step", file=sys.stderr, flush=True)
         return None
+    what, allowed = (
+        f"{label}: {samples} base actions per state",
+        "a smaller refine.bank, or a refine.bank_memory below that",
+    )
+    check_room(int(needed * 2**30), device, what=what, allowed=allowed)
     noise = draw_noise(seeds, (rows, samples, spec.act_dim), device)
     key = f"{plan.key} {device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
 
