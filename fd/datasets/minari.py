@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from filelock import FileLock
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from fd.datasets.hdf5_check import check_hdf5
 from fd.datasets.mazes import SUCCESS_RADIUS, between, goal_of, registered
@@ -142,30 +143,22 @@ def _check_environment(dataset: Any, environment: str) -> None:
     if not _is_map(spec.kwargs.get("maze_map", [])):
         raise FdError(f"{dataset.id}: maze_map must be a map of up to {WIDEST} x {WIDEST} cells")
     # Only the environment's own package is checked: with another mujoco a set is usable, but its scores differ.
-    owners = packages_distributions().get(str(spec.entry_point).split(".")[0], [])
+    owners = set(map(canonicalize_name, packages_distributions().get(str(spec.entry_point).split(".")[0], [])))
     wanted = dataset.storage.metadata.get("requirements") or []
     try:
         requirements = [Requirement(one) for one in wanted]
     except (InvalidRequirement, TypeError) as error:
         raise FdError(f"{dataset.id}: its requirements cannot be read ({_reason(error)})") from None
     for requirement in requirements:
-        if requirement.name in owners and not requirement.specifier.contains(_installed(requirement.name)):
-            there = f"{requirement.name} {_installed(requirement.name)}"
-            raise FdError(f"{dataset.id}: was made with {requirement}, installed is {there}")
+        name, applies = canonicalize_name(requirement.name), requirement.marker is None or requirement.marker.evaluate()
+        if applies and name in owners and not requirement.specifier.contains(version(name)):
+            raise FdError(f"{dataset.id}: was made with {requirement}, installed is {name} {version(name)}")
 
 
 def _is_map(rows: Any) -> bool:
     """Whether a value is a maze map of bounded size, or an empty list."""
     lists = isinstance(rows, list) and len(rows) <= WIDEST and all(isinstance(row, list) for row in rows)
     return lists and all(len(row) <= WIDEST and len(row) == len(rows[0]) for row in rows)
-
-
-def _installed(package: str) -> str:
-    """Version of a package, or "none"."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
 
 
 def minari_spec(dataset: Any, data: MinariData) -> EnvSpec:
