@@ -21,7 +21,6 @@ Known properties of the published sets of D4RL's tasks, and how this module trea
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -42,6 +41,7 @@ from fd.datasets.rows import Rows, check_numbers
 from fd.errors import FdError, one_line
 from fd.settings.data_settings import MinariData, RobotData
 from fd.simulation.environments import FlatEnv, make, register, unit_box
+from fd.storage.scratch import publish
 from fd.storage.transitions import Transitions
 from fd.storage.untrusted import read_json
 from fd.wrappers import as_d4rl
@@ -65,6 +65,7 @@ def find_minari(data: MinariData) -> Any:
     name = data.dataset
     path = get_dataset_path(name)
     if not (path / "data").exists():
+        registered(data.environment)  # a wrong name is told before the download
         _download(name, get_dataset_path())
     _check_files(path / "data")
     try:
@@ -95,9 +96,7 @@ def _download(name: str, root: Path) -> None:
                 f"dataset: '{name}' is not in {root} and cannot be downloaded ({_reason(error)}); without a network,"
                 " generate PointMaze (`source: generate`, `collector: waypoint`) or read D4RL's files (`source: d4rl`)"
             ) from error
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(part / name, root / name)
-        shutil.rmtree(part)
+        publish(part / name, root / name, part)
 
 
 def _check_files(folder: Path) -> None:

@@ -65,7 +65,8 @@ def prepare(data: Data, folder: Path, job: PrepareJob) -> Manifest:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise FdError(f"{folder}: no space left on the disk that holds {job.scratch.resolve()}") from None
+        full = Path(error.filename or job.scratch).resolve()
+        raise FdError(f"{folder}: no space left on the disk that holds {full}") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
         with suppress(OSError):  # not empty while it holds episodes for the next attempt

@@ -18,6 +18,7 @@ from fd.method.flow import base_actions
 from fd.method.spec import Spec
 from fd.networks.mlp import StackedMLP
 from fd.runtime.progress import Progress
+from fd.storage.outputs import make_room
 from fd.storage.tensors import read_tensors, write_tensors
 from fd.training.random_streams import generator
 from fd.training.replay import Replay
@@ -110,6 +111,7 @@ def build_bank(
     key = f"{plan.key} {device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
 
     def draw() -> Tensor:
+        make_room(plan.path.parent, noise.nbytes)
         return draw_actions(
             flow, replay, noise, steps=spec.flow_steps, solver=spec.flow_solver, label=f"{label}: bank"
         )  # fmt: skip
