@@ -374,6 +374,14 @@ def test_a_set_of_another_kind_is_one_line(key: str, value: Any, message: str, r
 
 
 @pytest.mark.usefixtures("umaze")
+@pytest.mark.parametrize("missing", ["metadata.json", "main_data.hdf5"])
+def test_a_set_without_one_of_its_files_is_incomplete(missing: str, root: Path, tmp_path: Path) -> None:
+    (root / ANT.dataset / "data" / missing).unlink()
+    advice = f"so the set is incomplete; remove {root / ANT.dataset} to download it again"
+    set_refused(ANT, f"{missing}: no such file, {advice}", tmp_path)
+
+
+@pytest.mark.usefixtures("umaze")
 def test_a_set_may_ask_for_what_is_not_needed_here(root: Path, tmp_path: Path) -> None:
     path = root / ANT.dataset / "data" / "metadata.json"
     wanted = ["mujoco<3", "gymnasium.robotics>=1.0", "gymnasium-robotics<1.0; python_version < '3'"]

@@ -18,6 +18,7 @@ from typer import Typer
 from fd.cli.program import app as cli
 from fd.errors import FdError
 from fd.runtime import memory
+from fd.storage import scratch
 from fd.storage.outputs import check_folder
 from stages import ablate, download, evaluate, pretrain, refine, regress, report, theory
 
@@ -228,6 +229,32 @@ def test_a_mount_point_is_not_emptied(disk: Path, tmp_path: Path, monkeypatch: p
     Path("data", TASK).symlink_to(disk)
     with pytest.raises(FdError, match=f"^{disk}: is a mount point, which cannot be replaced, allowed: a folder in it$"):
         check_folder(Path("data", TASK))
+
+
+def test_a_kill_while_scratch_is_removed_leaves_nothing_to_resume_from(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs on another disk are copied, so that the scratch folder still has the state and, after the kill, a part of them."""
+    work = tmp_path / "work"
+
+    def built() -> Path:
+        (work / "out").mkdir(parents=True)
+        for name in ("out/snapshot", "out/train.csv", "state"):
+            (work / name).write_text(name)
+        return work / "out"
+
+    def killed(path: Path, **_: object) -> None:
+        if path.exists():
+            (path / "out/snapshot").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scratch.publish(built(), disk / "out", work)
+    assert not work.exists() and len(contents(disk / "out")) == 2
+    scratch.publish(built(), disk / "out", work)
+    assert list(tmp_path.iterdir()) == [disk]
 
 
 def test_a_bank_without_room_is_not_drawn(

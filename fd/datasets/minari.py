@@ -103,9 +103,9 @@ def _check_files(folder: Path) -> None:
     """Raise an FdError unless Minari can safely load the files of a set: it makes any object that they name.
 
     Raises:
-        FdError: the files refer to other files, declare more data than they hold, or name foreign code.
+        FdError: one is missing; or they refer to other files, declare more data than they hold, or name foreign code.
     """
-    path = folder / "metadata.json"
+    path = _present(folder / "metadata.json")
     metadata = read_json(path)
     if not isinstance(metadata, dict) or metadata.get("data_format") != "hdf5":
         raise FdError(f"{path}: data_format is not 'hdf5', the only format allowed")
@@ -118,9 +118,16 @@ def _check_files(folder: Path) -> None:
             trusted = False
         if not trusted:
             raise FdError(f"{path}: lacks a space, and env_spec is not from gymnasium-robotics, which could provide it")
-    episodes, groups = metadata.get("total_episodes"), check_hdf5(folder / "main_data.hdf5")
+    episodes, groups = metadata.get("total_episodes"), check_hdf5(_present(folder / "main_data.hdf5"))
     if not isinstance(episodes, int) or not 0 <= episodes <= groups:
         raise FdError(f"{path}: total_episodes is {episodes!r}, allowed: up to the {groups} that main_data.hdf5 has")
+
+
+def _present(path: Path) -> Path:
+    """The path of a file of a set; FdError if it is missing, as after a download that was broken off."""
+    if not path.is_file():
+        raise FdError(f"{path}: no such file, so the set is incomplete; remove {path.parents[1]} to download it again")
+    return path
 
 
 def _reason(error: Exception) -> str:
