@@ -73,6 +73,7 @@ from fd.runtime.device import select_device
 from fd.runtime.progress import Progress
 from fd.storage import transitions
 from fd.storage.files import write_text
+from fd.storage.outputs import check_file
 from fd.storage.transitions import Manifest, Transitions
 from fd.training.bank import Bank, BankPlan, build_bank
 from fd.training.execution import WARM_UP, Update, executed, execution
@@ -145,6 +146,9 @@ def command(
         },
         "rates": [], "steps": [], "banks": [], "breakdown": [],
     }  # fmt: skip
+    place = out or ROOT / "benchmarks" / "results" / slug(result["machine"]["gpu"] or result["machine"]["processor"])
+    for suffix in ("json", "md"):
+        check_file(place.with_name(f"{place.name}.{suffix}"))
     if any(how.startswith("compiled") for how in hows):
         prepare_compiler()
     for net in nets.split(","):
@@ -162,7 +166,6 @@ def command(
         stock.clear()
     result["loading"] = loading(loaded, rounds)
     result = rounded(result)
-    place = out or ROOT / "benchmarks" / "results" / slug(result["machine"]["gpu"] or result["machine"]["processor"])
     write_text(place.with_name(f"{place.name}.json"), json_text(result))
     write_text(place.with_name(f"{place.name}.md"), page(result))
 

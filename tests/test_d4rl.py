@@ -326,9 +326,8 @@ def test_a_file_that_changed_since_its_first_use_is_refused(doors: Fields) -> No
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("folder", "../files"),
-        ("folder", "files/../.."),
         ("folder", ""),
+        ("folder", "files\n"),
         ("file", "../door.hdf5"),
         ("file", "door.npz"),
         ("dataset", "../door-v1"),
@@ -340,6 +339,6 @@ def test_settings_that_make_no_sense_are_refused(key: str, value: Any) -> None:
         D4rlData(**(DOOR.model_dump() | {key: value}))
 
 
-@pytest.mark.parametrize("folder", ["files", "a/b.c/", "/data/d4rl", "~/.d4rl/datasets"])
+@pytest.mark.parametrize("folder", ["files", "./files", "../files", "a/b.c/", "/data/d4rl", "~/.d4rl/datasets"])
 def test_folders_in_the_project_in_the_home_and_elsewhere_are_allowed(folder: str) -> None:
     assert D4rlData(**(DOOR.model_dump() | {"folder": folder})).folder == folder

@@ -43,6 +43,7 @@ class Route:
         later: its ETag in answers to requests for a range.
         ranges: whether the host heeds Range.
         most: bytes after which it breaks off.
+        claimed: bytes of the file more than it has, by its Content-Length.
         kind: content type.
         asked: Range of each request, with the bytes sent.
     """
@@ -52,6 +53,7 @@ class Route:
     later: str | None = '"1"'
     ranges: bool = True
     most: int = 10**9
+    claimed: int = 0
     kind: str = "application/octet-stream"
     asked: list[tuple[str | None, int]] = field(default_factory=list)
 
@@ -78,7 +80,7 @@ class Host(http.server.BaseHTTPRequestHandler):
         if tag:
             self.send_header("ETag", tag)
         self.send_header("Content-Type", route.kind)
-        self.send_header("Content-Length", str(size - start))
+        self.send_header("Content-Length", str(size - start + route.claimed))
         self.end_headers()
         # The first request of a part is closed as soon as its headers are read.
         with contextlib.suppress(ConnectionError):
@@ -134,6 +136,15 @@ def test_a_download_goes_on_where_its_connection_broke(tmp_path: Path, host: str
     ranges = [wanted for wanted, _ in routes["a"].asked if wanted]
     assert ranges == ["bytes=150000-", "bytes=300000-"]
     assert left(tmp_path) == [NAME, f"{NAME}.json"]
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_not_fetched(
+    tmp_path: Path, host: str, routes: dict[str, Route]
+) -> None:
+    routes["a"] = Route(claimed=2**60)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        get(tmp_path, host, "a")
+    assert error.value.filename == str(tmp_path) and left(tmp_path) == []
 
 
 def broken(folder: Path, host: str, routes: dict[str, Route], **changes: Any) -> Route:

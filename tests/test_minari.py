@@ -360,6 +360,11 @@ def test_a_set_of_another_version_of_its_environment_is_refused(tmp_path: Path) 
             ["gymnasium-robotics==1.2.0"],
             "was made with gymnasium-robotics==1.2.0, installed is gymnasium-robotics 1.",
         ),
+        (
+            "requirements",
+            ["numpy<1", "Gymnasium_Robotics<1.0"],
+            "was made with Gymnasium_Robotics<1.0, installed is gymnasium-robotics 1.",
+        ),
         ("env_spec", None, "names no environment, which evaluation needs"),
     ],
 )
@@ -367,6 +372,22 @@ def test_a_set_of_another_kind_is_one_line(key: str, value: Any, message: str, r
     path = root / ANT.dataset / "data" / "metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     set_refused(ANT, message, tmp_path)
+
+
+@pytest.mark.usefixtures("umaze")
+@pytest.mark.parametrize("missing", ["metadata.json", "main_data.hdf5"])
+def test_a_set_without_one_of_its_files_is_incomplete(missing: str, root: Path, tmp_path: Path) -> None:
+    (root / ANT.dataset / "data" / missing).unlink()
+    advice = f"so the set is incomplete; remove {root / ANT.dataset} to download it again"
+    set_refused(ANT, f"{missing}: no such file, {advice}", tmp_path)
+
+
+@pytest.mark.usefixtures("umaze")
+def test_a_set_may_ask_for_what_is_not_needed_here(root: Path, tmp_path: Path) -> None:
+    path = root / ANT.dataset / "data" / "metadata.json"
+    wanted = ["mujoco<3", "gymnasium.robotics>=1.0", "gymnasium-robotics<1.0; python_version < '3'"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"requirements": wanted}))
+    assert made(ANT, tmp_path)[1].dataset == ANT.dataset
 
 
 @pytest.mark.parametrize(
@@ -463,6 +484,8 @@ def test_a_download_that_the_folder_stops_is_not_blamed_on_the_network(
 
     monkeypatch.setattr(suite, "download_dataset", stopped)
     set_refused(ANT.model_copy(update={"dataset": "D4RL/antmaze/large-play-v1"}), words, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("box", "message"),
     [

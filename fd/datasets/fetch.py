@@ -16,6 +16,7 @@ from fd.runtime.progress import Progress
 from fd.settings.data_settings import Download
 from fd.storage.files import digest, expanded, naming, write_text
 from fd.storage.locks import locked
+from fd.storage.outputs import make_room
 from fd.storage.untrusted import read_json
 
 
@@ -129,6 +130,7 @@ def _fetch(url: str, path: Path, *, timeout: float, label: str) -> None:
         key = hashlib.sha256(f"{url} {version}".encode()).hexdigest()[:16]
         part = path.with_name(f".{path.name}.{key}.part")
         start = part.stat().st_size if version and part.exists() else 0
+        make_room(path.parent, total - start)
         try:
             if not 0 < start <= total:
                 _receive(response, part, start=0, total=total, label=label)

@@ -3,9 +3,6 @@
 On one machine, the same parameters and package versions give the same bytes.
 """
 
-import errno
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +16,7 @@ from fd.errors import FdError
 from fd.runtime.limits import check_room
 from fd.settings.data_settings import Maze, MinariData, OracleData, WaypointData
 from fd.simulation.environments import renders
+from fd.storage.outputs import make_room
 from fd.storage.transitions import Transitions
 
 ENVIRONMENTS = {"play": tuple(play.ENVIRONMENTS), "navigate": navigate.ENVIRONMENTS}
@@ -103,7 +101,9 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
     root = work.folder / "minari"
     collected = waypoint.maze_spec(data.environment, data.horizon)
     arrays = sum(values.nbytes for episode in episodes for values in episode.values())
-    _make_room(work.folder, 2 * arrays + len(episodes) * GROUP)  # the file stores positions twice, and goals
+    make_room(
+        work.folder, 2 * arrays + len(episodes) * GROUP
+    )  # positions twice, and goals; on a full disk, HDF5 prints tracebacks
     waypoint.write_walks(root, data.dataset, episodes, collect=collected, evaluate=evaluate)
     written = MinariData(
         source="minari", dataset=data.dataset, environment=data.environment, observation=data.observation,
@@ -113,9 +113,3 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
     with minari.root_at(root):
         dataset = minari.find_minari(written)
     return minari.convert_minari(dataset, written), minari.minari_spec(dataset, written)
-
-
-def _make_room(folder: Path, size: int) -> None:
-    """Raise an OSError if the disk lacks room for `size` bytes: HDF5 on a full disk prints a dozen tracebacks."""
-    if shutil.disk_usage(folder).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))

@@ -22,11 +22,10 @@ import errno
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from fd.datasets.hdf5_check import check_hdf5, unreadable_hdf5
 from fd.datasets.mazes import SUCCESS_RADIUS, between, goal_of, registered
@@ -43,6 +43,7 @@ from fd.settings.data_settings import MinariData, RobotData
 from fd.simulation.environments import FlatEnv, make, register, unit_box
 from fd.storage.files import expanded
 from fd.storage.locks import locked
+from fd.storage.scratch import publish
 from fd.storage.transitions import Transitions
 from fd.storage.untrusted import read_json
 from fd.wrappers import as_d4rl
@@ -79,6 +80,7 @@ def find_minari(data: MinariData) -> Any:
     name = data.dataset
     path = get_dataset_path(name)
     if not (path / "data").exists():
+        registered(data.environment)  # a wrong name is told before the download
         _download(name, get_dataset_path())
     _check_files(path / "data")
     try:
@@ -115,18 +117,16 @@ def _download(name: str, root: Path) -> None:
                 f"dataset: '{name}' is not in {root} and cannot be downloaded ({_reason(error)}); without a network,"
                 " generate PointMaze (`source: generate`, `collector: waypoint`) or read D4RL's files (`source: d4rl`)"
             ) from error
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(part / name, root / name)
-        shutil.rmtree(part)
+        publish(part / name, root / name, part)
 
 
 def _check_files(folder: Path) -> None:
     """Raise an FdError unless Minari can safely load the files of a set: it makes any object that they name.
 
     Raises:
-        FdError: the files refer to other files, declare more data than they hold, or name foreign code.
+        FdError: one is missing; or they refer to other files, declare more data than they hold, or name foreign code.
     """
-    path = folder / "metadata.json"
+    path = _present(folder / "metadata.json")
     metadata = read_json(path)
     if not isinstance(metadata, dict) or metadata.get("data_format") != "hdf5":
         raise FdError(f"{path}: data_format is not 'hdf5', the only format allowed")
@@ -139,9 +139,16 @@ def _check_files(folder: Path) -> None:
             trusted = False
         if not trusted:
             raise FdError(f"{path}: lacks a space, and env_spec is not from gymnasium-robotics, which could provide it")
-    episodes, groups = metadata.get("total_episodes"), check_hdf5(folder / "main_data.hdf5")
+    episodes, groups = metadata.get("total_episodes"), check_hdf5(_present(folder / "main_data.hdf5"))
     if not isinstance(episodes, int) or not 0 <= episodes <= groups:
         raise FdError(f"{path}: total_episodes is {episodes!r}, allowed: up to the {groups} that main_data.hdf5 has")
+
+
+def _present(path: Path) -> Path:
+    """The path of a file of a set; FdError if it is missing, as after a download that was broken off."""
+    if not path.is_file():
+        raise FdError(f"{path}: no such file, so the set is incomplete; remove {path.parents[1]} to download it again")
+    return path
 
 
 def _reason(error: Exception) -> str:
@@ -163,30 +170,22 @@ def _check_environment(dataset: Any, environment: str) -> None:
     if not _is_map(spec.kwargs.get("maze_map", [])):
         raise FdError(f"{dataset.id}: maze_map must be a map of up to {WIDEST} x {WIDEST} cells")
     # Only the environment's own package is checked: with another mujoco a set is usable, but its scores differ.
-    owners = packages_distributions().get(str(spec.entry_point).split(".")[0], [])
+    owners = set(map(canonicalize_name, packages_distributions().get(str(spec.entry_point).split(".")[0], [])))
     wanted = dataset.storage.metadata.get("requirements") or []
     try:
         requirements = [Requirement(one) for one in wanted]
     except (InvalidRequirement, TypeError) as error:
         raise FdError(f"{dataset.id}: its requirements cannot be read ({_reason(error)})") from None
     for requirement in requirements:
-        if requirement.name in owners and not requirement.specifier.contains(_installed(requirement.name)):
-            there = f"{requirement.name} {_installed(requirement.name)}"
-            raise FdError(f"{dataset.id}: was made with {requirement}, installed is {there}")
+        name, applies = canonicalize_name(requirement.name), requirement.marker is None or requirement.marker.evaluate()
+        if applies and name in owners and not requirement.specifier.contains(version(name)):
+            raise FdError(f"{dataset.id}: was made with {requirement}, installed is {name} {version(name)}")
 
 
 def _is_map(rows: Any) -> bool:
     """Whether a value is a maze map of bounded size, or an empty list."""
     lists = isinstance(rows, list) and len(rows) <= WIDEST and all(isinstance(row, list) for row in rows)
     return lists and all(len(row) <= WIDEST and len(row) == len(rows[0]) for row in rows)
-
-
-def _installed(package: str) -> str:
-    """Version of a package, or "none"."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
 
 
 def minari_spec(dataset: Any, data: MinariData) -> EnvSpec:

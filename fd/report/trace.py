@@ -92,7 +92,7 @@ def check_metrics(path: Path, results: Results) -> None:
         FdError: the file is missing or unreadable, or a number differs from the evaluations (the first one is named).
     """
     try:
-        found = dict(leaves(json.loads(path.read_text(encoding="utf-8"))))
+        found = dict(leaves(json.loads(path.read_text(encoding="utf-8-sig"))))
     except FileNotFoundError as error:
         raise FdError(f"{path}: {error.strerror}; run the stage report") from None
     except (ValueError, RecursionError) as error:

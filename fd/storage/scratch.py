@@ -59,10 +59,10 @@ def _name(stage: str, cell: str) -> str:
 def publish(built: Path, out: Path, scratch: Path) -> None:
     """Moves a finished folder to `out` in one rename, replacing an existing one, and removes the scratch folder.
 
-    Signals that ask the process to end are deferred meanwhile.
+    If `out` is a link, the folder that it leads to is replaced. Signals that ask the process to end are deferred meanwhile.
     """
     with signals.deferred():
-        _publish(built, out, scratch)
+        _publish(built, out.resolve(), scratch)
 
 
 def _publish(built: Path, out: Path, scratch: Path) -> None:
@@ -84,4 +84,7 @@ def _publish(built: Path, out: Path, scratch: Path) -> None:
         except BaseException:
             shutil.rmtree(near, ignore_errors=True)
             raise
-    shutil.rmtree(scratch)
+    gone = scratch.with_name(f".{scratch.name}")  # a kill in the middle leaves no part from which to resume
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(scratch, gone)
+    shutil.rmtree(gone)

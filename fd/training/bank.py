@@ -19,6 +19,7 @@ from fd.networks.mlp import StackedMLP
 from fd.runtime.memory import check_room
 from fd.runtime.progress import Progress
 from fd.storage.locks import locked
+from fd.storage.outputs import make_room
 from fd.storage.tensors import read_tensors, write_tensors
 from fd.training.random_streams import generator
 from fd.training.replay import Replay
@@ -116,6 +117,7 @@ def build_bank(
     key = f"{plan.key} {device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
 
     def draw() -> Tensor:
+        make_room(plan.path.parent, noise.nbytes)
         return draw_actions(
             flow, replay, noise, steps=spec.flow_steps, solver=spec.flow_solver, label=f"{label}: bank"
         )  # fmt: skip
