@@ -44,10 +44,10 @@ def main(app: typer.Typer) -> None:
         message, code = str(stop), 128 + stop.number
     except Exception as error:
         full = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _ALLOCATOR.search(str(error)))
-        told = f"out of memory: {one_line(error)}" if full else imports.import_failure(error)
-        if told is None:
+        failure = f"out of memory: {one_line(error)}" if full else imports.import_failure(error)
+        if failure is None:
             raise
-        message = str(FdError(told))
+        message = str(FdError(failure))
     else:
         return
     with contextlib.suppress(OSError):  # the terminal was closed
