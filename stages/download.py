@@ -13,6 +13,7 @@ from fd.settings.data_settings import DATA, Download
 from fd.settings.machine_settings import Compute
 from fd.settings.settings_file import read_settings
 from fd.storage import scratch
+from fd.storage.outputs import check_folder
 
 app = typer.Typer(add_completion=False)
 
@@ -29,6 +30,7 @@ def command(
     work = scratch.folder("download", task, data.model_dump(), data_versions())
     workers = settings.part(Compute, "compute").workers
     job = PrepareJob(f"download {task}", settings.part(Download, "download"), workers, work)
+    check_folder(out / task)
     with scratch.claimed("download", task):
         try:
             prepare(data, out / task, job)

@@ -155,6 +155,12 @@ def test_a_last_step_of_which_the_next_state_would_be_needed_is_left_out(change:
     assert arrays.masks.all()
 
 
+def test_states_in_bytes_are_numbers_and_no_images(doors: Fields) -> None:
+    states = (doors["observations"] * 10).astype(np.uint8)
+    write(DOOR, doors | {"observations": states})
+    np.testing.assert_array_equal(made(DOOR)[0].observations[:20], states.astype(np.float32))
+
+
 def test_walks_go_on_at_the_goal(ants: Fields) -> None:
     write(ANT, ants)
     arrays, manifest = made(ANT)
@@ -240,6 +246,9 @@ def nan(values: Any) -> Any:
         ),
         (DOOR, {"observations": nan}, "'observations' holds NaN or infinity, first in row 3"),
         (DOOR, {"actions": nan}, "'actions' holds NaN or infinity, first in row 3"),
+        (DOOR, {"actions": lambda x: 4 * x}, "% of the numbers in 'actions' lie outside -1 to 1, the most extreme is"),
+        (DOOR, {"timeouts": lambda x: x * 0.5}, "'timeouts' holds 0.5, allowed: 0 and 1"),
+        (ANT, {"terminals": lambda x: x - 1}, "'terminals' holds -1, allowed: 0 and 1"),
         (DOOR, {"rewards": nan}, "'rewards' holds NaN or infinity, first in row 3"),
         (DOOR, {"rewards": lambda x: x[:, None]}, "'rewards' has shape (20, 1), allowed: 1 dimensions of 20 rows"),
         (DOOR, {"actions": lambda x: x[:-1]}, "'actions' has shape (19, 28), allowed: 2 dimensions of 20 rows"),
@@ -268,6 +277,8 @@ def nan(values: Any) -> Any:
             {},
             "maze: given for AdroitHandDoor-v1, which is not a maze, allowed: null",
         ),
+        (DOOR, {"terminals": lambda x: x * 0.5}, "'terminals' holds 0.5, allowed: 0 and 1"),
+        (DOOR, {"timeouts": lambda x: x | True}, "door-cloned-v1.hdf5: holds no episode of two or more states"),
         (ANT, {"rewards": lambda x: x * 0.3}, "reward: sparse, but a reward is 0.3, allowed: 0 and 1"),
         (ANT.model_copy(update={"maze": None}), {}, "maze: null, but AntMaze_Medium-v4 is a maze, allowed: {start"),
         (
@@ -315,9 +326,8 @@ def test_a_file_that_changed_since_its_first_use_is_refused(doors: Fields) -> No
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("folder", "../files"),
-        ("folder", "files/../.."),
         ("folder", ""),
+        ("folder", "files\n"),
         ("file", "../door.hdf5"),
         ("file", "door.npz"),
         ("dataset", "../door-v1"),
@@ -329,6 +339,6 @@ def test_settings_that_make_no_sense_are_refused(key: str, value: Any) -> None:
         D4rlData(**(DOOR.model_dump() | {key: value}))
 
 
-@pytest.mark.parametrize("folder", ["files", "a/b.c/", "/data/d4rl", "~/.d4rl/datasets"])
+@pytest.mark.parametrize("folder", ["files", "./files", "../files", "a/b.c/", "/data/d4rl", "~/.d4rl/datasets"])
 def test_folders_in_the_project_in_the_home_and_elsewhere_are_allowed(folder: str) -> None:
     assert D4rlData(**(DOOR.model_dump() | {"folder": folder})).folder == folder

@@ -1,6 +1,5 @@
 """Makes the data folder of a task from the source that its parameters name: complete, or not at all."""
 
-import errno
 import json
 import platform
 import shutil
@@ -14,7 +13,6 @@ from gymnasium.envs.registration import EnvSpec
 
 from fd.datasets import d4rl, generate, minari, ogbench
 from fd.datasets.fetch import describe, remember, verified
-from fd.errors import FdError
 from fd.settings.data_settings import (
     D4rlData,
     Data,
@@ -52,7 +50,8 @@ def prepare(data: Data, folder: Path, job: PrepareJob) -> Manifest:
     """Make the data folder of a task; it replaces an existing one once it is complete.
 
     Raises:
-        FdError: the source has no such set, cannot be reached, holds unusable data, or the disk is full.
+        FdError: the source has no such set, cannot be reached, or holds unusable data.
+        OSError: a file cannot be written, for example because its disk is full; names the file.
     """
     building = job.scratch / "folder"
     shutil.rmtree(building, ignore_errors=True)
@@ -62,10 +61,6 @@ def prepare(data: Data, folder: Path, job: PrepareJob) -> Manifest:
         manifest = _manifest(data, arrays, facts)
         save_transitions(building, arrays, manifest)
         publish(building, folder, job.scratch)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise FdError(f"{folder}: no space left on the disk that holds {job.scratch.resolve()}") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
         with suppress(OSError):  # not empty while it holds episodes for the next attempt

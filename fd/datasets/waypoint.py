@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 
 from fd.datasets.collection import Episode
+from fd.datasets.hdf5_check import writing_hdf5
 from fd.datasets.mazes import SUCCESS_RADIUS, Cell, between, distances, goal_of, neighbours, registered
 from fd.datasets.minari import root_at
 from fd.simulation.environments import make, temporary_files_removed
@@ -117,12 +118,15 @@ def write_walks(root: Path, dataset: str, episodes: list[Episode], *, collect: E
         episodes: as the collector returns them.
         collect: spec of the collecting environment.
         evaluate: spec of the evaluation environment.
+
+    Raises:
+        FdError: the set cannot be written.
     """
     import minari
 
     goal = goal_of(evaluate)
     buffers = [_relabelled(episode, goal) for episode in episodes]
-    with root_at(root), temporary_files_removed():
+    with root_at(root), temporary_files_removed(), writing_hdf5(root / dataset):
         minari.create_dataset_from_buffers(
             dataset,
             buffers,
