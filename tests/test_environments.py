@@ -18,6 +18,7 @@ from edits import refused
 from two_episodes import manifest_of, two_episodes
 
 from fd.datasets.ogbench import parse_name
+from fd.datasets.push import push_spec
 from fd.datasets.waypoint import waypoint_spec
 from fd.errors import FdError
 from fd.simulation.environments import FlatEnv, make, make_env
@@ -46,8 +47,9 @@ MANIFESTS = {
     "cube": lambda: ogbench("cube-single-singletask-task1-v0"),
     "maze": lambda: ogbench("pointmaze-medium-singletask-task1-v0"),
     "umaze": lambda: minari(umaze(), "observation"),
+    "pusher": lambda: minari(push_spec(100)),
 }
-SHAPES = {"cube": (28, 5), "maze": (2, 2), "umaze": (4, 2)}
+SHAPES = {"cube": (28, 5), "maze": (2, 2), "umaze": (4, 2), "pusher": (23, 7)}
 
 
 @pytest.fixture(scope="module", params=list(MANIFESTS))

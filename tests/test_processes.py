@@ -28,6 +28,7 @@ from test_rollout import SEEDS, Walk, rows_of, walks
 from fd.datasets.collection import Episode, collect_episodes, read_shard
 from fd.datasets.navigate import NavigateCollector
 from fd.datasets.play import PlayCollector
+from fd.datasets.push import PushCollector
 from fd.datasets.waypoint import WaypointCollector
 from fd.errors import FdError
 from fd.simulation import workers
@@ -343,6 +344,7 @@ def test_an_episode_may_take_longer_than_a_hang(tmp_path: Path) -> None:
         (partial(PlayCollector, "cube-single-v0"), 40),
         (partial(NavigateCollector, "pointmaze-medium-v0"), 40),
         (partial(WaypointCollector, "PointMaze_UMaze-v3", action_noise=0.5, noise_across=1.0), 41),
+        (partial(PushCollector, noise_tip=0.05, noise_null=0.3), 41),
     ],
 )
 def test_collectors_beat_at_every_step(make: Any, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from gymnasium.envs.registration import EnvSpec
 
-from fd.datasets import minari, navigate, ogbench, play, waypoint
-from fd.datasets.collection import Collector, collect_episodes, read_shard
+from fd.datasets import minari, navigate, ogbench, play, push, waypoint
+from fd.datasets.collection import Collector, Episode, collect_episodes, read_shard
 from fd.errors import FdError
 from fd.runtime.limits import check_room
-from fd.settings.data_settings import Maze, MinariData, OracleData, WaypointData
+from fd.settings.data_settings import Maze, MinariData, OracleData, PushData, WaypointData
 from fd.simulation.environments import renders
 from fd.storage.outputs import make_room
 from fd.storage.transitions import Transitions
@@ -102,16 +102,42 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
     ]
     root = work.folder / "minari"
     collected = waypoint.maze_spec(data.environment, data.horizon)
-    arrays = sum(values.nbytes for episode in episodes for values in episode.values())
-    make_room(
-        work.folder, 2 * arrays + len(episodes) * GROUP
-    )  # positions twice, and goals; on a full disk, HDF5 prints tracebacks
+    make_room(work.folder, 2 * _size(episodes))  # positions twice, and goals; on a full disk, HDF5 prints tracebacks
     waypoint.write_walks(root, data.dataset, episodes, collect=collected, evaluate=evaluate)
     written = MinariData(
         source="minari", dataset=data.dataset, environment=data.environment, observation=data.observation,
         reward=data.reward, cut_at_success=False, maze=Maze(start=data.start, goal=data.goal), horizon=data.horizon,
         score="success", return_range=None, differs=None,
     )  # fmt: skip
+    return _read_back(root, written)
+
+
+def pushes(data: PushData, work: Work) -> tuple[Transitions, EnvSpec]:
+    """Collect a Minari set of Pusher, read it back through Minari and convert it.
+
+    Returns:
+        The transitions and the spec of the evaluation environment.
+    """
+    collector = partial(push.PushCollector, data.horizon, data.noise_tip, data.noise_null)
+    seeds = [[data.seed, index] for index in range(data.episodes)]
+    episodes = [read_shard(path) for path in work.collect(collector, seeds)]
+    make_room(work.folder, _size(episodes))
+    push.write_pushes(work.folder / "minari", data.dataset, episodes, push.push_spec(data.horizon))
+    written = MinariData(
+        source="minari", dataset=data.dataset, environment=push.ENVIRONMENT, observation=(), reward="dense",
+        cut_at_success=False, maze=None, horizon=data.horizon, score="return", return_range=data.return_range,
+        differs=None,
+    )  # fmt: skip
+    return _read_back(work.folder / "minari", written)
+
+
+def _read_back(root: Path, written: MinariData) -> tuple[Transitions, EnvSpec]:
+    """Read a set through Minari: its transitions and the spec of its evaluation environment."""
     with minari.root_at(root):
         dataset = minari.find_minari(written)
     return minari.convert_minari(dataset, written), minari.minari_spec(dataset, written)
+
+
+def _size(episodes: list[Episode]) -> int:
+    """Bytes of episodes in a Minari file."""
+    return sum(values.nbytes for episode in episodes for values in episode.values()) + len(episodes) * GROUP

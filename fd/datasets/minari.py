@@ -35,18 +35,18 @@ from numpy.typing import NDArray
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from fd.datasets.hdf5_check import check_hdf5, unreadable_hdf5
+from fd.datasets.hdf5_check import check_hdf5, unreadable_hdf5, writing_hdf5
 from fd.datasets.mazes import SUCCESS_RADIUS, between, goal_of, registered
 from fd.datasets.rows import Rows, check_numbers
 from fd.errors import FdError, one_line
 from fd.settings.data_settings import MinariData, RobotData
-from fd.simulation.environments import FlatEnv, make, register, unit_box
+from fd.simulation.environments import FlatEnv, make, quiet, register, temporary_files_removed, unit_box
 from fd.storage.files import expanded
 from fd.storage.locks import locked
 from fd.storage.scratch import publish
 from fd.storage.transitions import Transitions
 from fd.storage.untrusted import read_json
-from fd.wrappers import as_d4rl
+from fd.wrappers import as_d4rl, pushable
 
 OPTIONS = ("maze_map", "reward_type", "continuing_task", "reset_target")  # of an environment; a set may choose them
 WIDEST = 64  # cells of a maze
@@ -208,7 +208,7 @@ def minari_spec(dataset: Any, data: MinariData) -> EnvSpec:
                 " {start: …, goal: …}"
             )
         spec.kwargs["continuing_task"] = False
-    return as_d4rl(spec)
+    return pushable(as_d4rl(spec))
 
 
 def return_range(dataset: Any) -> list[float]:
@@ -239,6 +239,40 @@ def root_at(folder: Path) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+def write_minari(
+    root: Path, dataset: str, buffers: list[Any], *, about: tuple[str, str, str], collect: EnvSpec, evaluate: EnvSpec
+) -> None:
+    """Write episodes as a set.
+
+    Args:
+        root: folder of Minari sets.
+        dataset: id of the set.
+        buffers: the episodes, in Minari's form.
+        about: what collected them, its `collector`, and what they show.
+        collect: spec of the collecting environment.
+        evaluate: spec of the evaluation environment.
+
+    Raises:
+        FdError: the set cannot be written.
+    """
+    import minari
+
+    algorithm, collector, description = about
+    with root_at(root), temporary_files_removed(), quiet(), writing_hdf5(root / dataset):
+        minari.create_dataset_from_buffers(
+            dataset,
+            buffers,
+            env=collect,
+            eval_env=evaluate,
+            algorithm_name=algorithm,
+            author="fd",
+            author_email="",
+            code_permalink=f"fisher-decorator/{collector}",
+            description=description,
+            data_format="hdf5",
+        )
 
 
 def convert_minari(dataset: Any, data: MinariData) -> Transitions:

@@ -20,6 +20,7 @@ from fd.settings.data_settings import (
     MinariData,
     OgbenchData,
     OracleData,
+    PushData,
     RobotData,
     WaypointData,
 )
@@ -102,6 +103,10 @@ def _fetch(data: Data, folder: Path, job: PrepareJob) -> tuple[Transitions, dict
             work = generate.Work(folder, job.scratch / "episodes", job.workers, job.label)
             arrays, spec = generate.walks(data, work)
             return arrays, _environment(spec, data.observation)
+        case PushData():
+            work = generate.Work(folder, job.scratch / "episodes", job.workers, job.label)
+            arrays, spec = generate.pushes(data, work)
+            return arrays, _environment(spec, ()) | {"score": "return", "return_range": list(data.return_range)}
 
 
 def _ogbench_facts(name: ogbench.Name) -> dict[str, Any]:

@@ -13,10 +13,9 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 
 from fd.datasets.collection import Episode
-from fd.datasets.hdf5_check import writing_hdf5
 from fd.datasets.mazes import SUCCESS_RADIUS, Cell, between, distances, goal_of, neighbours, registered
-from fd.datasets.minari import root_at
-from fd.simulation.environments import make, temporary_files_removed
+from fd.datasets.minari import write_minari
+from fd.simulation.environments import make
 from fd.simulation.workers import beat
 
 # Ranges of the gains, drawn log-uniformly: action = position gain * way to go - velocity gain * velocity.
@@ -122,23 +121,10 @@ def write_walks(root: Path, dataset: str, episodes: list[Episode], *, collect: E
     Raises:
         FdError: the set cannot be written.
     """
-    import minari
-
     goal = goal_of(evaluate)
     buffers = [_relabelled(episode, goal) for episode in episodes]
-    with root_at(root), temporary_files_removed(), writing_hdf5(root / dataset):
-        minari.create_dataset_from_buffers(
-            dataset,
-            buffers,
-            env=collect,
-            eval_env=evaluate,
-            algorithm_name="noisy waypoint controller",
-            author="fd",
-            author_email="",
-            code_permalink="fisher-decorator/waypoint",
-            description="Walks between random cells, relabelled to one goal",
-            data_format="hdf5",
-        )
+    about = ("noisy waypoint controller", "waypoint", "Walks between random cells, relabelled to one goal")
+    write_minari(root, dataset, buffers, about=about, collect=collect, evaluate=evaluate)
 
 
 def _relabelled(episode: Episode, goal: NDArray[np.float64]) -> Any:

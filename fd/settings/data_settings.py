@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from fd.method.bounds import Positive, Within
 from fd.settings.fields import Form, Rows, Seed, Strict
@@ -19,8 +19,8 @@ DatasetId = Annotated[
 RobotEnvironment = Annotated[
     str,
     Form(
-        r"^(AntMaze_[A-Za-z_]+-v4|PointMaze_[A-Za-z_]+-v3|AdroitHand(Door|Hammer|Pen|Relocate)-v1)$",
-        "AntMaze_…-v4, PointMaze_…-v3 or AdroitHand…-v1, a task of D4RL",
+        r"^(AntMaze_[A-Za-z_]+-v4|PointMaze_[A-Za-z_]+-v3|AdroitHand(Door|Hammer|Pen|Relocate)-v1|Pusher-v5)$",
+        "AntMaze_…-v4, PointMaze_…-v3 or AdroitHand…-v1, a task of D4RL, or Pusher-v5",
     ),
 ]
 Folder = Annotated[
@@ -29,6 +29,16 @@ Folder = Annotated[
 ]
 Line = Annotated[str, Form(r"^[^\x00-\x1f]+$", "one line of text", longest=300)]
 Cell = tuple[Annotated[int, Within(ge=0)], Annotated[int, Within(ge=0)]]
+
+
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    """The bounds; ValueError unless they are finite and the first is the lower one."""
+    if not -math.inf < bounds[0] < bounds[1] < math.inf:
+        raise ValueError(f"{list(bounds)}, allowed: [low, high] with low < high")
+    return bounds
+
+
+ReturnRange = Annotated[tuple[float, float], AfterValidator(_ascending)]  # returns of score 0 and of score 100
 
 
 class OgbenchData(Strict):
@@ -56,7 +66,7 @@ class RobotData(Strict):
     maze: Maze | None  # null: the marks of the set's own maze, or no maze
     horizon: Rows  # steps of an evaluation episode, independent of the data's episodes
     score: Literal["success", "return"]
-    return_range: tuple[float, float] | None  # returns of score 0 and 100; null: the set's own
+    return_range: ReturnRange | None  # null: the set's own
     differs: Line | None  # differences from the papers' set, for the reader of a report
 
     @model_validator(mode="after")
@@ -65,8 +75,6 @@ class RobotData(Strict):
             raise ValueError("cut_at_success: true, but dense rewards mark no success (allowed: false)")
         if self.return_range is not None and self.score != "return":
             raise ValueError(f"return_range: {list(self.return_range)}, but score is {self.score!r} (allowed: null)")
-        if self.return_range is not None and not -math.inf < self.return_range[0] < self.return_range[1] < math.inf:
-            raise ValueError(f"return_range: {list(self.return_range)}, allowed: [low, high] with low < high")
         return self
 
 
@@ -129,7 +137,22 @@ class WaypointData(Strict):
     reward: Literal["sparse"]
 
 
-GenerateData = Annotated[OracleData | WaypointData, Field(discriminator="collector")]
+class PushData(Strict):
+    """A Minari set of Pusher-v5 collected with a noisy controller: precise where the arm's tip goes, free elsewhere."""
+
+    source: Literal["generate"]
+    collector: Literal["push"]
+    dataset: DatasetId
+    horizon: Rows  # steps of an episode, in the data and in evaluation; the environment's own is 100
+    episodes: Rows
+    # Standard deviations, in units of the action: of the noise that moves the arm's tip, of that which leaves it there.
+    noise_tip: Annotated[float, Within(ge=0, le=5)]
+    noise_null: Annotated[float, Within(ge=0, le=5)]
+    seed: Seed
+    return_range: ReturnRange
+
+
+GenerateData = Annotated[OracleData | WaypointData | PushData, Field(discriminator="collector")]
 Data = Annotated[OgbenchData | MinariData | D4rlData | GenerateData, Field(discriminator="source")]
 DATA: TypeAdapter[Data] = TypeAdapter(Data)
 

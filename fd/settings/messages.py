@@ -24,7 +24,16 @@ _SHAPES = {
     "string_type": "text",
 }
 _UNIONS = ("data", "generate", "train")
-_TAGS = {"generate", "ogbench", "minari", "d4rl", "play", "navigate", "waypoint"}  # of the unions, not keys of the file
+_TAGS = {
+    "generate",
+    "ogbench",
+    "minari",
+    "d4rl",
+    "play",
+    "navigate",
+    "waypoint",
+    "push",
+}  # of the unions, not keys of the file
 _TAGS |= {"flow", "onestep", "residual", "gaussian", "deterministic"}
 
 
