@@ -47,7 +47,7 @@ def find_d4rl(data: D4rlData) -> Path:
 
 
 def d4rl_spec(data: D4rlData) -> EnvSpec:
-    """Return the spec of the evaluation environment: the one of the same task's Minari set, changed to match D4RL.
+    """Return the spec of the evaluation environment: one of gymnasium-robotics, changed to match D4RL's.
 
     Raises:
         FdError: the environment does not exist, or `maze` does not fit it.

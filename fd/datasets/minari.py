@@ -6,7 +6,9 @@ Known properties of the published sets of D4RL's tasks, and how this module trea
   comparable with D4RL's.
 - Its evaluation environment has the umaze flipped (Minari issue 304), so evaluation uses the environment of the data.
 - Its rewards belong to the goal of each episode, which moves and is not part of the 29 numbers of a state. With `maze`,
-  this module recomputes them for D4RL's single goal, which evaluation uses, too. Without `maze`, they stay as recorded.
+  this module recomputes them for a single goal, the centre of D4RL's goal cell, and evaluation has this goal, D4RL's
+  starts and D4RL's distance at which it is reached (fd.wrappers.AntMazeProtocol). D4RL itself draws the goal of each
+  evaluation episode up to 1.5 m off that centre on each axis. Without `maze`, rewards and evaluation stay as recorded.
 - Its episodes continue at the goal, with a reward of 1 at each step there, are never terminated and are cut at 700 or
   1000 steps. In D4RL, each step gives -1 and success ends the bootstrap. See `convert_minari`.
 - Its reference scores are returns, summed up at the goal, not success rates: `score: success` does not read them.
@@ -36,7 +38,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from fd.datasets.hdf5_check import check_hdf5, unreadable_hdf5, writing_hdf5
-from fd.datasets.mazes import SUCCESS_RADIUS, between, goal_of, registered
+from fd.datasets.mazes import between, goal_of, registered, success_radius
 from fd.datasets.rows import Rows, check_numbers
 from fd.errors import FdError, one_line
 from fd.settings.data_settings import MinariData, RobotData
@@ -200,6 +202,8 @@ def minari_spec(dataset: Any, data: MinariData) -> EnvSpec:
     if data.maze is not None:
         spec = between(spec, start=data.maze.start, goal=data.maze.goal)
         spec.additional_wrappers = (WrapperSpec("FixedGoal", "fd.wrappers:FixedGoal", {}),)
+        if spec.id.startswith("AntMaze"):
+            spec.additional_wrappers += (WrapperSpec("AntMazeProtocol", "fd.wrappers:AntMazeProtocol", {}),)
     elif "maze_map" in spec.kwargs:
         goals = sum(cell in GOAL_MARKS for row in spec.kwargs["maze_map"] for cell in row)
         if goals != 1 and "desired_goal" not in data.observation:
@@ -288,7 +292,8 @@ def convert_minari(dataset: Any, data: MinariData) -> Transitions:
     """
     place = dataset.spec.dataset_id
     unit_box(place, dataset.spec.action_space)
-    goal = None if data.maze is None else goal_of(minari_spec(dataset, data))
+    spec = minari_spec(dataset, data)
+    goal = None if data.maze is None else goal_of(spec)
     rows = Rows(data, place, terminals="terminations")
     for episode in _episodes(dataset):
         at = f"{place}: episode {episode.id}"
@@ -297,7 +302,8 @@ def convert_minari(dataset: Any, data: MinariData) -> Transitions:
         for name, part in (parts or {"observations": states}).items():
             check_numbers(at, name, np.asarray(part))
         if goal is not None:
-            rewards = np.linalg.norm(_positions(at, episode.observations, states)[1:] - goal, axis=-1) <= SUCCESS_RADIUS
+            away = np.linalg.norm(_positions(at, episode.observations, states)[1:] - goal, axis=-1)
+            rewards = away <= success_radius(spec)
         rows.add(states, episode.actions, rewards, episode.terminations, place=at)
     return rows.transitions(Path(dataset.storage.data_path))
 

@@ -3,8 +3,9 @@
 import json
 import platform
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,14 @@ class PrepareJob:
         download: folder and hosts of published files.
         workers: number of processes that collect episodes.
         scratch: folder for this job alone; it survives an interruption, so that the next attempt resumes.
+        published: known SHA-256 of D4RL's published files, by the name of the data set.
     """
 
     label: str
     download: Download
     workers: int
     scratch: Path
+    published: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(data: Data, folder: Path, job: PrepareJob) -> Manifest:
@@ -95,6 +98,7 @@ def _fetch(data: Data, folder: Path, job: PrepareJob) -> tuple[Transitions, dict
             arrays = d4rl.convert_d4rl(path, data)
             minari.check_shapes(spec, data, arrays)
             remember(path, file)
+            file |= {"verified": file["sha256"] == job.published.get(data.dataset)}
             return arrays, _robot_facts(data, spec) | {"files": {path.name: file}}
         case OracleData():
             work = generate.Work(folder, job.scratch / "episodes", job.workers, job.label)
@@ -122,6 +126,8 @@ def _ogbench_facts(name: ogbench.Name) -> dict[str, Any]:
 def _robot_facts(data: RobotData, spec: EnvSpec) -> dict[str, Any]:
     """Facts of a task of gymnasium-robotics, with the spec of its evaluation environment."""
     facts = _environment(spec, data.observation) | {"score": data.score, "differs": data.differs}
+    if data.reward == "dense":  # a mask of 0 is a failure here, and a success is not marked
+        facts["successes"] = None
     return facts if data.return_range is None else facts | {"return_range": list(data.return_range)}
 
 
@@ -147,7 +153,7 @@ def _manifest(data: Data, arrays: Transitions, facts: dict[str, Any]) -> Manifes
         "validation_episodes": getattr(data, "validation_episodes", 0),
         "files": {},
     }
-    return Manifest(**(values | facts | with_measures(arrays)))
+    return Manifest(**(values | with_measures(arrays) | facts))
 
 
 def data_versions() -> dict[str, str]:

@@ -85,7 +85,7 @@ class MinariData(RobotData):
 
 
 class D4rlData(RobotData):
-    """A published HDF5 file of D4RL. Cells of its mazes are those of D4RL's own maps."""
+    """An HDF5 file of D4RL, or of its form. Cells of its mazes are those of D4RL's own maps."""
 
     source: Literal["d4rl"]
     folder: Folder  # of the file; ~ is the home folder

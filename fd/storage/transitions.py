@@ -64,9 +64,10 @@ class Manifest:
         horizon: steps after which an evaluation episode is cut.
         score: "success" (share of episodes with a success) or "return" (normalised by return_range).
         success_timing: "pre" when reward and success are those of the state before the step, "post" after it.
-        files: size in bytes and SHA-256 of downloaded files, by name.
+        files: size in bytes and SHA-256 of downloaded files, by name; for D4RL's, `verified` says whether the SHA-256 is
+            known to be that of the published file.
         obs_shape: of an observation, [O] or [H, W, C].
-        successes: rows whose mask is 0.
+        successes: rows whose mask is 0; None if the data do not mark success, so that such a row may be a failure.
         sha256: digest of each array's bytes, by name.
         differs: known differences from the set of the published scores; None if it is that set.
     """
@@ -87,10 +88,15 @@ class Manifest:
     transitions: int
     obs_shape: list[int]
     act_dim: int
-    successes: int
+    successes: int | None
     reward_sum: float
     sha256: dict[str, str]
     differs: str | None = None
+
+    @property
+    def verified(self) -> bool:
+        """False for a D4RL file of which nobody knows that it is the published one."""
+        return self.source != "d4rl" or all(file.get("verified") is True for file in self.files.values())
 
 
 def with_measures(arrays: Transitions) -> dict[str, Any]:
