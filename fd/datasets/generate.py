@@ -101,9 +101,8 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
     root = work.folder / "minari"
     collected = waypoint.maze_spec(data.environment, data.horizon)
     arrays = sum(values.nbytes for episode in episodes for values in episode.values())
-    make_room(
-        work.folder, 2 * arrays + len(episodes) * GROUP
-    )  # positions twice, and goals; on a full disk, HDF5 prints tracebacks
+    # The file stores positions twice, and goals. On a full disk, HDF5 prints a dozen tracebacks.
+    make_room(work.folder, 2 * arrays + len(episodes) * GROUP)
     waypoint.write_walks(root, data.dataset, episodes, collect=collected, evaluate=evaluate)
     written = MinariData(
         source="minari", dataset=data.dataset, environment=data.environment, observation=data.observation,
