@@ -17,8 +17,9 @@ repro: setup
 test: setup
 	$(RUN) pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-# An environment is whole if its Python runs, is new enough, has pip and, where PYTHON is given, is that one. Else it is made anew.
-NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is Python {sys.version.split()[0]}, needed: 3.11 or newer")'
+# An environment is whole if its Python runs, is new enough, has pip and, if you name PYTHON, is that one. Else it is made anew.
+TOO_OLD := f"{sys.executable} is Python {sys.version.split()[0]}, needed: 3.11 or newer"
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11) and $(TOO_OLD))'
 IDENTITY := -c 'import sys; print(sys.base_prefix, sys.version)'
 GIVEN := $(filter-out file,$(origin PYTHON))
 
@@ -29,7 +30,8 @@ setup:
 			PATH="$$OUTSIDE" $(PYTHON) $(NEW_ENOUGH) && PATH="$$OUTSIDE" $(PYTHON) -m venv .venv --clear; }
 	@$(MAKE) --no-print-directory $(BIN)/.ready
 	@head -n 2 $(BIN)/pip | grep --quiet --fixed-strings "$$(pwd -P)/$(BIN)/" \
-		|| echo "make: .venv was made in another folder: make works, activate and scripts do not; to mend them: rm -rf .venv && make setup" >&2
+		|| echo "make: .venv was made in another folder: make works, activate and scripts do not;" \
+			"to mend them: rm -rf .venv && make setup" >&2
 
 # The lock is a constraint, not a list to install: torch brings what the machine's kind of build needs.
 $(BIN)/.ready: pyproject.toml requirements.lock

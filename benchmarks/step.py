@@ -146,8 +146,7 @@ def command(
         "rates": [], "steps": [], "banks": [], "breakdown": [],
     }  # fmt: skip
     place = out or ROOT / "benchmarks" / "results" / slug(result["machine"]["gpu"] or result["machine"]["processor"])
-    for suffix in ("json", "md"):
-        check_file(place.with_name(f"{place.name}.{suffix}"))
+    check_file(place.with_name(f"{place.name}.json"))
     if any(how.startswith("compiled") for how in hows):
         prepare_compiler()
     for net in nets.split(","):

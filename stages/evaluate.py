@@ -36,7 +36,7 @@ def command(
     # The policies act in the simulators' processes.
     device = select_device(compute.device, threads=1, deterministic=compute.deterministic)
     for suffix in ("csv", "json"):
-        check_file(out / task / f"{method}.{suffix}")
+        check_file(out / task / f"{method}.{suffix}", cached=True)
     with scratch.claimed("evaluate", f"{task}/{method}"):
         evaluate(subject, out, settings, workers=compute.workers, device=device)
 

@@ -62,6 +62,13 @@ def with_data_elsewhere() -> str:
     )
 
 
+def with_evaluations_elsewhere() -> str:
+    Path("../evals").mkdir()
+    Path("evals").mkdir()
+    Path("evals", TASK).symlink_to("../../evals")
+    return f"what stands in it may be a link, for example evals/{TASK}/bc.csv"
+
+
 def with_a_file_for_a_folder() -> str:
     Path("runs").mkdir()
     Path("runs", TASK).touch()
@@ -73,7 +80,16 @@ def with_a_folder_for_a_file() -> str:
     return f"evals/{TASK}/bc.csv: is a folder, allowed: a file"
 
 
-FAULTS = [without_hidden_files, with_a_merge_conflict, with_data_elsewhere, with_a_file_for_a_folder, with_a_folder_for_a_file]  # fmt: skip
+FAULTS = [without_hidden_files, with_a_merge_conflict, with_data_elsewhere, with_evaluations_elsewhere]
+FAULTS += [with_a_file_for_a_folder, with_a_folder_for_a_file]
+
+
+@pytest.mark.usefixtures("project")
+def test_pages_which_dvc_does_not_cache_may_lie_behind_a_link() -> None:
+    git_init()
+    Path("../reports").mkdir()
+    Path("reports").symlink_to("../reports")
+    assert outcome(app, ["check"])[0] == 0
 
 
 @pytest.mark.usefixtures("project")

@@ -1,4 +1,4 @@
-"""The pipeline where little is allowed: no home folder, one core, few open files, no shared memory, a path and a locale that do not fit."""
+"""Cells are made where little is allowed: no home folder, one core, few open files, no shared memory, an odd path and locale."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ def test_a_mount_point_is_not_emptied(disk: Path, tmp_path: Path, monkeypatch: p
 def test_a_kill_while_scratch_is_removed_leaves_nothing_to_resume_from(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outputs on another disk are copied, so that the scratch folder still has the state and, after the kill, a part of them."""
+    """Outputs on another disk are copied, so that the scratch folder still has the state and a part of them after the kill."""
     work = tmp_path / "work"
 
     def built() -> Path:

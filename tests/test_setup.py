@@ -1,4 +1,4 @@
-"""`make setup`: an environment that is not whole, of another Python or moved is noticed, whatever stamp files it has."""
+"""`make setup` notices an environment that is not whole, of another Python or moved, whatever stamp file it has."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def stamp(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with the Makefile of this one and without dependencies, set up from an environment that has no pip; leave it as it is."""
+    """A project with this Makefile and no dependencies, set up over an environment without pip; leave it as it is."""
     folder = tmp_path_factory.mktemp("Bob's Entwürfe, ä") / "project"
     folder.mkdir()
     shutil.copy(ROOT / "Makefile", folder)
@@ -102,7 +102,7 @@ def test_another_python_is_taken_where_it_is_named(project: Path) -> None:
 
 
 def assert_made_anew(folder: Path, identity: str) -> None:
-    """Set up with a Python of that identity, whose environments lack pip, so that it takes no time; then nothing is installed."""
+    """Set up with a Python of that identity, whose environments lack pip to save time, so that the installation fails."""
     other = folder.parent / "python"
     other.write_text(
         f'#!/bin/sh\ncase "$*" in *base_prefix*) echo "{identity}";;'

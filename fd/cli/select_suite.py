@@ -40,7 +40,7 @@ def command(
 
 
 def is_edited(path: Path, suites: Mapping[str, str]) -> bool:
-    """Whether a settings file has other values or comments than the suite that it names; line ends and layout do not count.
+    """Whether a settings file has other values or comments than the suite that it names, whatever its layout and line ends.
 
     Raises:
         FdError: the file cannot be read.

@@ -102,7 +102,8 @@ def walks(data: WaypointData, work: Work) -> tuple[Transitions, EnvSpec]:
     ]
     root = work.folder / "minari"
     collected = waypoint.maze_spec(data.environment, data.horizon)
-    make_room(work.folder, 2 * _size(episodes))  # positions twice, and goals; on a full disk, HDF5 prints tracebacks
+    # The file stores positions twice, and goals. On a full disk, HDF5 prints a dozen tracebacks.
+    make_room(work.folder, 2 * _size(episodes))
     waypoint.write_walks(root, data.dataset, episodes, collect=collected, evaluate=evaluate)
     written = MinariData(
         source="minari", dataset=data.dataset, environment=data.environment, observation=data.observation,

@@ -44,7 +44,7 @@ DISTINCT = AfterValidator(_each_once)
 
 @dataclass(frozen=True)
 class Form:
-    """Form of a text: a regular expression, and the words that a message says instead of it; put it right after `str` in `Annotated`."""
+    """Form of a text: a regular expression, and the words that a message says instead; put it right after `str` in `Annotated`."""
 
     pattern: str
     words: str

@@ -258,7 +258,7 @@ class _Worker:
         """Return a worker; its process is not yet started."""
         place, (ours, theirs) = Place(context), context.Pipe()
         process = context.Process(target=_work, args=(theirs, place, name, make, share), daemon=True)
-        return cls(process, ours, theirs, place, threading.RLock())
+        return cls(process, ours, theirs, place, threading.RLock(), beats=place.beats)
 
     def start(self) -> None:
         """Start the process; signals that ask it to end are blocked from its first instruction, as in this thread."""

@@ -16,8 +16,11 @@ def check_folder(path: Path) -> None:
     """Check that a folder can be made, or replaced as a whole; for a link, that its target can.
 
     Raises:
-        FdError: it is a file, a mount point or a link to nothing, or it or its place cannot be written.
+        FdError: it is a file, a mount point or a link to nothing, it or its place cannot be written, or DVC, which started this
+            process, will not take it.
     """
+    if signals.DVC_STAGE in os.environ:
+        check_links(path)
     _check_place(path)
     if path.is_symlink():
         _check_target(path)
@@ -31,19 +34,25 @@ def check_folder(path: Path) -> None:
         _try_to_write(path)
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, *, cached: bool = False) -> None:
     """Check that a file can be written; a link is replaced by the file.
 
+    Args:
+        path: of the file.
+        cached: whether it is an output for DVC's cache.
+
     Raises:
-        FdError: it is a folder, or its place cannot be written.
+        FdError: it is a folder, its place cannot be written, or DVC, which started this process, will not take it.
     """
+    if cached and signals.DVC_STAGE in os.environ:
+        check_links(path)
     if path.is_dir():
         raise FdError(f"{path}: is a folder, allowed: a file")
     _check_place(path)
 
 
 def check_links(path: Path) -> None:
-    """Check that DVC will take an output of the project: it refuses what lies behind a link out of the Git repository.
+    """Check that DVC will take an output into its cache: it refuses what lies behind a link out of the Git repository.
 
     Raises:
         FdError: a folder above the output is such a link.
@@ -70,8 +79,6 @@ def make_room(folder: Path, size: int) -> None:
 
 def _check_place(path: Path) -> None:
     """Check that something can be written under this name; FdError if not."""
-    if signals.DVC_STAGE in os.environ:
-        check_links(path)
     for place in path.parents:
         if place.is_symlink():
             _check_target(place)

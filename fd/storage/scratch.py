@@ -59,7 +59,7 @@ def _name(stage: str, cell: str) -> str:
 def publish(built: Path, out: Path, scratch: Path) -> None:
     """Moves a finished folder to `out` in one rename, replacing an existing one, and removes the scratch folder.
 
-    If `out` is a link, the folder that it leads to is replaced. Signals that ask the process to end are deferred meanwhile.
+    If `out` is a link, the folder that it leads to is replaced. Signals that ask the process to end are deferred.
     """
     with signals.deferred():
         _publish(built, out.resolve(), scratch)
