@@ -65,7 +65,7 @@ from fd.errors import FdError
 from fd.method.acting import flow_net
 from fd.method.agent import Agent
 from fd.method.spec import Spec
-from fd.networks.adam import optimiser
+
 from fd.report.markdown import markdown_table
 from fd.runtime.command_line import main
 from fd.runtime.device import select_device
@@ -240,7 +240,7 @@ class Stock:
                 net = getattr(agent, name)
                 shapes = [(weight.shape, weight.requires_grad) for weight in net.parameters()]
                 setattr(agent, name, self._nets.setdefault((name, *shapes), net))
-            adam = optimiser(agent.trained(), spec.learning_rate)
+            adam = agent.optimiser()
             for weight in agent.trained():
                 weight.grad = torch.zeros_like(weight)
             adam.step()

@@ -13,7 +13,7 @@ import typer
 from fd.errors import FdError
 from fd.method.agent import Agent
 from fd.method.spec import Behaviour
-from fd.networks.adam import optimiser
+
 from fd.policy import Policy, snapshot_name
 from fd.runtime import memory
 from fd.runtime.command_line import DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
@@ -109,7 +109,7 @@ def resumed(
         )
     agent = Agent(replace(last.spec, behaviour=behaviour), [generator(seed, "weights", 0) for seed in last.seeds])
     agent.to(device)
-    adam = optimiser(agent.trained(), agent.spec.learning_rate)
+    adam = agent.optimiser()
     record = load_state(state, agent, adam)
     if record.get("data_sha256") != data.sha256:
         raise FdError(f"{run}: was trained on different data, allowed: the data of its task")

@@ -15,7 +15,7 @@ from fd.networks.adam import optimiser, step
 
 
 def train(agent: Agent, steps: int, *seeds: int) -> dict[str, torch.Tensor]:
-    adam = optimiser(agent.trained(), agent.spec.learning_rate)
+    adam = agent.optimiser()
     for at in range(steps):
         batch, noise = drawn(agent.spec, at, *seeds)
         metrics = update(agent, adam, batch, base_of(agent, batch, noise), noise)

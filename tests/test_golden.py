@@ -18,7 +18,7 @@ from fd.method.batch import Batch, FlowSamples, Noise
 from fd.method.fisher import penalty
 from fd.method.flow import base_actions
 from fd.method.spec import Spec
-from fd.networks.adam import optimiser
+
 from fd.networks.impala import ImpalaEncoder
 from fd.networks.mlp import StackedMLP
 
@@ -270,7 +270,7 @@ def test_three_updates_are_replayed(path: Path, seeds: int) -> None:
     data, agent, batch = load(path, seeds)
     if "update0/info/critic/critic_loss" not in data:
         pytest.skip(f"{path.name} holds no updates")
-    adam = optimiser(agent.trained(), agent.spec.learning_rate)
+    adam = agent.optimiser()
     for i in range(3):
         noise = noise_of(data, f"update{i}/", agent.spec, seeds)
         base = agent.base(batch, noise) if agent.spec.based else None

@@ -100,6 +100,7 @@ BAD_VALUES: list[tuple[str, str]] = [
         edited(*FIDEC, "dual_init", to=0.0),
         "methods.fidec.train.dual_init: 0.0, allowed: greater than or equal to 0.000001",
     ),
+    (edited(*FIDEC, "dual_rate", to=0.0), "methods.fidec.train.dual_rate: 0.0, allowed: greater than 0"),
     (edited(*FIDEC, "policy", to="sac"), "methods.fidec.train.policy: 'sac', allowed: 'flow', 'onestep', 'residual', "),
     (edited(*FIDEC, "policy", drop=True), "methods.fidec.train: the key 'policy' is missing"),
     (
@@ -183,6 +184,10 @@ MEANINGLESS: dict[str, tuple[str, str]] = {
     "stein without a score": (
         with_method(STEIN | {"score": "velocity"}),
         "methods.new.train: score: 'velocity', but the metric 'stein' needs a true score (allowed: exact)",
+    ),
+    "a curvature of what is no score": (
+        with_method({"metric": "curvature", "score": "velocity"}),
+        "methods.new.train: score: 'velocity', but the metric 'curvature' needs a true score (allowed: exact)",
     ),
     "desmoothing no matrix": (
         with_method(DESMOOTH | {"metric": "identity"}),

@@ -15,11 +15,11 @@ from fd.method.acting import CRITICS, act, critic_net, displace, flow_net, polic
 from fd.method.baselines import awr_loss, ddpgbc_loss, distillation_loss, expectile_loss, rebrac_loss
 from fd.method.batch import Batch, FlowSamples, Noise
 from fd.method.critic import aggregated_values, critic_loss
-from fd.method.fisher import Metric, score, state_scores
+from fd.method.fisher import Metric, curvature, score, state_scores
 from fd.method.flow import base_actions, matching_loss
 from fd.method.objective import LOG_DUAL_LIMIT, refinement_loss
 from fd.method.spec import Spec
-from fd.networks.adam import step
+from fd.networks.adam import optimiser, step
 from fd.networks.mlp import StackedMLP
 
 
@@ -62,6 +62,10 @@ class Agent(nn.Module):
         """The parameters that the optimiser steps."""
         return [p for p in self.parameters() if p.requires_grad]
 
+    def optimiser(self) -> torch.optim.Adam:
+        """Adam of the trained parameters; the multiplier has a learning rate of its own."""
+        return optimiser(self.trained(), self.spec.learning_rate, {self.log_dual: self.spec.dual_rate})
+
     def act(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Actions [S, B, A] of the policy for obs [S, B, O] and standard normal noise [S, B, A]."""
         return act(self.spec, self.flow, self.policy, obs, noise)
@@ -81,7 +85,7 @@ class Agent(nn.Module):
             self.flow, torch.cat(obs, dim=1), torch.cat(start, dim=1), steps=spec.flow_steps, solver=spec.flow_solver
         )
         act, next_act, fisher_act = drawn[:, :size], drawn[:, size : 2 * size], drawn[:, 2 * size :]
-        scores = None
+        scores = rest = None
         if spec.state_scores:
             assert noise.fisher_x0 is not None and noise.fisher_t is not None
             scores = state_scores(
@@ -90,8 +94,12 @@ class Agent(nn.Module):
             )  # fmt: skip
         elif spec.action_scores:
             assert noise.fisher_t is not None
-            scores = score(self.flow, own, act, noise.fisher_t[:, :, 0], formula=spec.score).unsqueeze(2)
-        return FlowSamples(act, next_act, noise.base, noise.next_base, scores)
+            t = noise.fisher_t[:, :, 0]
+            if spec.metric == "curvature":
+                scores, rest = curvature(self.flow, own, act, t, desmooth=spec.desmooth)
+            else:
+                scores = score(self.flow, own, act, t, formula=spec.score).unsqueeze(2)
+        return FlowSamples(act, next_act, noise.base, noise.next_base, scores, rest)
 
     def forward(
         self, batch: Batch, base: FlowSamples | None, noise: Noise, *, with_policy: bool = True
@@ -173,7 +181,7 @@ class Agent(nn.Module):
         if spec.policy == "residual":
             return refinement_loss(
                 self.policy, self.critic, self.log_dual, batch.obs, base.act,
-                scores=base.scores, metric=self.metric, budget=spec.target_divergence,
+                scores=base.scores, rest=base.rest, metric=self.metric, budget=spec.target_divergence,
                 normalize_q=spec.normalize_q, learn_dual=spec.dual == "learned", probes=noise.probes,
             )  # fmt: skip
         assert base.noise is not None

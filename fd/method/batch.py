@@ -49,7 +49,8 @@ class FlowSamples:
     """Base actions and scores of a batch, from the behaviour flow; constants of every loss.
 
     act, next_act [S, B, A]: base actions of obs and next_obs, from noise and next_noise [S, B, A], which only a one-step policy needs.
-    scores [S, B, K, A]: of obs, or of the base actions (K = 1); None if the metric needs none.
+    scores [S, B, K, A]: of obs, or of the base actions (K = 1), or vectors of the curvature there; None if the metric needs none.
+    rest [S, B]: isotropic part of the curvature, see `fd.method.fisher.curvature`; None for other metrics.
     """
 
     act: Tensor
@@ -57,3 +58,4 @@ class FlowSamples:
     noise: Tensor | None
     next_noise: Tensor | None
     scores: Tensor | None
+    rest: Tensor | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fd.method.flow import velocity
 from fd.networks.mlp import StackedMLP
@@ -17,7 +18,11 @@ from fd.networks.mlp import StackedMLP
 TRACE_FLOOR = 1e-6  # of tr F / A, so that normalisation never divides by zero
 TIME_FLOOR = 1e-6  # of 1 - t, likewise
 VARIANCE_FLOOR = 1e-4  # of a desmoothed covariance: standard deviations below 0.01 count as 0.01
+CURVATURE_FLOOR = 1e-2  # of a curvature's eigenvalues: standard deviations above 10 count as 10
 EXACT_DIVERGENCE = 8  # widest action whose divergence is exact; above, Hutchinson's estimate
+LEADING = (
+    8  # eigenpairs that are kept of the curvature at an action; those of a wider action beyond them count as their mean
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Metric:
 
     Attributes:
         kind: `identity`, mean_A(delta^2); `state`, delta' F(s) delta / A; `action`, the same with the one score at the base action;
-            `stein`, (g . delta + div delta)^2 / A with that score.
+            `curvature`, the same with the curvature of -log p at the base action; `stein`, (g . delta + div delta)^2 / A.
         damping: added to the diagonal of F, at least 0.
         normalise: F is divided by tr F / A of the `state`, by its mean over the `batch`, or not (`none`).
     """
@@ -87,10 +92,62 @@ def desmoothed(scores: Tensor, t: float) -> Tensor:
     """
     samples, width = scores.shape[-2:]
     values, vectors = torch.linalg.eigh(scores.mT @ scores / samples)
-    variance = 1 / values.clamp(min=TRACE_FLOOR, max=1 / (1 - t) ** 2)
-    variance = ((variance - (1 - t) ** 2) / t**2).clamp_min(VARIANCE_FLOOR)
+    variance = _unsmoothed(1 / values.clamp(min=TRACE_FLOOR, max=1 / (1 - t) ** 2), t)
     factor: Tensor = vectors * (width / variance).sqrt().unsqueeze(-2)
     return factor.mT.contiguous()
+
+
+def _unsmoothed(variance: Tensor, t: float | Tensor) -> Tensor:
+    """Variances of the policy from those of its path marginal at time t, at least VARIANCE_FLOOR."""
+    return ((variance - (1 - t) ** 2) / t**2).clamp_min(VARIANCE_FLOOR)
+
+
+@torch.no_grad()
+def hessian(flow: StackedMLP, obs: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """-grad_x g, the matrix of second derivatives of -log p_t, [S, B, A, A], symmetric, from A slopes of the velocity.
+
+    Args:
+        flow, obs, x, t: see `score`.
+    """
+    eye = basis(x)
+    slopes = flow.jvp(obs, torch.cat((x, t), dim=-1), directions=pad(eye, (0, 1)))[1]  # none along t
+    matrix = (eye - t.unsqueeze(1) * slopes).movedim(1, -1) / (1 - t).clamp_min(TIME_FLOOR).unsqueeze(-1)
+    return (matrix + matrix.mT) / 2
+
+
+@torch.no_grad()
+def curvature(
+    flow: StackedMLP, obs: Tensor, actions: Tensor, t: Tensor, *, desmooth: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The curvature H = -grad g of -log p_t at x = t a_b: the inverse covariance, locally, of the mode that a base action lies in.
+
+    By the information identity, its mean over actions is the Fisher information, E[g g'] = E[-grad g]. Unlike g g' it has full rank at
+    every single action, and unlike a state's F it does not average over modes. Between two modes an eigenvalue is negative; its absolute
+    value counts, as in saddle-free Newton steps, because otherwise a displacement there would cost nothing.
+
+    Args:
+        flow: velocity network.
+        obs: [S, B, O].
+        actions: base actions a_b, [S, B, A].
+        t: [S, B, 1], below 1.
+        desmooth: undo the smoothing by the path, as `desmoothed` does, but for each action by itself.
+
+    Returns:
+        K = min(A, LEADING) vectors [S, B, K, A] and numbers r [S, B] with H = mean_k g_k g_k' + r I. For A <= LEADING this is exact and
+        r is None, for 0. For wider actions the K largest eigenvalues are exact, and r is the mean of the others.
+    """
+    values, vectors = torch.linalg.eigh(hessian(flow, obs, t * actions, t))
+    values = values.abs().clamp_min(CURVATURE_FLOOR)
+    if desmooth:
+        values = 1 / _unsmoothed(1 / values.minimum(1 / (1 - t) ** 2), t)
+    rest = None
+    if actions.shape[-1] > LEADING:
+        values, order = values.sort(dim=-1, descending=True)
+        vectors = vectors.gather(-1, order[..., None, :LEADING].expand(*vectors.shape[:-1], -1))
+        rest, values = values[..., LEADING:].mean(dim=-1), values[..., :LEADING]
+        values = values - rest.unsqueeze(-1)
+    factor: Tensor = vectors * (values.shape[-1] * values).sqrt().unsqueeze(-2)
+    return factor.mT.contiguous(), rest
 
 
 def basis(x: Tensor) -> Tensor:
@@ -109,7 +166,9 @@ def divergence(slopes: Tensor, probes: Tensor | None) -> Tensor:
     return (slopes * probes).sum(dim=-1).movedim(1, -1)
 
 
-def penalty(delta: Tensor, scores: Tensor | None, metric: Metric, div: Tensor | None = None) -> Tensor:
+def penalty(
+    delta: Tensor, scores: Tensor | None, metric: Metric, div: Tensor | None = None, rest: Tensor | None = None
+) -> Tensor:
     """c(s, a_b), the penalty of a displacement, [S, B].
 
     An isotropic F gives mean_A(delta^2) under `state` normalisation, so a budget means the same under every metric. The Stein form is,
@@ -120,8 +179,10 @@ def penalty(delta: Tensor, scores: Tensor | None, metric: Metric, div: Tensor | 
         scores: K scores of each state, [S, B, K, A] (K = 1 at a base action); None for the identity.
         metric: see `Metric`.
         div: div delta, [S, B, P], for `stein`. Two estimates (P = 2) make the square unbiased as well.
+        rest: isotropic part of `curvature`, [S, B]; see `curvature`.
 
-    Source: arXiv 2604.17919 (Fisher form); arXiv 2601.10471 (identity). Deviation: `stein` and `desmooth` are this project's own.
+    Source: arXiv 2604.17919 (Fisher form); arXiv 2601.10471 (identity). Deviation: `stein`, `curvature` and `desmooth` are this project's
+    own.
     """
     if scores is None:
         return delta.square().mean(dim=-1)
@@ -132,15 +193,17 @@ def penalty(delta: Tensor, scores: Tensor | None, metric: Metric, div: Tensor | 
         form = projections.square().mean(dim=-1)
     else:
         form = (projections[..., 0] + div[..., 0]) * (projections[..., 0] + div[..., -1])
-    form = (form + metric.damping * delta.square().sum(dim=-1)) / width
+    isotropic = metric.damping if rest is None else metric.damping + rest
+    form = (form + isotropic * delta.square().sum(dim=-1)) / width
     if metric.normalise == "none":
         return form
-    trace = mean_trace(scores, metric)
+    trace = mean_trace(scores, metric, rest)
     if metric.normalise == "batch":
         trace = trace.mean(dim=-1, keepdim=True)
     return form / trace.clamp_min(TRACE_FLOOR)
 
 
-def mean_trace(scores: Tensor, metric: Metric) -> Tensor:
-    """tr F / A, the mean eigenvalue of the Fisher information, [S, B], for scores [S, B, K, A]."""
-    return scores.square().mean(dim=(-2, -1)) + metric.damping
+def mean_trace(scores: Tensor, metric: Metric, rest: Tensor | None = None) -> Tensor:
+    """tr F / A, the mean eigenvalue of the Fisher information, [S, B], for scores [S, B, K, A]; see `penalty`."""
+    trace = scores.square().mean(dim=(-2, -1)) + metric.damping
+    return trace if rest is None else trace + rest

@@ -39,6 +39,7 @@ def refinement_loss(
     normalize_q: bool,
     learn_dual: bool,
     probes: Tensor | None = None,
+    rest: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of the local transport map and its dual, [S], and metrics, each [S].
 
@@ -54,6 +55,7 @@ def refinement_loss(
         normalize_q: see `q_loss`.
         learn_dual: whether the dual follows the constraint or stays fixed.
         probes: of the divergence under `stein`, [S, 2, B, A]; None for the exact one.
+        rest: isotropic part of `curvature`, [S, B].
 
     Source: arXiv 2604.17919.
     """
@@ -63,11 +65,11 @@ def refinement_loss(
     else:
         (act, delta), div = displace(residual, obs, base_act), None
     improve, q = q_loss(critic, obs, act, normalize=normalize_q)
-    cost = penalty(delta, scores, metric, div).mean(dim=-1)
+    cost = penalty(delta, scores, metric, div, rest).mean(dim=-1)
     dual = log_dual.detach().exp()
     loss = improve + dual * cost
     cost = cost.detach()
-    metrics = {} if scores is None else {"trace": mean_trace(scores, metric).mean(dim=-1)}
+    metrics = {} if scores is None else {"trace": mean_trace(scores, metric, rest).mean(dim=-1)}
     metrics |= {"q": q, "q_loss": improve.detach(), "penalty": cost, "dual": dual}
     if learn_dual:
         dual_loss = -log_dual * (cost - budget)

@@ -73,11 +73,11 @@ class FlowSwitches(Switches):
 class ResidualSwitches(FlowSwitches):
     """Switches of the policy `residual`.
 
-    The metric `identity` ignores score, t_eps, fisher_samples, damping and normalise; `action` and `stein` ignore fisher_samples. They
-    may be set all the same, so that one switch changes the metric.
+    The metric `identity` ignores score, t_eps, fisher_samples, damping and normalise; `action`, `curvature` and `stein` ignore
+    fisher_samples. They may be set all the same, so that one switch changes the metric.
     """
 
-    metric: Literal["identity", "action", "state", "stein"] = off("identity")  # of the penalty on delta
+    metric: Literal["identity", "action", "state", "curvature", "stein"] = off("identity")  # of the penalty on delta
     score: Literal["exact", "velocity"] = off("exact")  # (t v - x) / (1 - t), or the official code's v / (1 - t)
     t_eps: tuple[Share, Share] = off((0.5, 0.5))  # window from which t is drawn for the score
     fisher_samples: Annotated[int, Within(ge=1, le=256)] = off(1)  # K, of the metric `state`
@@ -88,6 +88,8 @@ class ResidualSwitches(FlowSwitches):
     desmooth: bool = off(False)  # undo the smoothing of the path at t_eps
     dual: Literal["learned", "fixed"] = off("fixed")  # multiplier of the penalty
     dual_init: Annotated[float, Within(ge=1e-6, le=1e6)] = off(1.0)
+    dual_rate: Annotated[float, Within(gt=0, le=1e4)] = off(1.0)
+    # learning rate of its logarithm, in units of learning_rate; 1: the official code's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +133,8 @@ class Spec(NetworkShape, Hyperparameters, ResidualSwitches, DeterministicSwitche
 
     @property
     def action_scores(self) -> bool:
-        """Whether training needs the score of each base action."""
-        return self.policy == "residual" and self.metric in ("action", "stein")
+        """Whether training needs the score, or the curvature, at each base action."""
+        return self.policy == "residual" and self.metric in ("action", "curvature", "stein")
 
     def check_acting(self, best_of: int, refinements: int) -> None:
         """Check that the policy can act with these arguments of `fd.policy.Policy.act`.
@@ -158,7 +160,7 @@ class Spec(NetworkShape, Hyperparameters, ResidualSwitches, DeterministicSwitche
             raise FdError(
                 f"bank: {bank}, but behaviour 'joint' trains the flow, and a bank keeps its old actions (allowed: 0)"
             )
-        if self.desmooth and not bank:
+        if self.desmooth and self.state_scores and not bank:
             raise FdError(
                 "bank: 0, but desmooth: true needs a bank, because it is done once per state (allowed: 1 or more)"
             )
@@ -179,7 +181,7 @@ class Spec(NetworkShape, Hyperparameters, ResidualSwitches, DeterministicSwitche
             )
         if self.critic == "none":
             raise FdError("learns nothing from rewards (allowed: methods with a critic)")
-        if self.desmooth:
+        if self.desmooth and self.state_scores:
             raise FdError("needs a bank, which new states do not have (allowed: desmooth: false)")
 
     @classmethod

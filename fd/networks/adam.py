@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +12,23 @@ from torch.linalg import vector_norm
 LANES = 16  # float32 numbers in the widest vector of a processor, 512 bits
 
 
-def optimiser(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
+def optimiser(
+    parameters: list[nn.Parameter], learning_rate: float, rates: Mapping[nn.Parameter, float] | None = None
+) -> torch.optim.Adam:
     """Adam (betas .9, .999, eps 1e-8) of parameters [members, ...], as a fused kernel if that keeps the members independent.
+
+    `rates`: factors on the learning rate of single parameters; the others have 1.
 
     On a CPU, the fused kernel rounds the last numbers of a tensor, if they do not fill a vector, differently from the others. A seed
     must get the same bits among any other seeds, so parameters with members that do not fill whole vectors (biases of outputs, the
     dual) are stepped by other kernels.
     """
-    whole, odd = list[nn.Parameter](), list[nn.Parameter]()
+    groups = defaultdict[tuple[float, str], list[nn.Parameter]](list)
     for parameter in parameters:
-        (whole if parameter.is_cuda or parameter[0].numel() % LANES == 0 else odd).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": whole, "fused": True}, {"params": odd, "foreach": True}]
-    return torch.optim.Adam(
-        [group for group in groups if group["params"]], lr=learning_rate, capturable=parameters[0].is_cuda
-    )
+        kernel = "fused" if parameter.is_cuda or parameter[0].numel() % LANES == 0 else "foreach"
+        groups[(rates or {}).get(parameter, 1.0), kernel].append(parameter)
+    options = [{"params": of, "lr": rate * learning_rate, kernel: True} for (rate, kernel), of in groups.items()]
+    return torch.optim.Adam(options, lr=learning_rate, capturable=parameters[0].is_cuda)
 
 
 def step(optimiser: torch.optim.Adam, loss: Tensor, parameters: list[nn.Parameter], *, clip: float) -> Tensor:

@@ -47,28 +47,30 @@ class ResidualPolicy(Strict, ResidualSwitches):
         return self
 
     @model_validator(mode="after")
-    def _stein(self) -> ResidualPolicy:
+    def _true_score(self) -> ResidualPolicy:
         if self.metric == "stein" and self.normalise == "state":
             raise ValueError(
                 "normalise: 'state', but the metric 'stein' has no Fisher matrix of a state (allowed: none, batch)"
             )
-        if self.metric == "stein" and self.score == "velocity":
-            raise ValueError("score: 'velocity', but the metric 'stein' needs a true score (allowed: exact)")
+        if self.metric in ("curvature", "stein") and self.score == "velocity":
+            raise ValueError(f"score: 'velocity', but the metric {self.metric!r} needs a true score (allowed: exact)")
         return self
 
     @model_validator(mode="after")
     def _desmooth(self) -> ResidualPolicy:
-        if self.desmooth and self.metric != "state":
+        if not self.desmooth or self.metric == "curvature":
+            return self
+        if self.metric != "state":
             raise ValueError(
                 f"desmooth: true, but the metric {self.metric!r} has no Fisher matrix of a state (allowed: false)"
             )
-        if self.desmooth and self.fisher_samples < 2:
+        if self.fisher_samples < 2:
             raise ValueError(
                 "desmooth: true, but the Fisher matrix of one score has no inverse (allowed: fisher_samples: 2 or more)"
             )
-        if self.desmooth and self.score == "velocity":
+        if self.score == "velocity":
             raise ValueError("desmooth: true, but score 'velocity' gives no true scores (allowed: false)")
-        if self.desmooth and self.t_eps[0] < self.t_eps[1]:
+        if self.t_eps[0] < self.t_eps[1]:
             raise ValueError(f"desmooth: true, but t_eps: {list(self.t_eps)} is not a single time (allowed: false)")
         return self
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import jvp
 
 from fd.networks.mlp import StackedMLP
 
@@ -104,3 +105,12 @@ class ExactFlow(StackedMLP):
         """v(t, x) for (obs, x, t)."""
         _, x, t = inputs
         return self.target.velocity(x, t)
+
+    def jvp(self, *inputs: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """v(t, x) for (obs, [x, t]) and its slopes; see `StackedMLP.jvp`."""
+
+        def field(last: Tensor) -> Tensor:
+            return self.target.velocity(last[..., :-1], last[..., -1:])
+
+        slopes = [jvp(field, (inputs[1],), (along.expand_as(inputs[1]),))[1] for along in directions.unbind(dim=1)]
+        return field(inputs[1]), torch.stack(slopes, dim=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fd.errors import FdError
 from fd.method.batch import FlowSamples
-from fd.method.fisher import desmoothed, state_scores
+from fd.method.fisher import LEADING, curvature, desmoothed, state_scores
 from fd.method.flow import base_actions
 from fd.method.spec import Spec
 from fd.networks.mlp import StackedMLP
@@ -33,12 +33,14 @@ class Bank:
     Attributes:
         actions: [S, R, M, A].
         noise: z from which each action was integrated, [S, R, M, A]; None if the method needs none.
-        scores: K scores of each state, [S, R, K, A], or one score of each action, [S, R, M, 1, A]; None if the metric needs none.
+        scores: K scores of each state, [S, R, K, A], or of each action, [S, R, M, K, A]; None if the metric needs none.
+        rest: isotropic part of each action's curvature, [S, R, M]; see `fd.method.fisher.curvature`.
     """
 
     actions: Tensor
     noise: Tensor | None
     scores: Tensor | None
+    rest: Tensor | None = None
 
     def gather(self, rows: Tensor, samples: Tensor, next_samples: Tensor) -> FlowSamples:
         """Base actions and scores of the transitions that start at rows [S, B]; `samples` choose the action of s, `next_samples` of s'."""
@@ -52,6 +54,7 @@ class Bank:
             noise=None if noise is None else noise[seed, rows, samples],
             next_noise=None if noise is None else noise[seed, rows + 1, next_samples],
             scores=scores,
+            rest=None if self.rest is None else self.rest[seed, rows, samples],
         )
 
 
@@ -77,6 +80,8 @@ def memory(spec: Spec, *, seeds: int, rows: int, samples: int) -> float:
     numbers = 2 * samples * spec.act_dim
     if spec.state_scores:
         numbers += spec.fisher_samples * spec.act_dim + 3 * spec.desmooth * spec.act_dim**2
+    elif spec.metric == "curvature":
+        numbers += samples * (min(spec.act_dim, LEADING) * spec.act_dim + (spec.act_dim > LEADING))
     elif spec.action_scores:
         numbers += samples * spec.act_dim
     return 4 * seeds * rows * numbers / 2**30
@@ -102,7 +107,7 @@ def build_bank(
     needed = memory(spec, seeds=len(seeds), rows=rows, samples=samples)
     if needed > plan.budget:
         told = f"{label}: a bank of {samples} base actions per state takes {needed:.3g} GiB, refine.bank_memory is {plan.budget:g}"
-        if spec.desmooth:
+        if spec.desmooth and spec.state_scores:
             raise FdError(f"{told}, and desmooth needs a bank (allowed: more memory, or desmooth: false)")
         print(f"{told}: base actions are drawn afresh at every step", file=sys.stderr, flush=True)
         return None
@@ -115,19 +120,21 @@ def build_bank(
         )  # fmt: skip
 
     actions = kept_actions(draw, plan.path, key, device)
-    scores = None
+    scores = rest = None
     if spec.state_scores:
         chosen = actions[:, :, : spec.fisher_samples]
         scores = draw_scores(flow, replay, chosen, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=True)
         if spec.desmooth:
             scores = desmoothed(scores, spec.t_eps[0])
+    elif spec.metric == "curvature":
+        scores, rest = draw_curvatures(flow, replay, actions, seeds, t_eps=spec.t_eps, desmooth=spec.desmooth)
     elif spec.action_scores:
         scores = draw_scores(flow, replay, actions, seeds, t_eps=spec.t_eps, formula=spec.score, on_path=False)
         scores = scores.unsqueeze(3)
     for number, seed in enumerate(seeds):
         if scores is not None and not scores[number].isfinite().all():
             raise FdError(f"{label}: scores of the behaviour flow of seed {seed} are NaN or infinite, allowed: finite")
-    return Bank(actions, noise if spec.policy == "onestep" else None, scores)
+    return Bank(actions, noise if spec.policy == "onestep" else None, scores, rest)
 
 
 def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> Tensor:
@@ -198,6 +205,30 @@ def draw_scores(
         states = _features(flow, replay, low, part.shape[1])
         scores[:, low : low + step] = state_scores(flow, states, part, x0=x0, t=t, formula=formula)
     return scores
+
+
+def draw_curvatures(
+    flow: StackedMLP, replay: Replay, actions: Tensor, seeds: Sequence[int], *, t_eps: tuple[float, float], desmooth: bool
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """K vectors [S, R, M, K, A] and the isotropic part [S, R, M] of the curvature at every base action [S, R, M, A].
+
+    See `fd.method.fisher.curvature`; times are drawn from the window t_eps, one per action, seed s from its own stream.
+    """
+    count, rows, samples, width = actions.shape
+    vectors = actions.new_empty(count, rows, samples, min(width, LEADING), width)
+    rest = actions.new_empty(count, rows, samples) if width > LEADING else None
+    step = max(_chunk(flow, actions) // width, 1)  # an action takes as many slopes as it has axes
+    streams = [generator(seed, "scores", 0, device=actions.device) for seed in seeds]
+    for low in range(0, rows, step):
+        part = actions[:, low : low + step]
+        t = torch.stack([torch.rand(*part.shape[1:3], 1, generator=g, device=part.device) for g in streams])
+        t = t_eps[0] + (t_eps[1] - t_eps[0]) * t
+        states = _features(flow, replay, low, part.shape[1]).repeat_interleave(samples, dim=1)
+        drawn, others = curvature(flow, states, part.flatten(1, 2), t.flatten(1, 2), desmooth=desmooth)
+        vectors[:, low : low + step] = drawn.view(*part.shape[:3], *drawn.shape[2:])
+        if rest is not None and others is not None:
+            rest[:, low : low + step] = others.view(part.shape[:3])
+    return vectors, rest
 
 
 @torch.no_grad()

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fd.errors import FdError
 from fd.method.agent import Agent, update
 from fd.method.batch import Noise
 from fd.method.fisher import EXACT_DIVERGENCE
 from fd.method.spec import Spec
-from fd.networks.adam import optimiser
+
 from fd.training.augmentation import draw_crops
 from fd.training.bank import Bank
 from fd.training.execution import Update
@@ -28,7 +29,12 @@ def refine(agent: Agent, replay: Replay, bank: Bank | None, run: Run) -> None:
         FdError: the agent cannot be trained with, or without, this bank, or training diverges.
     """
     agent.spec.check_bank(0 if bank is None else bank.actions.shape[2])
-    adam = optimiser(agent.trained(), agent.spec.learning_rate)
+    if bank is None and agent.spec.metric == "curvature" and run.execution.endswith("graph"):
+        raise FdError(
+            f"{run.label}: compute.execution: {run.execution!r}, but the curvature at fresh base actions takes eigenvalues, which no CUDA"
+            " graph can record (allowed: eager, or a bank)"
+        )
+    adam = agent.optimiser()
     one, draws = updates(agent, adam, replay, bank, seeds=run.seeds, batch_size=run.schedule.batch_size)
     train(one, draws, agent, adam, run, period=agent.spec.policy_every)
 
