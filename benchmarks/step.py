@@ -65,7 +65,6 @@ from fd.errors import FdError
 from fd.method.acting import flow_net
 from fd.method.agent import Agent
 from fd.method.spec import Spec
-
 from fd.report.markdown import markdown_table
 from fd.runtime.command_line import main
 from fd.runtime.device import select_device

@@ -13,7 +13,6 @@ import typer
 from fd.errors import FdError
 from fd.method.agent import Agent
 from fd.method.spec import Behaviour
-
 from fd.policy import Policy, snapshot_name
 from fd.runtime import memory
 from fd.runtime.command_line import DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main

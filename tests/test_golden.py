@@ -18,7 +18,6 @@ from fd.method.batch import Batch, FlowSamples, Noise
 from fd.method.fisher import penalty
 from fd.method.flow import base_actions
 from fd.method.spec import Spec
-
 from fd.networks.impala import ImpalaEncoder
 from fd.networks.mlp import StackedMLP
 

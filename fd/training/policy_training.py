@@ -12,7 +12,6 @@ from fd.method.agent import Agent, update
 from fd.method.batch import Noise
 from fd.method.fisher import EXACT_DIVERGENCE
 from fd.method.spec import Spec
-
 from fd.training.augmentation import draw_crops
 from fd.training.bank import Bank
 from fd.training.execution import Update
