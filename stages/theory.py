@@ -25,7 +25,7 @@ def command(
     params_file: ParamsOption = Path("params.yaml"),
     out: Annotated[Path, typer.Option(help="Folder of the pages, tables and figures.")] = Path("reports/theory"),
 ) -> None:
-    """Run the four demonstrations: scores, second-order forms of the KL, the optimality gap, a multimodal bandit.
+    """Run the five demonstrations: scores, second-order forms of the KL, the optimality gap, a multimodal bandit, value against KL.
 
     This trains small networks on the CPU for a minute or two, and writes either all files or none.
     """
