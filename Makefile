@@ -1,30 +1,48 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Scripts of a virtual environment name the folder in which it was made; `python -m` also works after a move.
+RUN := $(BIN)/python -m
+
+export OUTSIDE := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro test setup check clean
 
 repro: setup
-	$(if $(SUITE),fidec suite $(SUITE))
-	fidec check
-	fidec unlock
-	dvc --wait-for-lock repro
+	$(if $(SUITE),$(RUN) fd.cli suite $(SUITE))
+	$(RUN) fd.cli check
+	$(RUN) fd.cli unlock
+	$(RUN) dvc --wait-for-lock repro
 
 test: setup
-	pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(RUN) pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-setup: $(BIN)/.ready
+# An environment is whole if its Python runs, is new enough, has pip and, if you name PYTHON, is that one. Else it is made anew.
+TOO_OLD := f"{sys.executable} is Python {sys.version.split()[0]}, needed: 3.11 or newer"
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11) and $(TOO_OLD))'
+IDENTITY := -c 'import sys; print(sys.base_prefix, sys.version)'
+GIVEN := $(filter-out file,$(origin PYTHON))
+
+setup:
+	@{ $(BIN)/python $(NEW_ENOUGH) && $(RUN) pip --version; } > /dev/null 2>&1 \
+		$(if $(GIVEN),&& test "$$($(BIN)/python $(IDENTITY))" = "$$(PATH="$$OUTSIDE" $(PYTHON) $(IDENTITY))") \
+		|| { test ! -e .venv || echo "make: .venv is incomplete or of another Python: it is made anew" >&2; \
+			PATH="$$OUTSIDE" $(PYTHON) $(NEW_ENOUGH) && PATH="$$OUTSIDE" $(PYTHON) -m venv .venv --clear; }
+	@$(MAKE) --no-print-directory $(BIN)/.ready
+	@head -n 2 $(BIN)/pip | grep --quiet --fixed-strings "$$(pwd -P)/$(BIN)/" \
+		|| echo "make: .venv was made in another folder: make works, activate and scripts do not;" \
+			"to mend them: rm -rf .venv && make setup" >&2
 
 # The lock is a constraint, not a list to install: torch brings what the machine's kind of build needs.
 $(BIN)/.ready: pyproject.toml requirements.lock
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	rm -f $@
+	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[dev]'
 	touch $@
 
 check: setup
-	ruff format --check .
-	ruff check .
-	mypy
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
 
 clean:
-	rm -rf .scratch
+	test ! -d .scratch || find .scratch/ -mindepth 1 -delete

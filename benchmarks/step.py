@@ -66,11 +66,13 @@ from fd.method.acting import flow_net
 from fd.method.agent import Agent
 from fd.method.spec import Spec
 from fd.report.markdown import markdown_table
+from fd.runtime import limits
 from fd.runtime.command_line import main
 from fd.runtime.device import select_device
 from fd.runtime.progress import Progress
 from fd.storage import transitions
 from fd.storage.files import write_text
+from fd.storage.outputs import check_file
 from fd.storage.transitions import Manifest, Transitions
 from fd.training.bank import Bank, BankPlan, build_bank
 from fd.training.execution import WARM_UP, Update, executed, execution
@@ -143,6 +145,8 @@ def command(
         },
         "rates": [], "steps": [], "banks": [], "breakdown": [],
     }  # fmt: skip
+    place = out or ROOT / "benchmarks" / "results" / slug(result["machine"]["gpu"] or result["machine"]["processor"])
+    check_file(place.with_name(f"{place.name}.json"))
     if any(how.startswith("compiled") for how in hows):
         prepare_compiler()
     for net in nets.split(","):
@@ -160,7 +164,6 @@ def command(
         stock.clear()
     result["loading"] = loading(loaded, rounds)
     result = rounded(result)
-    place = out or ROOT / "benchmarks" / "results" / slug(result["machine"]["gpu"] or result["machine"]["processor"])
     write_text(place.with_name(f"{place.name}.json"), json_text(result))
     write_text(place.with_name(f"{place.name}.md"), page(result))
 
@@ -582,6 +585,7 @@ def synthetic(episodes: int, rows: int) -> Transitions:
     """Return random transitions in episodes of `rows` rows; the last row of an episode is a state without an action."""
     draw, count = np.random.default_rng(0), episodes * rows
     return transitions.assemble(
+        "random transitions",
         draw.standard_normal((count, OBS_DIM), np.float32),
         draw.uniform(-1, 1, (count, ACT_DIM)),
         rewards=-draw.random(count, np.float32),
@@ -643,8 +647,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         "processor": f"{models[0] if models else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})",
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        "cores": limits.cores(),
+        "memory_gib": limits.memory_limit(alone=False)[0] / 2**30,
         "gpu": gpu.name if gpu else None,
         "gpu_memory_gib": gpu.total_memory / 2**30 if gpu else None,
     }

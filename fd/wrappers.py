@@ -49,7 +49,7 @@ def pushable(spec: EnvSpec) -> EnvSpec:
 
 
 class FixedGoal(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """A PointMaze with one goal cell and its goal in the cell's centre; the data are relabelled to this goal.
+    """A maze with one goal cell and its goal in the cell's centre; the data are relabelled to this goal.
 
     Without this wrapper, each reset moves the goal by up to a quarter of a cell, which the agent cannot see.
     """
@@ -98,12 +98,39 @@ class AdroitAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
         return observation, reward, terminated, truncated, info
 
 
-class AntMazeAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """A maze of gymnasium-robotics with the coordinates, goals and ant of D4RL's mazes.
+class AntMazeProtocol(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """A maze of gymnasium-robotics with the starts of D4RL's AntMaze and its distance at which a goal is reached.
+
+    At a start of D4RL (`reset_model` in d4rl/locomotion/ant.py), each number of the ant's position and posture is up to
+    0.1 off, and its velocities are normal with a standard deviation of 0.1. A goal is reached within 0.5 m (`step` in
+    goal_reaching_env.py), which ends the episode. gymnasium-robotics 1.4.2 starts up to 1 m off, in one posture and at
+    rest, and its goals are reached within 0.45 m.
+    """
+
+    START_NOISE = 0.1  # metres, radians, and their velocities per second
+    GOAL_RADIUS = 0.5  # metres
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Wrap a maze with one start cell; its spec records that there are no other arguments."""
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self._maze = cast(Any, env.unwrapped)
+        self._maze.position_noise_range = 0.0
+        self._maze.ant_env._reset_noise_scale = self.START_NOISE  # AntMazeEnv passes 0 and takes no value for it
+
+    def step(self, action: Any) -> Step:
+        """Take one step."""
+        observation, _, _, truncated, info = self.env.step(action)
+        away = float(np.linalg.norm(observation["achieved_goal"] - self._maze.goal))
+        info["success"] = reached = away <= self.GOAL_RADIUS
+        return observation, float(reached), reached, truncated, info
+
+
+class AntMazeAsD4rl(AntMazeProtocol):
+    """The same with the coordinates, goals and ant of D4RL's mazes.
 
     D4RL's positions are relative to the centre of the start cell, and its ant has a fifth of the torque, steps twice as
-    long and different contacts. Remaining differences: a start lies up to 1 m off that centre (D4RL: 0.1), and a goal
-    is reached within 0.45 m (D4RL: 0.5).
+    long and different contacts. What still differs is the version of mujoco.
     """
 
     TIMESTEP = 0.02  # seconds
@@ -112,9 +139,7 @@ class AntMazeAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         """Wrap a maze with one start and one goal cell; its spec records that there are no other arguments."""
-        RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        self._maze = cast(Any, env.unwrapped)
         model = self._maze.ant_env.model
         model.opt.timestep = self.TIMESTEP
         model.actuator_gear[:, 0] = self.GEAR
@@ -124,15 +149,16 @@ class AntMazeAsD4rl(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; its goal lies up to 1.5 m from the centre of the goal cell, on each axis."""
         observation, info = self.env.reset(seed=seed, options=options)
-        random = self._maze.np_random
+        # A seed starts the maze's numbers and the ant's alike; those of a new generator do not repeat the ant's.
+        random = np.random.default_rng(self._maze.np_random.integers(2**63))
         self._maze.goal = self._goal + random.uniform(0, 1, 2) + random.uniform(0, 0.5, 2)
         self._maze.update_target_site_pos()
         return self._placed(observation), info
 
     def step(self, action: Any) -> Step:
         """Take one step."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._placed(observation), float(reward), terminated, truncated, info
+        observation, reward, terminated, truncated, info = super().step(action)
+        return self._placed(observation), reward, terminated, truncated, info
 
     def _placed(self, observation: dict[str, Any]) -> dict[str, Any]:
         """The observation in D4RL's coordinates."""
@@ -158,5 +184,5 @@ class FirmObject(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 KNOWN = frozenset(
-    f"{cls.__module__}:{cls.__name__}" for cls in (FixedGoal, AdroitAsD4rl, AntMazeAsD4rl, FirmObject)
+    f"{cls.__module__}:{cls.__name__}" for cls in (FixedGoal, AdroitAsD4rl, AntMazeProtocol, AntMazeAsD4rl, FirmObject)
 ) | {RESCALE}  # as specs name them

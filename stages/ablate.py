@@ -12,6 +12,7 @@ from fd.results.grid import grid_of
 from fd.runtime.command_line import EvalsOption, ParamsOption, RunsOption, main
 from fd.settings.settings_file import read_settings
 from fd.storage.files import write_folder
+from fd.storage.outputs import check_file
 
 app = typer.Typer(add_completion=False)
 
@@ -33,6 +34,7 @@ def command(
     values = read_settings(params_file)
     chosen = ablation_page.axis_of(values, axis)
     plan = grid_of(values, chosen.methods())
+    check_file(out / plan.suite / "ablations" / f"{axis}.md")
     found = ablation_page.gather_ablation(chosen, plan, evals=evals, runs=runs)
     write_folder(out / plan.suite / "ablations", ablation_page.render_ablation(found))
 

@@ -17,6 +17,7 @@ from fd.runtime.device import select_device
 from fd.settings.machine_settings import Compute
 from fd.settings.training_settings import Network
 from fd.storage import run_record, scratch
+from fd.storage.outputs import check_file, check_folder
 from fd.training.execution import execution
 
 
@@ -100,8 +101,10 @@ def making(stage: str, name: str, out: Path, depends: Sequence[Any]) -> Iterator
     Interrupted work resumes if the code and `depends` (JSON values) are the same.
 
     Raises:
-        FdError: another process is making the cell.
+        FdError: the output cannot be written, or another process is making the cell.
     """
     start = time.monotonic()
+    check_folder(out)
+    check_file(out.with_name(f"{out.name}.json"))
     with scratch.claimed(stage, name):
         yield Cell(stage, name, out, scratch.folder(stage, name, *depends), start)

@@ -13,6 +13,7 @@ from fd.settings.settings_file import read_settings
 from fd.settings.simulation_settings import Act, Evaluate
 from fd.simulation.evaluation import Subject, evaluate
 from fd.storage import scratch
+from fd.storage.outputs import check_file
 from fd.storage.transitions import read_manifest
 
 app = typer.Typer(add_completion=False)
@@ -34,6 +35,8 @@ def command(
     subject = Subject(task, method, runs / task / method, how, read_manifest(data / task))
     # The policies act in the simulators' processes.
     device = select_device(compute.device, threads=1, deterministic=compute.deterministic)
+    for suffix in ("csv", "json"):
+        check_file(out / task / f"{method}.{suffix}", cached=True)
     with scratch.claimed("evaluate", f"{task}/{method}"):
         evaluate(subject, out, settings, workers=compute.workers, device=device)
 

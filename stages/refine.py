@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -75,7 +76,7 @@ def command(
         snapshot = partial(write_snapshot, cell.built, agent, seeds=seeds, origin=origin)
         run = Run(seeds, schedule, Checkpoint(cell.work, cell.built, snapshot), cell.label, on.execution)
         if spec.acts_by_flow and spec.behaviour == "frozen":
-            cell.built.joinpath(FLOW).write_bytes(flow_file.read_bytes())
+            shutil.copyfile(flow_file, cell.built / FLOW)
         bank = None
         if agent.trained():
             replay = Replay.of(load_transitions(data / task), on.device, frame_stack=spec.frame_stack)

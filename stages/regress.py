@@ -17,6 +17,7 @@ from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, Pa
 from fd.settings.report_settings import Regress
 from fd.settings.settings_file import read_settings
 from fd.storage.files import write_text
+from fd.storage.outputs import check_file
 
 app = typer.Typer(add_completion=False)
 
@@ -46,6 +47,8 @@ def command(
     """
     values = read_settings(params_file)
     plan, path = grid_of(values, values.methods), folder / f"{values.suite}.json"
+    if written := path if update else out:
+        check_file(written)
     try:
         found = estimates.gather_estimates(plan, evals)
         origin = origins.gather_provenance(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)

@@ -14,6 +14,7 @@ from fd.results.grid import grid_of
 from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
 from fd.settings.settings_file import read_settings
 from fd.storage.files import write_folder
+from fd.storage.outputs import check_file
 
 app = typer.Typer(add_completion=False)
 
@@ -36,6 +37,7 @@ def command(
     """
     values = read_settings(params_file)
     plan = grid_of(values, values.methods)
+    check_file(out / plan.suite / "report.md")
     found = estimates.gather_estimates(plan, evals)
     files = main_page.render_report(
         found,

@@ -11,6 +11,7 @@ from fd.report import online_page
 from fd.runtime.command_line import EvalsOption, ParamsOption, RunsOption, main
 from fd.settings.settings_file import read_settings
 from fd.storage.files import write_folder
+from fd.storage.outputs import check_file
 
 app = typer.Typer(add_completion=False)
 
@@ -35,6 +36,7 @@ def command(
     If a task, method, seed, evaluation or episode is missing, this stops with an error and writes nothing.
     """
     values = read_settings(params_file)
+    check_file(out / values.suite / "online" / f"{page}.md")
     found = online_page.gather_online(
         values,
         page,

@@ -13,6 +13,7 @@ from fd.settings.machine_settings import Compute
 from fd.settings.settings_file import read_settings
 from fd.settings.theory_settings import Theory
 from fd.storage.files import write_folder
+from fd.storage.outputs import check_file
 from fd.theory import theory_page
 from fd.theory.demonstrations import run_demonstrations
 
@@ -24,11 +25,12 @@ def command(
     params_file: ParamsOption = Path("params.yaml"),
     out: Annotated[Path, typer.Option(help="Folder of the pages, tables and figures.")] = Path("reports/theory"),
 ) -> None:
-    """Run the four demonstrations: scores, second-order forms of the KL, the optimality gap, a multimodal bandit.
+    """Run the five demonstrations: scores, second-order forms of the KL, the optimality gap, a multimodal bandit, value against KL.
 
     This trains small networks on the CPU for a minute or two, and writes either all files or none.
     """
     values = read_settings(params_file)
+    check_file(out / "theory.md")
     device.select_device("cpu", values.part(Compute, "compute").threads)
     found = run_demonstrations(values.part(Theory, "theory"))
     for curve in found.curves:

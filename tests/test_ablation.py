@@ -98,6 +98,10 @@ def test_table(pages: Path) -> None:
     ]
 
 
+def test_caption_says_where_intervals_are_cut(pages: Path) -> None:
+    assert "as in the table, cut at 0 and 100; dots: the seeds" in (pages / "t-eps.md").read_text()  # 15 [-48.5, 78.5]
+
+
 def test_what_a_method_lacks_is_empty(pages: Path) -> None:
     assert rows(pages / "kind.md")[:4] == [
         "| near | flow | 0.0 ± 0.0 | [0.0, 0.0] |  |  |  |  | 2:05 |",
@@ -177,6 +181,7 @@ def test_one_seed_has_no_spread(suite: Path) -> None:
     folder = suite / "reports" / "example" / "ablations"
     assert rows(folder / "t-eps.md")[0] == "| near | 0.5 | **50.0** |  | 0.1 | 0.1 | 0.01 | 1 | 2:05 |"
     assert not any("nan" in (folder / f"t-eps.{kind}").read_text().lower() for kind in ("md", "csv", "svg"))
+    assert "as in the table; dots: the seeds" in (folder / "t-eps.md").read_text()  # no interval that is cut
 
 
 def test_only_the_methods_of_the_axis_are_read(suite: Path) -> None:
@@ -258,6 +263,12 @@ def test_metrics_at_several_budgets_are_curves(tmp_path: Path) -> None:
         constraint=lambda *_: (1.0, 0.01, 0.02),
     )
     assert run(tmp_path, "budget") == (0, "")
+    text = (tmp_path / "reports" / "example" / "ablations" / "budget.md").read_text()
+    assert "mean over seeds and its t-interval." in text  # the widest is [35.2, 84.8]
+    write_suite(tmp_path, params, score=lambda _, m, seed, *rest: 50.0 * seed, constraint=lambda *_: (1.0, 0.01, 0.02))
+    assert run(tmp_path, "budget", "wide") == (0, "")
+    text = (tmp_path / "wide" / "example" / "ablations" / "budget.md").read_text()
+    assert "mean over seeds and its t-interval, cut at 0 and 100." in text  # 50 ± 50: [-74.2, 174.2]
     folder = tmp_path / "reports" / "example" / "ablations"
     text = (folder / "budget.md").read_text()
     assert "| near | identity | 0.02 | 70.0 ± 10.0 | [45.2, 94.8] | 0.02 |  |  |  |  |" in text

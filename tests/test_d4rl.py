@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from robots import walk
 
 from fd.datasets import d4rl
+from fd.datasets.fetch import describe
 from fd.datasets.prepare import PrepareJob, prepare
 from fd.errors import FdError
 from fd.settings.data_settings import D4rlData, Download, Maze
@@ -67,9 +68,10 @@ def write(data: D4rlData, fields: Fields) -> None:
             file[name] = values
 
 
-def made(data: D4rlData) -> tuple[Transitions, Manifest]:
-    """What the stage makes of a file."""
-    prepare(data, Path("data"), PrepareJob("test", Download(folder="~", mirrors=(), timeout=1.0), 1, Path("scratch")))
+def made(data: D4rlData, known: Fields | None = None) -> tuple[Transitions, Manifest]:
+    """What the stage makes of a file, if these SHA-256 are known by the name of the data set."""
+    nowhere = Download(folder="~", mirrors=(), timeout=1.0)
+    prepare(data, Path("data"), PrepareJob("test", nowhere, 1, Path("scratch"), known or {}))
     return load_transitions(Path("data")), read_manifest(Path("data"))
 
 
@@ -133,6 +135,22 @@ def test_the_last_step_of_an_episode_is_kept_where_it_has_no_next_state_to_boots
     assert (manifest.score, manifest.return_range, manifest.horizon) == ("return", list(DOOR.return_range or ()), 200)
     size = Path("files", DOOR.file).stat().st_size
     assert manifest.files[DOOR.file]["bytes"] == size
+    assert manifest.successes is None  # the terminal state is a failure, and successes are not marked
+
+
+def test_a_file_is_the_published_one_if_its_sha256_is(doors: Fields) -> None:
+    write(DOOR, doors)
+    path = Path("files", DOOR.file)
+    found = describe(path)["sha256"]
+    for known, verified in (
+        ({DOOR.dataset: found}, True),
+        ({DOOR.dataset: "0" * 64}, False),
+        ({DOOR.dataset: ""}, False),
+        ({"door-expert-v1": found}, False),
+        ({}, False),
+    ):
+        manifest = made(DOOR, known)[1]
+        assert (manifest.verified, manifest.files[DOOR.file]["verified"]) == (verified, verified), known
 
 
 def test_a_door_is_evaluated_with_the_reward_of_d4rl(doors: Fields) -> None:
@@ -155,6 +173,12 @@ def test_a_last_step_of_which_the_next_state_would_be_needed_is_left_out(change:
     assert arrays.masks.all()
 
 
+def test_states_in_bytes_are_numbers_and_no_images(doors: Fields) -> None:
+    states = (doors["observations"] * 10).astype(np.uint8)
+    write(DOOR, doors | {"observations": states})
+    np.testing.assert_array_equal(made(DOOR)[0].observations[:20], states.astype(np.float32))
+
+
 def test_walks_go_on_at_the_goal(ants: Fields) -> None:
     write(ANT, ants)
     arrays, manifest = made(ANT)
@@ -166,6 +190,7 @@ def test_walks_go_on_at_the_goal(ants: Fields) -> None:
     np.testing.assert_array_equal(arrays.rewards[going], (reached - 1.0)[going])
     np.testing.assert_array_equal(arrays.masks[going], ~reached[going])
     assert (manifest.horizon, manifest.success_timing) == (1000, "post")
+    assert manifest.successes == reached[:29].sum() + reached[30:59].sum()
 
 
 def test_what_follows_the_first_success_can_be_left_out(ants: Fields) -> None:
@@ -195,17 +220,37 @@ def test_the_maze_of_evaluation_lies_where_that_of_d4rl_does(ants: Fields) -> No
     start = maze.maze.unique_reset_locations[0]
     expected = {(4 * (j - 1), 4 * (i - 1)) for i, row in enumerate(MEDIUM) for j, cell in enumerate(row) if cell == "1"}
     assert {tuple(np.rint(wall - start).astype(int)) for wall in walls} == expected
-    goals = []
+    goals, starts = [], []
     for seed in range(20):
         observation, _ = env.reset(seed=seed)
-        assert np.abs(observation[:2]).max() <= 1.1
+        assert np.abs(observation[:2]).max() <= 0.1
+        starts.append(observation)
         goals.append(maze.goal - start)
+    posture, velocity = np.split(np.std(starts, axis=0)[3:], [12])  # without position and height
+    assert (posture > 0.03).all() and (posture < 0.09).all()  # uniform within 0.1: 0.058
+    assert (velocity > 0.05).all() and (velocity < 0.17).all()
     assert 20 <= np.min(goals) < np.max(goals) <= 21.5
     assert (maze.ant_env.dt, model.actuator_gear[:, 0].tolist()) == (0.1, [30.0] * 8)
-    maze.goal = start + observation[:2]
-    *_, terminated, _, info = env.step(np.zeros(8, np.float32))
-    assert (terminated, info["success"]) == (True, True)
+    for away, reached in ((0.55, False), (0.48, True)):
+        observation, _ = env.reset(seed=1)
+        following, *_ = env.step(np.zeros(8, np.float32))
+        env.reset(seed=1)
+        maze.goal = start + following[:2] + [away, 0]
+        _, reward, terminated, _, info = env.step(np.zeros(8, np.float32))
+        assert (reward, terminated, info["success"]) == (float(reached), reached, reached)
     env.close()
+
+
+def test_the_goal_does_not_depend_on_the_posture_of_the_start(ants: Fields) -> None:
+    """Both are drawn from a seed; D4RL draws them from different generators."""
+    env = make(d4rl.d4rl_spec(ANT))
+    drawn = []
+    for seed in range(100):
+        observation, _ = env.reset(seed=seed)
+        drawn.append([*observation["desired_goal"], *observation["observation"]])
+    env.close()
+    related = np.corrcoef(np.array(drawn).T)[:2, 2:]
+    assert np.abs(related).max() < 0.5
 
 
 def names(model: Any) -> list[str]:
@@ -240,6 +285,9 @@ def nan(values: Any) -> Any:
         ),
         (DOOR, {"observations": nan}, "'observations' holds NaN or infinity, first in row 3"),
         (DOOR, {"actions": nan}, "'actions' holds NaN or infinity, first in row 3"),
+        (DOOR, {"actions": lambda x: 4 * x}, "% of the numbers in 'actions' lie outside -1 to 1, the most extreme is"),
+        (DOOR, {"timeouts": lambda x: x * 0.5}, "'timeouts' holds 0.5, allowed: 0 and 1"),
+        (ANT, {"terminals": lambda x: x - 1}, "'terminals' holds -1, allowed: 0 and 1"),
         (DOOR, {"rewards": nan}, "'rewards' holds NaN or infinity, first in row 3"),
         (DOOR, {"rewards": lambda x: x[:, None]}, "'rewards' has shape (20, 1), allowed: 1 dimensions of 20 rows"),
         (DOOR, {"actions": lambda x: x[:-1]}, "'actions' has shape (19, 28), allowed: 2 dimensions of 20 rows"),
@@ -268,6 +316,8 @@ def nan(values: Any) -> Any:
             {},
             "maze: given for AdroitHandDoor-v1, which is not a maze, allowed: null",
         ),
+        (DOOR, {"terminals": lambda x: x * 0.5}, "'terminals' holds 0.5, allowed: 0 and 1"),
+        (DOOR, {"timeouts": lambda x: x | True}, "door-cloned-v1.hdf5: holds no episode of two or more states"),
         (ANT, {"rewards": lambda x: x * 0.3}, "reward: sparse, but a reward is 0.3, allowed: 0 and 1"),
         (ANT.model_copy(update={"maze": None}), {}, "maze: null, but AntMaze_Medium-v4 is a maze, allowed: {start"),
         (
@@ -315,9 +365,8 @@ def test_a_file_that_changed_since_its_first_use_is_refused(doors: Fields) -> No
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("folder", "../files"),
-        ("folder", "files/../.."),
         ("folder", ""),
+        ("folder", "files\n"),
         ("file", "../door.hdf5"),
         ("file", "door.npz"),
         ("dataset", "../door-v1"),
@@ -329,6 +378,6 @@ def test_settings_that_make_no_sense_are_refused(key: str, value: Any) -> None:
         D4rlData(**(DOOR.model_dump() | {key: value}))
 
 
-@pytest.mark.parametrize("folder", ["files", "a/b.c/", "/data/d4rl", "~/.d4rl/datasets"])
+@pytest.mark.parametrize("folder", ["files", "./files", "../files", "a/b.c/", "/data/d4rl", "~/.d4rl/datasets"])
 def test_folders_in_the_project_in_the_home_and_elsewhere_are_allowed(folder: str) -> None:
     assert D4rlData(**(DOOR.model_dump() | {"folder": folder})).folder == folder

@@ -2,16 +2,20 @@
 
 import errno
 import http.server
+import re
 import threading
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import yaml
-from edits import program
+from edits import one_line, outcome, program
 
-from fd.storage.transitions import load_transitions
+from fd.cli import program as console
+from fd.datasets.fetch import describe
+from fd.storage.transitions import load_transitions, read_manifest
 from stages.download import app
 
 ROOT = Path(__file__).parent.parent
@@ -192,10 +196,37 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(
         patched.setattr(np, "savez", full)
         assert download(WALKS, monkeypatch) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: tasks.walk.data: data/walk: no space left on the disk that holds ")
+    assert re.fullmatch(r"error: \.scratch/download-walk-\w+/folder/transitions\.npz: No space left on device", message)
     assert [path.name for path in old.iterdir()] == ["old"]
     (scratch,) = project.glob(".scratch/*-*")
     assert [path.name for path in scratch.iterdir()] == ["episodes"]
     assert download(WALKS, monkeypatch) == 0
     assert load_transitions(old).ends.sum() == 2
     assert not (old / "old").exists()
+
+
+def test_a_printed_entry_of_a_file_of_d4rl_is_read_and_checked_against_the_table(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--reference", str(ROOT / "reference"), "--params", str(ROOT / "params.yaml")]
+    code, text = outcome(console.app, ["task", "--source", "d4rl", "--dataset", "door-expert-v1", *where])
+    (entry,) = yaml.safe_load(text).values()
+    path = project / "home" / ".d4rl" / "datasets" / "door-expert-v1.hdf5"
+    path.parent.mkdir(parents=True)
+    with h5py.File(path, "w") as file:
+        for name, shape in (("observations", (9, 39)), ("actions", (9, 28)), ("rewards", 9), ("terminals", 9)):
+            file[name] = np.zeros(shape, np.float32)
+        file["timeouts"] = np.arange(9) == 8
+    assert code == 0 and download(entry["data"], monkeypatch) == 2
+    assert "reference/d4rl_files.csv: cannot be read: No such file" in one_line(capsys)
+    table = project / "reference" / "d4rl_files.csv"
+    table.parent.mkdir()
+    committed = (ROOT / "reference" / "d4rl_files.csv").read_text()
+    table.write_text(committed)
+    assert download(entry["data"], monkeypatch) == 0
+    assert not read_manifest(project / "data" / "walk").verified
+    known = next(line for line in committed.splitlines() if line.startswith("door-expert-v1,")).split(",")[2]
+    table.write_text(committed.replace(known, describe(path)["sha256"]))
+    assert download(entry["data"], monkeypatch) == 0
+    manifest = read_manifest(project / "data" / "walk")
+    assert manifest.verified and manifest.successes is None and manifest.transitions == 8

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edits import refused
+from test_file_systems import largest_file
 
 from fd.datasets.fetch import describe, fetch, remember, verified
 from fd.errors import FdError
@@ -42,6 +43,7 @@ class Route:
         later: its ETag in answers to requests for a range.
         ranges: whether the host heeds Range.
         most: bytes after which it breaks off.
+        claimed: bytes of the file more than it has, by its Content-Length.
         kind: content type.
         asked: Range of each request, with the bytes sent.
     """
@@ -51,6 +53,7 @@ class Route:
     later: str | None = '"1"'
     ranges: bool = True
     most: int = 10**9
+    claimed: int = 0
     kind: str = "application/octet-stream"
     asked: list[tuple[str | None, int]] = field(default_factory=list)
 
@@ -77,7 +80,7 @@ class Host(http.server.BaseHTTPRequestHandler):
         if tag:
             self.send_header("ETag", tag)
         self.send_header("Content-Type", route.kind)
-        self.send_header("Content-Length", str(size - start))
+        self.send_header("Content-Length", str(size - start + route.claimed))
         self.end_headers()
         # The first request of a part is closed as soon as its headers are read.
         with contextlib.suppress(ConnectionError):
@@ -133,6 +136,15 @@ def test_a_download_goes_on_where_its_connection_broke(tmp_path: Path, host: str
     ranges = [wanted for wanted, _ in routes["a"].asked if wanted]
     assert ranges == ["bytes=150000-", "bytes=300000-"]
     assert left(tmp_path) == [NAME, f"{NAME}.json"]
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_not_fetched(
+    tmp_path: Path, host: str, routes: dict[str, Route]
+) -> None:
+    routes["a"] = Route(claimed=2**60)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        get(tmp_path, host, "a")
+    assert error.value.filename == str(tmp_path) and left(tmp_path) == []
 
 
 def broken(folder: Path, host: str, routes: dict[str, Route], **changes: Any) -> Route:
@@ -253,3 +265,23 @@ def test_tasks_that_share_a_file_fetch_it_once(tmp_path: Path, host: str, routes
         paths = list(pool.map(lambda _: get(tmp_path, host, "a"), range(4)))
     assert {path.read_bytes() for path in paths} == {CONTENT}
     assert len(routes["a"].asked) == 1
+
+
+def test_a_host_that_cannot_be_one_is_passed_over(tmp_path: Path, host: str, routes: dict[str, Route]) -> None:
+    routes["a"] = Route()
+    mirrors = ("http://[::1", "http://x:y", f"{host}/a")
+    assert (
+        fetch(NAME, Download(folder=str(tmp_path), mirrors=mirrors, timeout=5.0), label="test").read_bytes() == CONTENT
+    )
+    (tmp_path / NAME).unlink()
+    with refused("no host has it (http://[::1/", "Invalid IPv6 URL; http://x:y/"):
+        fetch(NAME, Download(folder=str(tmp_path), mirrors=mirrors[:2], timeout=5.0), label="test")
+
+
+def test_a_part_that_cannot_be_written_is_named(tmp_path: Path, host: str, routes: dict[str, Route]) -> None:
+    """No host is to blame, and no other is asked."""
+    routes["a"], routes["b"] = Route(), Route()
+    with largest_file(100_000), pytest.raises(OSError, match="File too large") as error:
+        get(tmp_path, host, "a", "b")
+    assert Path(str(error.value.filename)).parent == tmp_path and str(error.value.filename).endswith(".part")
+    assert routes["b"].asked == []

@@ -178,7 +178,7 @@ HDF5: dict[str, tuple[Fields, str]] = {
     "flags that are text": ({"terminals": np.full(ROWS, b"x")}, "allowed: numbers"),
     "flags that are NaN": ({"terminals": np.full(ROWS, np.nan)}, "'terminals' holds NaN or infinity"),
     "too large for a float32": ({"observations": np.full((ROWS, 39), 1e300)}, "NaN or infinity, first in row 0"),
-    "nothing": ({"rewards": h5py.Empty("f4")}, "truncated or not an HDF5 file"),
+    "nothing": ({"rewards": h5py.Empty("f4")}, "'rewards' holds nothing, allowed: numbers"),
     "one number": ({"observations": np.float32(1)}, "'observations' has shape (), allowed: 2 dimensions"),
     "no columns": ({"observations": np.zeros((ROWS, 0), np.float32)}, "has shape (40, 0)"),
     "a name that clears the screen": ({"rewards": lambda f, k: None, "\x1b[2J\n": np.zeros(1)}, "lacks the field 'rewards', found: \\x1b[2J\\n"),
@@ -345,7 +345,11 @@ class Harmful:
 @pytest.mark.parametrize(
     ("field", "values", "words"),
     [
-        ("observations", np.array([Harmful()] * 6, object), "truncated or not an npz file"),
+        (
+            "observations",
+            np.array([Harmful()] * 6, object),
+            "observations.npy holds objects, which are never unpickled",
+        ),
         ("observations", np.full((6, 2), "x"), "allowed: numbers"),
         ("actions", np.zeros((6, 2), complex), "'actions' is complex128, allowed: numbers"),
         ("qpos", np.full((6, 2), 1e300), "'qpos' holds NaN or infinity"),

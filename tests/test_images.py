@@ -43,7 +43,8 @@ def transitions(*lengths: int) -> Transitions:
     draw = np.random.default_rng(0)
     ends = np.zeros(rows, bool)
     ends[np.cumsum(lengths) - 1] = True
-    return assemble(images, draw.uniform(-1, 1, (rows, 3)), rewards=-draw.random(rows), masks=np.ones(rows), ends=ends)
+    actions = draw.uniform(-1, 1, (rows, 3))
+    return assemble("x", images, actions, rewards=-draw.random(rows), masks=np.ones(rows), ends=ends)
 
 
 def images(*shape: int) -> Tensor:

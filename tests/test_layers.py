@@ -156,5 +156,8 @@ def test_unfinished_work_outlives_an_edit_of_code_that_did_not_make_it(
         ).stdout.split()  # fmt: skip
 
     before = keys()
+    for path in tmp_path.rglob("*.py"):  # as in a clone on Windows
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert keys() == before
     (tmp_path / file).write_text((ROOT / file).read_text() + "# edited\n")
     assert [old == new for old, new in zip(before, keys(), strict=True)] == kept

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import h5py
 import minari as suite
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def test_rewards_are_those_of_the_one_goal_when_the_data_have_many(tmp_path: Pat
     arrays, manifest = made(data.model_copy(update={"maze": Maze(start=(1, 1), goal=(7, 9))}), tmp_path)
     goal = np.array([9.5 * 4 - 24, 18 - 7.5 * 4])  # of 12 x 9 cells of 4 m, the middle at the origin, rows downwards
     going = np.flatnonzero(~arrays.ends)
-    reached = np.linalg.norm(arrays.observations[going + 1, :2] - goal, axis=1) <= 0.45
+    reached = np.linalg.norm(arrays.observations[going + 1, :2] - goal, axis=1) <= 0.5
     assert 0 < reached.sum() < len(going)
     np.testing.assert_array_equal(arrays.rewards[going], reached - 1.0)
     np.testing.assert_array_equal(arrays.masks[going], ~reached)
@@ -202,7 +203,13 @@ def test_rewards_are_those_of_the_one_goal_when_the_data_have_many(tmp_path: Pat
     for seed in range(2):
         observation, _ = env.reset(seed=seed)
         np.testing.assert_array_equal(env.unwrapped.goal, goal)
-        assert np.abs(observation[:2] - [1.5 * 4 - 24, 18 - 1.5 * 4]).max() <= 1.1
+        assert np.abs(observation[:2] - [1.5 * 4 - 24, 18 - 1.5 * 4]).max() <= 0.1
+        assert np.abs(observation[15:]).max() > 0.05  # moving, as at the starts of D4RL
+        following = env.step(np.zeros(8, np.float32))[0][:2]
+        env.reset(seed=seed)
+        env.unwrapped.goal = following + np.array([0.48, 0.0])
+        _, reward, terminated, _, info = env.step(np.zeros(8, np.float32))
+        assert (reward, terminated, info["success"]) == (1, True, True)
     env.close()
 
 
@@ -228,7 +235,7 @@ def test_adroit_is_evaluated_as_in_d4rl(
     arrays, manifest = made(data, tmp_path)
     assert (arrays.observations.shape, arrays.actions.shape) == ((recorded + 1, obs_dim), (recorded + 1, act_dim))
     np.testing.assert_array_equal(arrays.rewards[:-1], walks[0].rewards.astype(np.float32))
-    assert arrays.masks.all()
+    assert arrays.masks.all() and manifest.successes is None  # nothing marks a success
     low, high = -274.856578, 12794.134825156867
     assert (manifest.score, manifest.return_range, manifest.horizon) == ("return", [low, high], horizon)
     assert episode_score(Episode(0, 0, 0, low + (high - low) / 4, False, 1), manifest) == pytest.approx(25)
@@ -359,6 +366,11 @@ def test_a_set_of_another_version_of_its_environment_is_refused(tmp_path: Path) 
             ["gymnasium-robotics==1.2.0"],
             "was made with gymnasium-robotics==1.2.0, installed is gymnasium-robotics 1.",
         ),
+        (
+            "requirements",
+            ["numpy<1", "Gymnasium_Robotics<1.0"],
+            "was made with Gymnasium_Robotics<1.0, installed is gymnasium-robotics 1.",
+        ),
         ("env_spec", None, "names no environment, which evaluation needs"),
     ],
 )
@@ -368,11 +380,27 @@ def test_a_set_of_another_kind_is_one_line(key: str, value: Any, message: str, r
     set_refused(ANT, message, tmp_path)
 
 
+@pytest.mark.usefixtures("umaze")
+@pytest.mark.parametrize("missing", ["metadata.json", "main_data.hdf5"])
+def test_a_set_without_one_of_its_files_is_incomplete(missing: str, root: Path, tmp_path: Path) -> None:
+    (root / ANT.dataset / "data" / missing).unlink()
+    advice = f"so the set is incomplete; remove {root / ANT.dataset} to download it again"
+    set_refused(ANT, f"{missing}: no such file, {advice}", tmp_path)
+
+
+@pytest.mark.usefixtures("umaze")
+def test_a_set_may_ask_for_what_is_not_needed_here(root: Path, tmp_path: Path) -> None:
+    path = root / ANT.dataset / "data" / "metadata.json"
+    wanted = ["mujoco<3", "gymnasium.robotics>=1.0", "gymnasium-robotics<1.0; python_version < '3'"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"requirements": wanted}))
+    assert made(ANT, tmp_path)[1].dataset == ANT.dataset
+
+
 @pytest.mark.parametrize(
     ("rewards", "observation", "message"),
     [
         ([0.0, 0.5, 1.0], 0.0, "reward: sparse, but a reward is 0.5, allowed: 0 and 1"),
-        ([0.0, 0.0, 1.0], np.nan, "'observations' holds NaN or infinity, first in row 2"),
+        ([0.0, 0.0, 1.0], np.nan, "episode 0: 'observations/observation' holds NaN or infinity, first in row 2"),
     ],
 )
 def test_values_that_cannot_be_trained_on_are_one_line(
@@ -384,6 +412,102 @@ def test_values_that_cannot_be_trained_on_are_one_line(
     env.close()
     episode.observations["observation"][2, 5] += observation
     write(ANT.dataset, spec, [Walk(episode.observations, episode.actions, np.array(rewards))])
+    set_refused(ANT, message, tmp_path)
+
+
+def nan(values: Any) -> Any:
+    """The array with a NaN in row 3."""
+    values[3] = np.nan
+    return values
+
+
+@pytest.mark.usefixtures("umaze")
+@pytest.mark.parametrize(
+    ("field", "edit", "change", "message"),
+    [
+        ("terminations", lambda x: x * 0.5 + 0.5, {"reward": "dense"}, "'terminations' holds 0.5, allowed: 0 and 1"),
+        ("terminations", lambda x: x[:3], {}, "'terminations' has shape (3,) in an episode of 60 steps"),
+        ("observations/achieved_goal", nan, {}, "'observations/achieved_goal' holds NaN or infinity, first in row 3"),
+        (
+            "observations/achieved_goal",
+            lambda x: np.tile(x, 2),
+            {},
+            "'observations/achieved_goal' has shape (61, 4), allowed: (61, 2)",
+        ),
+        (
+            "observations/achieved_goal",
+            None,
+            {},
+            "maze: given, but 'observations' lacks 'achieved_goal', allowed: null",
+        ),
+    ],
+)
+def test_a_field_is_called_what_the_file_calls_it(
+    field: str, edit: Any, change: dict[str, Any], message: str, root: Path, tmp_path: Path
+) -> None:
+    """Positions from which rewards are computed, though they are no part of the states."""
+    with h5py.File(root / ANT.dataset / "data" / "main_data.hdf5", "a") as file:
+        values = file["episode_0"][field][()]
+        del file["episode_0"][field]
+        if edit is not None:
+            file["episode_0"][field] = edit(values)
+    data = ANT.model_copy(update={"observation": ("observation",), "maze": Maze(start=(3, 1), goal=(1, 1))} | change)
+    set_refused(data, f"{ANT.dataset}: episode 0: {message}", tmp_path)
+
+
+@pytest.mark.usefixtures("umaze")
+def test_returns_that_are_no_range_are_shown(root: Path, tmp_path: Path) -> None:
+    path = root / ANT.dataset / "data" / "metadata.json"
+    facts = {"ref_min_score": 3.0, "ref_max_score": 1.0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    words = "ref_min_score is 3.0 and ref_max_score 1.0, so `return_range` is needed"
+    set_refused(ANT.model_copy(update={"score": "return"}), words, tmp_path)
+
+
+@pytest.mark.usefixtures("umaze")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            "cannot be written (No space left on device); MINARI_DATASETS_PATH names",
+        ),
+        (
+            OSError(37, "No locks available"),
+            "cannot be written (No locks available); MINARI_DATASETS_PATH names another",
+        ),
+        (
+            OSError(113, "No route to host"),
+            "cannot be downloaded (OSError: [Errno 113] No route to host); without a network",
+        ),
+    ],
+)
+def test_a_download_that_the_folder_stops_is_not_blamed_on_the_network(
+    error: OSError, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(dataset: str, **_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(suite, "download_dataset", stopped)
+    set_refused(ANT.model_copy(update={"dataset": "D4RL/antmaze/large-play-v1"}), words, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        (1.0, "umaze-v1: 75 % of the numbers in 'actions' lie outside -1 to 1, the most extreme is -4; allowed: "),
+        (4.0, "umaze-v1: action space Box(-4.0, 4.0, (8,), float32) is not supported, allowed: a box from -1 to 1"),
+    ],
+)
+def test_actions_of_another_unit_are_one_line(box: float, message: str, tmp_path: Path) -> None:
+    spec = spec_of("AntMaze_UMaze-v4", 700, maze_map=UMAZE)
+    env = make(spec)
+    episode = walk(env, 0, 2)
+    env.close()
+    actions = np.array([[0.5] * 8, [-4.0] * 4 + [3.0] * 4], np.float32)
+    actions[0, :4] = 2.0
+    space = gymnasium.spaces.Box(-box, box, (8,), np.float32)
+    write(ANT.dataset, spec, [Walk(episode.observations, actions, episode.rewards)], action_space=space)
     set_refused(ANT, message, tmp_path)
 
 

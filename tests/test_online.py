@@ -545,6 +545,7 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
         in page
     )
     assert "there is no published score for this data set" in page
+    assert "band: its 95 % t-interval, cut at 0 and 100." in page  # 22 [-3.4, 47.4]
     write_evaluations("evals-online", "fidec", rows_of("evals-online", "fidec"), mujoco="3.1.6")
     call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
     first = Path("reports", "tiny", "online", "all.md").read_text().splitlines()[0]
@@ -576,6 +577,17 @@ def test_published_pairs_stand_beside_ours_by_the_name_of_the_data(tiny_project:
     page = render_online(found)["all.md"]
     assert "| umaze | ReBRAC | 6 ± 5 | 28 ± 28 | FQL paper, arXiv 2502.02538, Table 4 |" in page
     assert f"- umaze: not comparable with ours; {REGENERATED}." in page
+    assert "band: its 95 % t-interval." in page  # of zero width: all seeds agree
+
+
+def test_a_file_of_d4rl_is_not_taken_for_the_published_one() -> None:
+    from fd.report.online_page import Going, _reason
+    from fd.results.grid import GridTask
+
+    task = GridTask("pen", "pen-cloned-v1", "d4rl", None, (1_000_000,), 50, 1)
+    assert "does not check whether the file is the one that D4RL published" in _reason(
+        Going(task, 1_000_000, 2_000_000, (2_000_000,))
+    )
 
 
 def test_a_state_of_other_settings_is_one_line(tiny_project: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import time
 from itertools import product
 from pathlib import Path
@@ -10,16 +11,17 @@ from typing import Any
 
 import pytest
 import yaml
-from dvc.utils.serialize import load_yaml, modify_yaml
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import load_yaml
 from edits import changed
 
 from fd.errors import FdError
-from fd.settings.data_settings import DATA
+from fd.settings.data_settings import DATA, Download
 from fd.settings.refine_settings import TRAIN, Refine, spec_of
 from fd.settings.settings_file import read_settings
 from fd.settings.simulation_settings import Evaluate
 from fd.settings.training_settings import Network, Pretrain
-from fd.storage.untrusted import read_yaml
+from fd.storage.untrusted import read_text, read_yaml
 
 ROOT = Path(__file__).parent.parent
 FILES = (ROOT / "params.yaml", ROOT / "tests" / "tiny.yaml", *sorted((ROOT / "suites").glob("*.yaml")))
@@ -118,7 +120,7 @@ BAD_VALUES: list[tuple[str, str]] = [
     (edited("methods", "fidec", "act", drop=True), "methods.fidec.act: is missing"),
     (edited("methods", "ifql", "act", "best_of", to=0), "methods.ifql.act.best_of: 0, allowed: greater than or equal"),
     (edited("methods", "fidec", "train", to="residual"), "methods.fidec.train: 'residual', allowed: a mapping"),
-    (edited("methods", "../fidec", to=FLOW), "methods.../fidec: '../fidec', allowed: text to match"),
+    (edited("methods", "../fidec", to=FLOW), "methods.../fidec: '../fidec', allowed: lower-case letters, digits and -"),
     (
         edited("methods", "fidec", "refine", to={"tau": "x"}),
         "tasks.umaze with methods.fidec.refine.tau: 'x', allowed: a number",
@@ -132,8 +134,11 @@ BAD_VALUES: list[tuple[str, str]] = [
         "ablations.metric.values: {'state': 'fidec'}, allowed",
     ),
     (edited("ablations", drop=True), "ablations: is missing"),
-    (edited("tasks", "Maze", to=TINY["tasks"]["umaze"]), "tasks.Maze: 'Maze', allowed: text to match"),
-    (edited("tasks", "a" * 65, to=TINY["tasks"]["umaze"]), "allowed: at most 64 characters"),
+    (
+        edited("tasks", "Maze", to=TINY["tasks"]["umaze"]),
+        "tasks.Maze: 'Maze', allowed: lower-case letters, digits and -, ",
+    ),
+    (edited("tasks", "a" * 65, to=TINY["tasks"]["umaze"]), "-, like antmaze-large, at most 64 characters"),
     (edited("tasks", to={}), "tasks: {}, allowed: at least 1 item"),
     (edited(*MAZE, "refine", "dicount", to=0.9), "tasks.umaze.refine: unknown key 'dicount', allowed: learning_rate,"),
     (edited(*MAZE, "refine", "discount", to=2.0), "tasks.umaze.refine.discount: 2.0, allowed: less than 1"),
@@ -145,12 +150,23 @@ BAD_VALUES: list[tuple[str, str]] = [
     (edited(*CUBE, "data", "episodes", to=0), "tasks.cube-single.data.episodes: 0, allowed: greater than or"),
     (
         edited(*CUBE, "data", "dataset", to="../../x"),
-        "tasks.cube-single.data.dataset: '../../x', allowed: text to match",
+        "tasks.cube-single.data.dataset: '../../x', allowed: letters, digits, - and _, like cube-",
     ),
     (edited(*CUBE, "data", "horizon", to=9), "tasks.cube-single.data: unknown key 'horizon', allowed: source,"),
     (edited(*CUBE, "data", to="cube"), "tasks.cube-single.data: 'cube', allowed: a mapping"),
-    (edited(*MAZE, "data", "dataset", to="a/../b-v0"), "tasks.umaze.data.dataset: 'a/../b-v0', allowed: text to match"),
+    (
+        edited(*MAZE, "data", "dataset", to="a/../b-v0"),
+        "tasks.umaze.data.dataset: 'a/../b-v0', allowed: letters, digits, -, _ and /, with",
+    ),
     (edited(*MAZE, "data", "start", to=[1]), "tasks.umaze.data.start.1: is missing"),
+    (edited(*MAZE, "data", "environment", to="Maze-v3"), "environment: 'Maze-v3', allowed: PointMaze_…-v3, a maze of"),
+    (edited("suite", to="A suite"), "suite: 'A suite', allowed: lower-case letters, digits and -, like antmaze-large"),
+    (edited("download", "folder", to="a\x01b"), "download.folder: 'a\\x01b', allowed: a folder: absolute, in the home"),
+    (
+        edited("download", "folder", to=""),
+        "download.folder: '', allowed: a folder: absolute, in the home folder (~/…) or",
+    ),
+    (edited("download", "mirrors", 0, to="ftp://x"), "download.mirrors.0: 'ftp://x', allowed: an address that begins"),
 ]
 
 
@@ -316,6 +332,23 @@ def refused(content: bytes, message: str, folder: Path) -> None:
     told = str(error.value)
     assert told.startswith(f"{path}: ") and message in told
     assert "\n" not in told and len(told) < len(str(path)) + 400
+    assert "pattern" not in told and "^" not in told  # words, no regular expressions
+
+
+@pytest.mark.parametrize("folder", ["x", "./x", "x/", "../x", "a//b", "..x", "/x", "~/x", "~", ".", "ein Ordner/ä"])
+def test_any_folder_is_allowed_for_downloads(folder: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(edited("download", "folder", to=folder))
+    assert read_settings(path).part(Download, "download").folder == folder
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_byte_order_mark_and_line_ends_change_no_value(mark: bytes, end: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(mark + FILES[0].read_bytes().replace(b"\n", end))
+    assert read_settings(path) == read_settings(FILES[0])
+    assert repr(load_yaml(str(path))) == repr(read_settings(path).values)
 
 
 class WrittenOut(yaml.SafeDumper):
@@ -351,25 +384,10 @@ def test_what_does_not_exist_is_told_with_what_does() -> None:
         settings.section(Refine, "refine", "umaze", "sac")
 
 
-SPELLINGS = (
-    "1e-05",
-    "1e-3",
-    "1.0e-5",
-    "3.0e-4",
-    "010",
-    "0o10",
-    "0x1f",
-    "1_000",
-    "yes",
-    "on",
-    "True",
-    "false",
-    "12:30",
-    ".inf",
-    "-.inf",
-    "~",
-)
-SPELLINGS += ("null", "''", "'1e-3'", "1.", ".5", "+1", "-0", "a b", "[1, [2]]", "{a: 1}")
+NUMBERS = "1e-05 1e-3 1.0e-5 3.0e-4 1E5 1e+3 4.0e- 1e 010 08 0o10 0O7 0x1f 0b11 1_000 1_0.5 1. .5 +1 -0 12:30 1:20:30.5"
+WORDS = "yes no on off y True TRUE false ~ null Null .inf -.inf .INF .nan inf nan '1e-3' '' _1 0xZ"
+SPELLINGS = (*NUMBERS.split(), *WORDS.split(), "", "a b", "[1, [2]]", "{a: 1}", "1 # c", "'# c'", "|\n  a", "&a 1")
+DATES = ("2024-01-01", "2024-01-01 10:00:00", "2024-01-01T10:00:00Z", "2001-12-14t21:59:43.10-05:00")
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -379,11 +397,32 @@ def test_a_value_is_what_dvc_reads(spelling: str, tmp_path: Path) -> None:
     assert repr(read_yaml(path.read_text(), "x")) == repr(load_yaml(str(path)))
 
 
-def test_what_dvc_writes_is_read(tmp_path: Path) -> None:
-    """`dvc exp run -S pretrain.learning_rate=1.0e-5` writes 1e-05."""
+@pytest.mark.parametrize("spelling", DATES)
+def test_a_date_which_no_setting_takes_is_told(spelling: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(FILES[1].read_text())
-    with modify_yaml(str(path)) as values:
-        values["pretrain"]["learning_rate"] = 1.0e-5
-    assert "1e-05" in path.read_text()
-    assert read_settings(path).section(Pretrain, "pretrain", "umaze").learning_rate == 1.0e-5
+    path.write_text(f"x: {spelling}\n")
+    assert isinstance(load_yaml(str(path))["x"], datetime.date)
+    with pytest.raises(FdError, match=r"^x: x: holds a date(time)?, allowed: text, in quotes if necessary, numbers, "):
+        read_yaml(path.read_text(), "x")
+
+
+GIVEN = (*SPELLINGS, *DATES, "1e22", "1e16", "100000.0", "123456789012345678901", "'12:30'", "'null'", "' x '", "'é'")
+
+
+@pytest.mark.parametrize("given", [text for text in GIVEN if text not in ("~", "1 # c", "|\n  a", "&a 1")])
+def test_what_dvc_writes_is_read(given: str, tmp_path: Path) -> None:
+    """`dvc exp run -S x=1.0e-5` writes 1e-05."""
+    path = tmp_path / "params.yaml"
+    path.write_text("x: 0\n")
+    apply_overrides(str(path), [f"x={given}"])
+    assert repr(read_yaml(read_text(path), "x")) == repr(load_yaml(str(path)))
+
+
+def test_an_experiment_with_a_small_number(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(FILES[0].read_text())
+    apply_overrides(str(path), ["pretrain.learning_rate=1.0e-5", "+methods.fidec.refine.tau=1e-3", "seeds=[7]"])
+    assert "learning_rate: 1e-05" in path.read_text()
+    settings = read_settings(path)
+    assert settings.section(Pretrain, "pretrain", "cube-single").learning_rate == 1.0e-5
+    assert settings.section(Refine, "refine", "cube-single", "fidec").tau == 1.0e-3 and settings.seeds == (7,)

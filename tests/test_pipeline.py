@@ -135,6 +135,20 @@ def test_the_whole_pipeline_runs_and_is_then_up_to_date(ready: Pipeline) -> None
     assert sorted(unknown) == ["?? dvc.lock", "?? reports/"]  # what the stages make is ignored or reported
 
 
+def test_data_may_be_a_link_to_another_disk(ready: Pipeline, tmp_path: Path) -> None:
+    data = ready.folder / "data" / "umaze"
+    shutil.move(data, tmp_path / "umaze")
+    data.symlink_to(tmp_path / "umaze")
+    try:
+        ready.dvc("repro", "--single-item", "--force", "download@umaze")
+        assert data.is_symlink() and (tmp_path / "umaze" / "manifest.json").exists()
+        assert ready.stale() <= {"report", "regress"}  # they depend on data/, where DVC follows no links
+    finally:
+        data.unlink()
+        shutil.move(tmp_path / "umaze", data)
+    assert ready.stale() == set()
+
+
 def test_dvc_shows_metrics_plots_parameters_and_the_graph(ready: Pipeline) -> None:
     metrics = json.loads(ready.dvc("metrics", "show", "--json"))
     values = metrics[""]["data"][str(Path("reports", "tiny", "metrics.json"))]["data"]

@@ -257,6 +257,16 @@ def test_a_program_ends_whose_pool_was_not_closed(tmp_path: Path) -> None:
 # --- faults in workers ---
 
 
+def slow() -> None:
+    """A worker that takes long until it does anything, as imports do on a busy machine."""
+    time.sleep(2)
+
+
+def test_the_start_of_a_worker_may_take_longer_than_its_steps() -> None:
+    with Workers("slow", slow, [()], timeout=1.0):
+        pass
+
+
 def limited() -> Walk:
     """An environment in a process that may grow by 200 MB, and in its third step needs more."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from fd.errors import FdError
+from fd.reference.d4rl_files import FILE_COLUMNS, d4rl_files
 from fd.reference.hyperparameters import SETTING_COLUMNS, hyperparameters
 from fd.reference.published import METHODS, PROTOCOL_COLUMNS, SCORE_COLUMNS, Setting, compare_published, load_reference
 from fd.reference.tasks import TASK_COLUMNS, benchmark, find_task
@@ -57,6 +58,9 @@ def test_timing_of_the_reward_is_told() -> None:
         ({"final_steps": (1000000,)}, "no published score has this protocol (50 episodes at steps 1000000)"),
         ({"final_steps": (15000, 20000, 25000)}, "no published score has this protocol"),
         ({"episodes": 20}, "no published score has this protocol (20 episodes at steps 800000, 900000, 1000000)"),
+        ({"source": "d4rl", "verified": False}, "the file is not verified, its SHA-256 is not known to be that of"),
+        ({"source": "d4rl", "verified": False, "differs": "replayed"}, "replayed: no published score is comparable"),
+        ({"source": "d4rl", "differs": "replayed"}, "replayed: no published score is comparable"),
         ({"dataset": "cube-single-play-v0"}, "there is no published score for this data set"),
         (MINARI, "there is no published score for this data set"),
         (MINARI | {"differs": "recorded anew"}, "recorded anew: no published score is comparable"),
@@ -109,6 +113,33 @@ def test_task_of_either_name() -> None:
     for name in ("D4RL/pen/human-v2", "pen-human-v1"):
         assert (task := find_task(tasks, name)) and task.name == "pen-human" and task.horizon == 100
     assert find_task(tasks, "pen-human-v2") is None
+
+
+def test_every_task_of_d4rl_has_a_file() -> None:
+    files = d4rl_files(FOLDER)
+    assert set(files) == {task.published for task in benchmark(FOLDER) if task.source == "minari"}
+    assert {name for name, file in files.items() if not file.sha256} == {"relocate-human-v1", "relocate-expert-v1"}
+    for name, file in files.items():  # D4RL's infos.py names the files of Adroit as the sets, those of AntMaze by maze
+        maze = {"umaze": "u", "medium": "big", "large": "hardest"}.get(name.split("-")[1])
+        assert file.file == f"{name}.hdf5" if maze is None else file.file.startswith(f"Ant_maze_{maze}-maze_noisy_")
+    assert len({file.file for file in files.values()}) == len(files)
+    assert len({file.sha256 for file in files.values() if file.sha256}) == len(files) - 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a-v1,a.hdf5,0f,here", "d4rl_files.csv:2: sha256 '0f', allowed: 64 hexadecimal digits and their source"),
+        (f"a-v1,a.hdf5,{'0' * 64},", "d4rl_files.csv:2: sha256 '0000"),
+        ("a-v1,a.hdf5,,here", "d4rl_files.csv:2: sha256 '', allowed: 64 hexadecimal digits"),
+        ("a-v1,a.hdf5,,\na-v1,b.hdf5,,", "d4rl_files.csv:3: duplicate data set 'a-v1', allowed: each once"),
+        ("a-v1,a.hdf5", "d4rl_files.csv:2: 4 values are needed"),
+    ],
+)
+def test_a_broken_table_of_files_is_named(tmp_path: Path, rows: str, message: str) -> None:
+    (tmp_path / "d4rl_files.csv").write_text(",".join(FILE_COLUMNS) + f"\n{rows}\n")
+    with pytest.raises(FdError, match=re.escape(message)):
+        d4rl_files(tmp_path)
 
 
 def test_shapes_and_horizons_are_those_of_ogbench() -> None:

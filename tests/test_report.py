@@ -13,12 +13,15 @@ import pytest
 import yaml
 from edits import change_params, outcome, refused
 from example_suite import MACHINE, ROOT, SEEDS, STEPS, edit_record, suite_params, write_csv, write_suite
+from test_d4rl import DOOR
 
 from fd.report import figures, tables
 from fd.report.style import COLOURS, style
+from fd.report.text import cut
 from fd.results import training_log
 from fd.results.estimates import Results, gather_estimates, leaders
 from fd.results.grid import COLOURED, grid_of
+from fd.results.statistics import Summary
 from fd.settings.settings_file import read_settings
 from fd.storage.files import digests, write_folder, write_record, write_text
 from stages.report import app
@@ -144,6 +147,59 @@ def test_page(report: Path) -> None:
         "published.csv",
     ):
         assert f"]({link})" in text
+
+
+def test_captions_say_where_intervals_are_cut(report: Path, suite: Path) -> None:
+    text = (report / "report.md").read_text()
+    assert "as in the table, cut at 0 and 100; dots: the seeds." in text  # bc: 15 [-48.5, 78.5]
+    assert "band: its 95 % t-interval, cut at 0 and 100." in text
+    params = yaml.safe_load((suite / "params.yaml").read_text())
+    for spread, told in ((0.0, ""), (10.0, ", cut at 0 and 130 (far)")):
+        write_suite(
+            suite,
+            params,
+            score=lambda task, m, seed, *_, spread=spread: (
+                (120.0 if task == "far" else 50.0) + (spread * (2 * seed - 1) if task == "far" else 0)
+            ),
+            constraint=lambda *_: (1.0, 0.1, 0.1),
+        )
+        assert run(suite) == (0, "")
+        text = (suite / "reports" / "example" / "report.md").read_text()
+        assert f"as in the table{told}; dots: the seeds." in text
+        assert f"band: its 95 % t-interval{told}." in text
+
+
+def test_ends_of_the_axes_are_told_by_task() -> None:
+    wide, narrow = Summary(50.0, 9.0, -30.0, 130.0), Summary(50.0, 1.0, 40.0, 60.0)
+    ranges = {"a": (0.0, 100.0), "b": (-3.14159, 142.0), "c": (0.0, 100.0)}
+    assert cut(ranges, [("a", narrow), ("b", narrow), ("c", narrow)]) == ""
+    assert cut(ranges, [("a", wide), ("b", narrow)]) == ", cut at 0 and 100"
+    told = ", cut at 0 and 100 (a, c); -3.1 and 142 (b)"
+    assert cut(ranges, [("a", wide), ("b", wide), ("c", wide)]) == told
+    assert cut({"b": (-3.14159, 120.0)}, [("b", wide)]) == ", cut at -3.1 and 120"
+    assert cut(ranges, [("a", Summary(100.0, float("nan"), float("nan"), float("nan")))]) == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "origin", "note"),
+    [
+        ({"bytes": 9, "sha256": "00", "verified": False}, "not verified (d4rl)", True),
+        ({"bytes": 9, "sha256": "00", "verified": True}, "published (d4rl)", False),
+    ],
+)
+def test_a_file_of_d4rl_is_published_only_if_that_is_known(
+    suite: Path, file: dict[str, object], origin: str, note: bool
+) -> None:
+    params = yaml.safe_load((suite / "params.yaml").read_text())
+    params["tasks"]["far"]["data"] = DOOR.model_dump(mode="json")
+    write_suite(suite, params, score=lambda *_: 50.0, constraint=lambda *_: (1.0, 0.1, 0.1))
+    edit_record(suite / "data" / "far" / "manifest.json", files={DOOR.file: file}, successes=None)
+    assert run(suite) == (0, "")
+    text = (suite / "reports" / "example" / "report.md").read_text()
+    assert f"| far | `door-cloned-v1` | {origin} | 100 | 100,100 | - | 200 | success |" in text
+    assert "With success: `-` where the data do not mark success." in text
+    assert ("Not verified: the SHA-256 of the file" in text) == note
+    assert ("- far: the file is not verified, its SHA-256 is not known to be that of" in text) == note
 
 
 @pytest.mark.parametrize("name", ["scores.svg", "learning_curves.svg", "constraint.svg"])

@@ -12,11 +12,15 @@ import pytest
 import torch
 from conftest import TASK, settings
 from edits import changed, contents, edit, one_line, program, write_params
+from test_pipeline import ROOT
 from typer import Typer
 
+from fd.cli.program import app as cli
 from fd.errors import FdError
 from fd.runtime import memory
-from stages import download, evaluate, pretrain, refine, report
+from fd.storage import scratch
+from fd.storage.outputs import check_folder
+from stages import ablate, download, evaluate, pretrain, refine, regress, report, theory
 
 METHOD = "bc"
 STAGES: dict[str, tuple[Typer, Sequence[str], str]] = {  # app, its options, its output
@@ -121,6 +125,165 @@ def test_a_folder_that_can_only_be_read(
         subprocess.run(["umount", "-l", folder], check=True)
     assert program(monkeypatch, app, *options) == 0
     assert contents(output) == expected and temporary_files() == []
+
+
+def test_an_output_on_a_full_disk_of_its_own_names_it(
+    whole: Path, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scratch folder has room; the copy of what it holds does not fit."""
+    shutil.copytree(whole, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    resize(disk, free=4096)
+    app, options, _ = STAGES["pretrain"]
+    assert program(monkeypatch, app, *options, "--out", str(disk)) == 2
+    line = one_line(capsys)
+    assert line.startswith(f"error: {disk / TASK}: cannot be written: [Errno 28] No space left on device")
+    assert [path.name for path in disk.iterdir()] == [
+        f"{TASK}.json"
+    ]  # the record is written before the folder is published
+
+
+def a_file(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    return f"{path}: is a file, allowed: a folder"
+
+
+def a_folder(path: Path) -> str:
+    path.mkdir(parents=True)
+    return f"{path}: is a folder, allowed: a file"
+
+
+def a_link_to_nothing(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to("/nowhere/at all")
+    return f"{path}: is a link to /nowhere/at all, which does not exist, allowed: a folder"
+
+
+def a_link_to_itself(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(path.name)
+    return f"{path}: is a link to {path.name}, which does not exist, allowed: a folder"
+
+
+OBSTACLES: list[tuple[str, Callable[[Path], str], str]] = [
+    ("download", a_file, f"data/{TASK}"),
+    ("download", a_file, "data"),
+    ("download", a_link_to_nothing, f"data/{TASK}"),
+    ("download", a_link_to_nothing, "data"),
+    ("download", a_link_to_itself, "data"),
+    ("pretrain", a_file, f"behaviour/{TASK}"),
+    ("pretrain", a_folder, f"behaviour/{TASK}.json"),
+    ("refine", a_file, f"runs/{TASK}"),
+    ("refine", a_link_to_itself, f"runs/{TASK}/fidec"),
+    ("refine", a_folder, f"runs/{TASK}/fidec.json"),
+    ("evaluate", a_folder, f"evals/{TASK}/bc.csv"),
+    ("evaluate", a_folder, f"evals/{TASK}/bc.json"),
+    ("evaluate", a_file, f"evals/{TASK}"),
+    ("evaluate", a_link_to_nothing, "evals"),
+    ("report", a_file, "reports/tiny"),
+    ("theory", a_file, "reports/theory"),
+    ("ablate", a_file, "reports/tiny/ablations"),
+    ("regress", a_folder, "verdict.md"),
+    ("power", a_file, "reports"),
+]  # fmt: skip
+APPS = {name: (app, options) for name, (app, options, _) in STAGES.items()} | {
+    "theory": (theory.app, []),
+    "ablate": (ablate.app, ["--axis", "metric"]),
+    "regress": (regress.app, ["--out", "verdict.md", "--no-gate"]),
+    "power": (
+        cli,
+        ["power", "--baseline", str(ROOT / "baseline" / "quick.json"), "--params", str(ROOT / "params.yaml")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("stage", "put", "place"), OBSTACLES)
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    stage: str, put: Callable[[Path], str], place: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    shutil.copytree(whole, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    for folder in (place, ".scratch"):
+        shutil.rmtree(folder, ignore_errors=True)
+    Path(place).unlink(missing_ok=True)
+    values = settings(METHOD, "fidec")
+    write_params(Path(), values | {"ablations": {"metric": {"about": "x", "values": {"a": METHOD, "b": "fidec"}}}})
+    told, before = put(Path(place)), contents(".")
+    app, options = APPS[stage]
+    assert program(monkeypatch, app, *options) == 2
+    printed = capsys.readouterr()
+    assert printed.err.strip() == f"error: {told}" and printed.out == ""  # one line, and no progress above it
+    assert {path: content for path, content in contents(".").items() if "/locks/" not in path} == before
+
+
+@pytest.mark.parametrize("stage", ["download", "pretrain", "refine"])
+def test_a_link_to_a_folder_is_followed(
+    stage: str, whole: Path, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder that it leads to is on this disk or on another one."""
+    app, options, output = STAGES[stage]
+    shutil.copytree(whole, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    expected = contents(output)
+    for there in (disk / "elsewhere", tmp_path / "elsewhere"):
+        shutil.rmtree(output) if not Path(output).is_symlink() else Path(output).unlink()
+        there.mkdir()
+        (there / "old").write_text("of another run")
+        Path(output).symlink_to(there)
+        assert program(monkeypatch, app, *options) == 0
+        assert Path(output).is_symlink() and not there.is_symlink()
+        assert contents(there) == contents(output) == expected
+    assert temporary_files() == []
+
+
+def test_a_mount_point_is_not_emptied(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (disk / "mine").write_text("a file")
+    Path("data").mkdir()
+    Path("data", TASK).symlink_to(disk)
+    with pytest.raises(FdError, match=f"^{disk}: is a mount point, which cannot be replaced, allowed: a folder in it$"):
+        check_folder(Path("data", TASK))
+
+
+def test_a_kill_while_scratch_is_removed_leaves_nothing_to_resume_from(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs on another disk are copied, so that the scratch folder still has the state and a part of them after the kill."""
+    work = tmp_path / "work"
+
+    def built() -> Path:
+        (work / "out").mkdir(parents=True)
+        for name in ("out/snapshot", "out/train.csv", "state"):
+            (work / name).write_text(name)
+        return work / "out"
+
+    def killed(path: Path, **_: object) -> None:
+        if path.exists():
+            (path / "out/snapshot").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scratch.publish(built(), disk / "out", work)
+    assert not work.exists() and len(contents(disk / "out")) == 2
+    scratch.publish(built(), disk / "out", work)
+    assert list(tmp_path.iterdir()) == [disk]
+
+
+def test_a_bank_without_room_is_not_drawn(
+    whole: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app, options, _ = STAGES["refine"]
+    shutil.copytree(whole, disk / "project")
+    monkeypatch.chdir(disk / "project")
+    shutil.rmtree(".scratch/banks")
+    resize(disk, free=16_384)
+    assert program(monkeypatch, app, *options) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: .scratch/banks: No space left") and told.count("\n") == 1
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "refine", "evaluate", "report"])

@@ -354,7 +354,19 @@ def nan(values: Any) -> Any:
         (changed(observations=nan), "'observations' holds NaN or infinity, first in row 7"),
         (changed(observations=lambda x: x[:, :1]), "'observations' has rows of shape (1,), allowed: (2,)"),
         (changed(actions=lambda x: x[:-1]), "'actions' has 3002 rows, 'observations' has 3003"),
-        (changed(terminals=lambda x: x & False), "the last row of 'ends' is not True"),
+        (changed(actions=lambda x: 4 * x), "% of the numbers in 'actions' lie outside -1 to 1, the most extreme is"),
+        (
+            changed(terminals=lambda x: x & False),
+            "the last row of 'terminals' is not 1, so the last episode is cut off",
+        ),
+        (changed(terminals=lambda x: x | True), "no transition, every row of 'terminals' ends an episode"),
+        (changed(terminals=lambda x: x * 0.5), "'terminals' holds 0.5, allowed: 0 and 1"),
+        (changed(terminals=lambda x: x[0]), "'terminals' has shape (), allowed: one row or more"),
+        (changed(observations=lambda x: x[0, 0]), "'observations' has shape (), allowed: one row or more"),
+        (
+            changed(**{name: lambda x: x[:0] for name in ("observations", "actions", "terminals", "qpos", "qvel")}),
+            "'observations' has shape (0, 2), allowed: one row or more",
+        ),
     ],
 )
 def test_damaged_ogbench_file_is_one_line(

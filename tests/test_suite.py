@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from typer.testing import CliRunner
 
 from fd.cli.program import app
 from fd.errors import FdError
 from fd.reference import suites
 from fd.reference.hyperparameters import hyperparameters, of_dataset
+from fd.reference.published import load_reference
 from fd.reference.tasks import benchmark
+from fd.report.baseline import load_baseline
 from fd.settings.data_settings import DATA
 from fd.settings.refine_settings import Refine
 from fd.settings.settings_file import SettingsFile, parse_settings, read_settings
@@ -150,6 +156,69 @@ def test_selecting(tmp_path: Path) -> None:
     assert target.read_text(encoding="utf-8") == edited
     select("quick", target, "--force")
     assert read_settings(target).suite == "quick"
+
+
+def dvc_writes(text: str, folder: Path) -> str:
+    """The text after an experiment of DVC: other lines, the same values and comments."""
+    path = folder / "experiment.yaml"
+    path.write_text(text, encoding="utf-8")
+    apply_overrides(str(path), ["report.seed=0"])
+    return path.read_text(encoding="utf-8")
+
+
+REWRITTEN: dict[str, Callable[[str, Path], str]] = {
+    "line ends of Windows": lambda text, _: text.replace("\n", "\r\n"),
+    "a byte order mark": lambda text, _: f"\ufeff{text}",
+    "both": lambda text, _: "\ufeff" + text.replace("\n", "\r\n"),
+    "blanks at the ends of lines": lambda text, _: text.replace("\n", "  \n"),
+    "no last line end": lambda text, _: text.rstrip(),
+    "an experiment of DVC": dvc_writes,
+}
+
+
+@pytest.mark.parametrize("rewritten", REWRITTEN)
+@pytest.mark.parametrize("suite", ["quick", "d4rl-antmaze"])
+def test_another_layout_is_no_edit(rewritten: str, suite: str, tmp_path: Path) -> None:
+    target = tmp_path / "params.yaml"
+    text = REWRITTEN[rewritten](TEXTS[suite], tmp_path)
+    assert text != TEXTS[suite]
+    target.write_bytes(text.encode())
+    select("ci", target)
+    assert target.read_text(encoding="utf-8") == TEXTS["ci"]
+
+
+@pytest.mark.parametrize("edit", [("# Adam", "# adam, I think"), ("seed: 0 ", "seed: 1 "), ("suite: quick", "suite: x"), ("seeds:", "- :")])  # fmt: skip
+def test_an_edit_is_kept_whatever_the_layout(edit: tuple[str, str], tmp_path: Path) -> None:
+    target = tmp_path / "params.yaml"
+    assert edit[0] in TEXTS["quick"]
+    content = TEXTS["quick"].replace(*edit).replace("\n", "\r\n").encode()
+    target.write_bytes(content)
+    with pytest.raises(FdError, match=r"params\.yaml: has local edits"):
+        select("ci", target)
+    assert target.read_bytes() == content
+
+
+def test_line_ends_and_a_byte_order_mark_of_tables_mean_nothing(tmp_path: Path) -> None:
+    for name in ("suites", "reference", "baseline"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+    assert benchmark(tmp_path / "reference") == benchmark(FOLDER)
+    assert hyperparameters(tmp_path / "reference") == hyperparameters(FOLDER)
+    assert load_reference(tmp_path / "reference") == load_reference(FOLDER)
+    assert load_baseline(tmp_path / "baseline" / "ci.json") == load_baseline(ROOT / "baseline" / "ci.json")
+    texts = suites.suite_texts(tmp_path / "suites", tmp_path / "reference")
+    assert {name: text.splitlines() for name, text in texts.items()} == {
+        name: text.splitlines() for name, text in TEXTS.items()
+    }
+
+
+def test_git_changes_no_line_end() -> None:
+    """DVC compares the bytes of files, so a clone has the same ones whatever core.autocrlf says."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no Git repository")
+    told = subprocess.run(["git", "ls-files", "--eol"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert told and [line for line in told.splitlines() if "attr/-text" not in line] == []
 
 
 @pytest.mark.parametrize("name", ["papers", "../quick", "benchmark/settings", ""])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,14 +15,16 @@ from edits import contents
 from typer.testing import CliRunner
 
 from fd.errors import FdError
+from fd.networks.mlp import StackedMLP
 from fd.settings.settings_file import read_settings
 from fd.settings.theory_settings import Theory, TheorySchedule
 from fd.theory import bandit, gap, kl, score_error, second_order
 from fd.theory.demonstrations import elongated
 from fd.theory.distributions import Mixture, planar
-from fd.theory.fit import generators, train_flow
+from fd.theory.fit import generators, members_of, train_flow
 from fd.theory.gap import Refined, Trained
 from fd.theory.score_error import Curve, curve
+from fd.theory.tradeoff import ISOTROPIC, TradeoffCurve, tradeoff_curves
 from stages.theory import app
 
 # torch compiles its rules of forward differentiation, at their first use, with a function that it has deprecated.
@@ -29,8 +33,8 @@ ROOT = Path(__file__).parent.parent
 SEEDS = (0, 1)
 TARGETS = {**second_order.targets(), **{name: layout.target for name, layout in bandit.layouts().items()}}
 FILES = {
-    *("theory.md", "metrics.json", "score_error.csv", "second_order.csv", "gap.csv", "bandit.csv"),
-    *("score_error.svg", "second_order.svg", "gap.svg", "bandit.svg"),
+    *("theory.md", "metrics.json", "score_error.csv", "second_order.csv", "gap.csv", "bandit.csv", "tradeoff.csv"),
+    *("score_error.svg", "second_order.svg", "gap.svg", "bandit.svg", "tradeoff.svg"),
 }
 
 
@@ -125,10 +129,22 @@ def test_orders_of_the_forms() -> None:
         constant = case.field == "constant"
         assert slopes["stein"] is None or slopes["stein"] >= 2.8, (case.target, case.field)
         assert (slopes["stein"] is None) == (constant and case.target == "Gaussian")
-        for form in ("score", "state"):
+        for form in ("score", "state", "curvature"):
             slope = slopes[form]
             assert (slope is None or slope >= 2.8) if constant else (slope is not None and slope < 2.2)
         assert slopes["identity"] is not None and slopes["identity"] < 2.2
+
+
+@pytest.mark.parametrize("name", second_order.targets())
+def test_the_curvature_form_drops_the_squared_slopes(name: str) -> None:
+    """stein = 1/2 E[delta' H delta] + 1/2 E[tr (grad delta)^2], by quadrature; both terms matter unless the field is constant."""
+    for field_name, field in second_order.fields().items():
+        forms = second_order.forms(second_order.targets()[name], field)
+        curvature, dropped = forms["curvature"], forms[second_order.DROPPED]
+        assert abs(forms["stein"] - curvature - dropped) < 1e-10 * forms["stein"]
+        assert dropped == 0 if field_name == "constant" else dropped > 0.1 * forms["stein"]
+        if name == "Gaussian":  # one curvature everywhere, the Fisher information
+            assert curvature == pytest.approx(forms["state"], rel=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +225,85 @@ def test_members_have_streams_of_their_own() -> None:
     assert len({g.initial_seed() for g in pair}) == 4
 
 
+def test_members_are_taken_in_order_and_more_than_once() -> None:
+    streams = generators(3, (0, 1, 2), purpose=0)
+    stack = StackedMLP((3, 2), (2, 4, 1), norm=True, generators=streams)
+    x = torch.randn(3, 5, 2)
+    taken = members_of(stack, [2, 0, 2])
+    torch.testing.assert_close(taken(x[[2, 0, 2]]), stack(x)[[2, 0, 2]])
+    assert not any(part.requires_grad for part in taken.parameters())
+
+
+@pytest.fixture(scope="module")
+def tiny_bandit() -> tuple[bandit.Bandit, Theory]:
+    settings = read_settings(ROOT / "tests" / "tiny.yaml").part(Theory, "theory")
+    plan = bandit.layouts()
+    flow = train_flow({name: layout.target for name, layout in plan.items()}, settings.seeds, settings.flow)
+    return bandit.prepare(flow, plan, settings), settings
+
+
+def test_a_refinement_trains_in_a_stack_as_it_does_alone(tiny_bandit: tuple[bandit.Bandit, Theory]) -> None:
+    """Every member has its own metric and budget, and none of another's."""
+    stack, settings = tiny_bandit
+    together = bandit.refined(stack, bandit.QUADRATIC, settings.budgets, settings)
+    assert len(together) == len(bandit.QUADRATIC) * len(settings.budgets) * len(stack.members())
+    for method, budget in itertools.product(("deflow", "fidec-local-desmooth"), settings.budgets):
+        alone = bandit.refined(stack, [method], [budget], settings)
+        among = [outcome for outcome in together if (outcome.method, outcome.budget) == (method, budget)]
+        for own, other in zip(alone, among, strict=True):
+            assert (own.layout, own.seed) == (other.layout, other.seed)
+            assert (own.value, own.kl, own.spent) == pytest.approx((other.value, other.kl, other.spent), rel=1e-3)
+
+
+def test_curves_are_compared_where_both_are_known() -> None:
+    half = TradeoffCurve("crossed", "half", 0, kl=[0.05, 0.5], gain=[0.1, 1.0])
+    whole = TradeoffCurve("crossed", "whole", 0, kl=[0.2, 2.0], gain=[0.2, 2.0])
+    assert half.gain_at(0.05) == pytest.approx(0.1) and half.gain_at(0.1) == pytest.approx(0.2)
+    assert half.gain_at(0.6) is None and half.kl_at(0.05) is None
+    assert half.kl_ratios(whole) == pytest.approx([0.5] * 18)
+    assert half.kl_ratios(TradeoffCurve("crossed", "none", 0, kl=[], gain=[])) == []
+
+
+@pytest.fixture(scope="module")
+def crossed() -> list[bandit.BanditOutcome]:
+    """Refinements on the bandit with crossed modes, with the committed settings but one seed and three of the budgets."""
+    settings = read_settings(ROOT / "params.yaml").part(Theory, "theory")
+    settings = settings.model_copy(update={"seeds": SEEDS[:1], "budgets": settings.budgets[::2]})
+    plan = {"crossed": bandit.layouts()["crossed"]}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    flow = train_flow({"crossed": plan["crossed"].target}, settings.seeds, settings.flow)
+    outcomes = bandit.refined(bandit.prepare(flow, plan, settings), bandit.QUADRATIC, settings.budgets, settings)
+    torch.set_num_threads(threads)
+    return outcomes
+
+
+def test_the_multiplier_holds_every_budget(crossed: list[bandit.BanditOutcome]) -> None:
+    assert all(outcome.spent == pytest.approx(1, abs=0.1) for outcome in crossed)
+
+
+def test_the_local_metric_where_modes_cross(crossed: list[bandit.BanditOutcome]) -> None:
+    assert not any(outcome.folds for outcome in crossed)
+    _local_metric_gains_more(tradeoff_curves(crossed), SEEDS[:1])
+
+
+def _local_metric_gains_more(curves: Sequence[TradeoffCurve], seeds: Sequence[int]) -> None:
+    """Where modes cross, for every seed: curvature needs at most 65 % of the identity's KL for every gain that both reach; desmoothed,
+    it gains the most of all metrics at every KL that all reach.
+    """
+    for seed in seeds:
+        own = {curve.method: curve for curve in curves if (curve.layout, curve.seed) == ("crossed", seed)}
+        ratios = own["fidec-local"].kl_ratios(own[ISOTROPIC])
+        assert len(ratios) == 18 and max(ratios) <= 0.65
+        best = own.pop("fidec-local-desmooth")
+        low, high = (end(curve.kl[at] for curve in [best, *own.values()]) for end, at in ((max, 0), (min, -1)))
+        assert high > 4 * low
+        for kl_shared in torch.linspace(low, high, 12)[1:-1].tolist():
+            others = [gain for curve in own.values() if (gain := curve.gain_at(kl_shared)) is not None]
+            gained = best.gain_at(kl_shared)
+            assert gained is not None and len(others) == 4 and gained > max(others)
+
+
 def test_committed_results_meet_the_thresholds() -> None:
     folder = ROOT / "reports" / "theory"
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -227,6 +322,22 @@ def test_committed_results_meet_the_thresholds() -> None:
         _is_u_shaped(
             totals, left=0.75, right=0.3
         )  # the flows of the mixtures are learned less well than the Gaussian's
+
+
+def test_committed_results_of_the_local_metric() -> None:
+    """On the crossed layout with all seeds; the multiplier has held every budget on both layouts."""
+    rows = list(csv.DictReader((ROOT / "reports" / "theory" / "tradeoff.csv").read_text().splitlines()))
+    assert all(float(row["spent"]) == pytest.approx(1, abs=0.1) for row in rows)
+    points: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
+    for row in rows:
+        where = row["layout"], row["method"], int(row["seed"])
+        points.setdefault(where, []).append((float(row["kl"]), float(row["gain"])))
+    curves = [
+        TradeoffCurve(*where, kl=[kl for kl, _ in sorted(own)], gain=[gain for _, gain in sorted(own)])
+        for where, own in points.items()
+    ]
+    seeds = read_settings(ROOT / "params.yaml").part(Theory, "theory").seeds
+    _local_metric_gains_more(curves, seeds)
 
 
 def test_stage_writes_the_same_files_twice(tmp_path: Path) -> None:

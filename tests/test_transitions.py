@@ -55,11 +55,27 @@ def test_manifest_counts_transitions_not_rows() -> None:
 
 def test_end_rows_are_empty_and_actions_off_their_bounds() -> None:
     ends = np.array([False, True])
-    arrays = assemble(np.zeros((2, 1)), np.array([[7.0], [3.0]]), rewards=np.ones(2), masks=np.zeros(2), ends=ends)
+    arrays = assemble("x", np.zeros((2, 1)), np.array([[1.0], [3.0]]), rewards=np.ones(2), masks=np.zeros(2), ends=ends)
     assert arrays.actions.tolist() == [[np.float32(ACTION_BOUND)], [0.0]]
     assert arrays.rewards.tolist() == [1, 0]
     assert arrays.masks.tolist() == [0, 1]
     assert {arrays.observations.dtype, arrays.actions.dtype, arrays.masks.dtype} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(("extreme", "share"), [(1.01, "50 %"), (-40.0, "50 %"), (np.inf, "50 %")])
+def test_actions_outside_their_bounds_are_refused_before_they_are_clipped(extreme: float, share: str) -> None:
+    actions, ends = np.array([[0.5, extreme], [9.0, 9.0]]), np.array([False, True])
+    with refused(
+        f"{share} of the numbers in 'actions' lie outside -1 to 1, the most extreme is {extreme:.4g}", start="x: "
+    ):
+        assemble("x", np.zeros((2, 1)), actions, rewards=np.ones(2), masks=np.zeros(2), ends=ends)
+
+
+@pytest.mark.parametrize("value", [np.float32(1.0000001), np.float16(-1.001), 1.0, -1])
+def test_actions_beyond_their_bounds_by_rounding_are_clipped(value: float) -> None:
+    actions, ends = np.array([[value], [value]]), np.array([False, True])
+    arrays = assemble("x", np.zeros((2, 1)), actions, rewards=np.ones(2), masks=np.zeros(2), ends=ends)
+    assert arrays.actions[0] == np.float32(np.copysign(ACTION_BOUND, float(value)))
 
 
 def damaged(**changes: Any) -> Callable[[Path], None]:
@@ -200,7 +216,7 @@ def test_damaged_arrays_are_one_line(damage: Callable[[Path], None], message: st
         (text, "truncated or not an npz file"),
         (single, "not an npz file"),
         (lacking, "lacks the field 'masks', found: observations, actions, rewards, ends"),
-        (pickled, "truncated or not an npz file (rewards.npy: holds objects, which are never unpickled"),
+        (pickled, "rewards.npy holds objects, which are never unpickled, allowed: numbers"),
         (bomb, "unpacks to 500000384 bytes, allowed: 100 times its size"),
         (claimed, "masks.npy: its shape (1000000000,) does not match its data"),
     ],

@@ -10,6 +10,7 @@ def two_episodes() -> Transitions:
     ends = np.array([0, 0, 0, 1, 0, 0, 1], np.bool_)
     random = np.random.default_rng(0)
     return assemble(
+        "two episodes",
         random.standard_normal((7, 3)),
         random.uniform(-1, 1, (7, 2)),
         rewards=np.array([-1, -1, -1, -1, -1, 0, 0.0]),

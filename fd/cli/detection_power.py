@@ -10,6 +10,7 @@ import typer
 from fd.errors import FdError
 from fd.runtime.command_line import ParamsOption
 from fd.storage.files import write_folder
+from fd.storage.outputs import check_file
 
 
 def command(
@@ -24,6 +25,7 @@ def command(
     from fd.settings.report_settings import Regress, Report
     from fd.settings.settings_file import read_settings
 
+    check_file(out / "power.md")
     settings = read_settings(params_file)
     known = baseline.load_baseline(path)
     if settings.suite != known.suite:

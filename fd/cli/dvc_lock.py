@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from filelock import FileLock
+
+from fd.storage.locks import locked
 
 
 def command(
@@ -22,7 +23,7 @@ def command(
     """Remove DVC's lock file tmp/rwlock, unless a running DVC process owns it."""
     path = folder / "tmp" / "rwlock"
     if path.exists() and Path("/proc/self").exists():  # /proc is needed to look up processes
-        with FileLock(path.with_name("rwlock.lock")):  # DVC takes the same lock to read and write the list
+        with locked(path.with_name("rwlock.lock")):  # DVC takes the same lock to read and write the list
             if not any(map(is_dvc, processes(path.read_text(encoding="utf-8", errors="replace")))):
                 path.unlink()
 

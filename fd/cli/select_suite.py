@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +14,7 @@ from fd.reference.suites import suite_texts
 from fd.runtime.command_line import ParamsOption
 from fd.settings.settings_file import parse_settings
 from fd.storage.files import write_text
-from fd.storage.untrusted import read_text
+from fd.storage.untrusted import read_text, read_yaml
 
 
 def command(
@@ -28,10 +30,31 @@ def command(
     known = suite_texts(suites, published)
     if name not in known:
         raise FdError(f"{suites}: {name!r} does not exist, allowed: {', '.join(known)}")
-    if params_file.exists() and not force and read_text(params_file) not in known.values():
+    if params_file.exists() and not force and is_edited(params_file, known):
         raise FdError(
             f"{params_file}: has local edits, it equals none of {', '.join(known)}; copy it elsewhere, or overwrite it with"
             f" `fidec suite {name} --force`"
         )
     parse_settings(known[name], f"suite {name}")
     write_text(params_file, known[name])
+
+
+def is_edited(path: Path, suites: Mapping[str, str]) -> bool:
+    """Whether a settings file has other values or comments than the suite that it names, whatever its layout and line ends.
+
+    Raises:
+        FdError: the file cannot be read.
+    """
+    text = read_text(path)
+    if text in suites.values():
+        return False
+    try:
+        values = read_yaml(text, str(path))
+        suite = suites[values["suite"]]
+    except (FdError, LookupError, TypeError):
+        return True
+    return bool(values != read_yaml(suite, str(path)) or _comments(text) != _comments(suite))
+
+
+def _comments(text: str) -> list[str]:
+    return [comment.rstrip() for comment in re.findall("#.*", text)]

@@ -4,7 +4,6 @@ The randomness of an episode depends on its own index alone, so the files are th
 workers, and a stopped collection resumes from the complete files.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from fd.errors import FdError
 from fd.runtime.progress import Progress
 from fd.simulation.workers import Workers, enter
+from fd.storage.files import replacing
 from fd.storage.transitions import read_npz
 
 # Seconds without a simulator step after which a collector counts as hung: a step takes 1 to 300 ms, building it 10 s.
@@ -74,12 +74,12 @@ def read_shard(path: Path, *names: str) -> Episode:
     """Read the named arrays of an episode file; all of them if no name is given.
 
     Raises:
-        FdError: the file is damaged.
+        FdError: the file cannot be read or is damaged.
     """
     try:
         return read_npz(path, names)
     except FdError as error:
-        raise FdError(f"{error}; remove it to collect the episode again") from None
+        raise FdError(f"{error}; if it is damaged, remove it to collect the episode again") from None
 
 
 def _collecting(make: Callable[[], Collector]) -> Callable[[tuple[Path, list[int]]], Iterator[OSError | None]]:
@@ -94,10 +94,8 @@ def _collect(collector: Collector, job: tuple[Path, list[int]]) -> Iterator[OSEr
     enter(f"episode {int(path.stem)} of seed {entropy}")
     try:
         episode = collector(np.random.SeedSequence(entropy))
-        temporary = path.with_name(f".{path.name}")
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **episode)
-        os.replace(temporary, path)
     except OSError as error:
         yield error
     else:

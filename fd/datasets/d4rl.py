@@ -18,11 +18,13 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 
-from fd.datasets.hdf5_check import check_hdf5
+from fd.datasets.hdf5_check import check_hdf5, opened
 from fd.datasets.mazes import between, registered
-from fd.datasets.rows import Rows, check_numbers
-from fd.errors import FdError, one_line
+from fd.datasets.rows import Rows, check_flags, check_numbers
+from fd.errors import FdError
+from fd.runtime.limits import check_room
 from fd.settings.data_settings import D4rlData
+from fd.storage.files import expanded
 from fd.storage.transitions import Transitions
 from fd.wrappers import as_d4rl
 
@@ -36,16 +38,16 @@ def find_d4rl(data: D4rlData) -> Path:
     """Return the path of the file.
 
     Raises:
-        FdError: the file does not exist.
+        FdError: the file does not exist, or the home folder, in which it lies, is not known.
     """
-    path = Path(data.folder).expanduser() / data.file
+    path = expanded(data.folder, "folder") / data.file
     if not path.is_file():
         raise FdError(f"folder: {path} does not exist; D4RL's files are not downloaded, put the file there")
     return path
 
 
 def d4rl_spec(data: D4rlData) -> EnvSpec:
-    """Return the spec of the evaluation environment: the one of the same task's Minari set, changed to match D4RL.
+    """Return the spec of the evaluation environment: one of gymnasium-robotics, changed to match D4RL's.
 
     Raises:
         FdError: the environment does not exist, or `maze` does not fit it.
@@ -68,7 +70,7 @@ def convert_d4rl(path: Path, data: D4rlData) -> Transitions:
 
     Raises:
         FdError: the file cannot be read, lacks a field or has one of the wrong shape, or holds positions outside the
-            maze, a sparse reward other than 0 and 1, or NaN.
+            maze, actions outside [-1, 1], a flag or sparse reward other than 0 and 1, or NaN.
     """
     columns = _read(path)
     ends = columns["timeouts"] | (columns["terminals"] if data.reward == "dense" else False)
@@ -114,16 +116,15 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     import h5py
 
     check_hdf5(path)
-    try:
-        with h5py.File(path) as file:
-            missing = [name for name in FIELDS if not isinstance(file.get(name), h5py.Dataset)]
-            if missing:
-                raise FdError(f"{path}: lacks the field '{missing[0]}', found: {', '.join([*file][:20]) or 'none'}")
-            columns = {name: np.asarray(file[name]) for name in FIELDS}
-    except FdError:
-        raise
-    except Exception as error:  # a damaged file causes exceptions of many kinds
-        raise FdError(f"{path}: truncated or not an HDF5 file ({one_line(error)})") from error
+    with opened(path) as file:
+        missing = [name for name in FIELDS if not isinstance(file.get(name), h5py.Dataset)]
+        if missing:
+            raise FdError(f"{path}: lacks the field '{missing[0]}', found: {', '.join([*file][:20]) or 'none'}")
+        if nothing := [name for name in FIELDS if file[name].shape is None]:
+            raise FdError(f"{path}: '{nothing[0]}' holds nothing, allowed: numbers")
+        size = sum(file[name].nbytes for name in FIELDS)
+        check_room(size, what=f"{path}: its arrays", allowed="more memory, a smaller set")
+        columns = {name: np.asarray(file[name]) for name in FIELDS}
     rows = len(columns["observations"]) if columns["observations"].size and columns["observations"].ndim else 0
     for name, dimensions in FIELDS.items():
         shape = columns[name].shape
@@ -133,5 +134,6 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             )
         check_numbers(str(path), name, columns[name])
     for name in ("terminals", "timeouts"):
+        check_flags(str(path), name, columns[name])
         columns[name] = columns[name].astype(bool)
     return columns

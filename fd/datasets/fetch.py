@@ -5,28 +5,26 @@ import http.client
 import json
 import os
 import re
-import ssl
-import urllib.error
 import urllib.request
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from fd.errors import FdError
+from fd.errors import FdError, one_line
 from fd.runtime.progress import Progress
 from fd.settings.data_settings import Download
-from fd.storage.files import write_text
+from fd.storage.files import digest, expanded, naming, write_text
+from fd.storage.locks import locked
+from fd.storage.outputs import make_room
 from fd.storage.untrusted import read_json
 
 
 class HostError(ConnectionError):
-    """A host sent something other than the file, or only a part of it."""
+    """A host cannot be reached, or sent something other than the file, or only a part of it."""
 
 
-FAILURES = (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError)
+FAILURES = (HostError, http.client.HTTPException)
 
 
 def fetch(name: str, download: Download, *, label: str) -> Path:
@@ -42,18 +40,17 @@ def fetch(name: str, download: Download, *, label: str) -> Path:
     Raises:
         FdError: no host has the file, or the hosts' file does not match the record.
     """
-    path = Path(download.folder).expanduser() / name
+    path = expanded(download.folder, "download.folder") / name
     path.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
-    with FileLock(_lock(path)):
+    with locked(_lock(path)):
         for mirror in () if path.exists() else download.mirrors:
             url = f"{mirror.rstrip('/')}/{name}"
             try:
                 _persist(url, path, timeout=download.timeout, label=label)
                 break
             except FAILURES as error:
-                reason = str(getattr(error, "reason", None) or error) or type(error).__name__
-                reasons.append(f"{url}: {' '.join(reason.split())}")
+                reasons.append(f"{url}: {one_line(error)}")
     if not path.exists():
         raise FdError(f"{path}: no such file, and no host has it ({'; '.join(reasons) or 'download.mirrors is empty'})")
     return path
@@ -76,15 +73,14 @@ def verified(path: Path) -> dict[str, Any]:
 
 def remember(path: Path, found: dict[str, Any]) -> None:
     """Record size and SHA-256 of a file that was converted without errors, unless a record exists."""
-    with suppress(OSError), FileLock(_lock(path)):  # the folder may be read-only
+    with suppress(OSError), locked(_lock(path)):  # the folder may be read-only
         if not _record(path).exists():
             write_text(_record(path), json.dumps(found) + "\n")
 
 
 def describe(path: Path) -> dict[str, Any]:
     """Size in bytes and SHA-256 of a file."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
 def _lock(path: Path) -> Path:
@@ -128,12 +124,13 @@ def _fetch(url: str, path: Path, *, timeout: float, label: str) -> None:
     A break leaves `.<name>.<key>.part`. The key depends on the URL and on the host's version of the file, so parts of
     different files are never joined.
     """
-    with urllib.request.urlopen(url, timeout=timeout) as response:
+    with _ask(url, timeout) as response:
         version = _version(response.headers)
         total = response.length or 0
         key = hashlib.sha256(f"{url} {version}".encode()).hexdigest()[:16]
         part = path.with_name(f".{path.name}.{key}.part")
         start = part.stat().st_size if version and part.exists() else 0
+        make_room(path.parent, total - start)
         try:
             if not 0 < start <= total:
                 _receive(response, part, start=0, total=total, label=label)
@@ -155,7 +152,7 @@ def _resume(url: str, part: Path, *, total: int, version: str, timeout: float, l
     """Fetch the rest of a part; start the part again if the host sends the whole file."""
     start = part.stat().st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-", "If-Range": version})
-    with urllib.request.urlopen(request, timeout=timeout) as response:
+    with _ask(request, timeout) as response:
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
             expected = f"bytes {start}-{total - 1}/{total}"
             if response.headers.get("Content-Range") != expected:
@@ -169,10 +166,14 @@ def _resume(url: str, part: Path, *, total: int, version: str, timeout: float, l
 
 def _receive(response: http.client.HTTPResponse, part: Path, *, start: int, total: int, label: str) -> None:
     """Append a response to a part of `start` bytes."""
-    chunk = response.read(1 << 16)
+    chunk = _read_on(response)
     if start == 0 and (response.headers.get_content_type() == "text/html" or not chunk.startswith(b"PK")):
         raise HostError("the host answered with a page, not an npz file")
-    with part.open("ab" if start else "wb") as file, Progress(total, label, unit="bytes", done=start) as progress:
+    with (
+        naming(part),
+        part.open("ab" if start else "wb") as file,
+        Progress(total, label, unit="bytes", done=start) as progress,
+    ):
         while chunk:
             progress.advance(file.write(chunk))
             chunk = _read_on(response)
@@ -181,12 +182,20 @@ def _receive(response: http.client.HTTPResponse, part: Path, *, start: int, tota
         raise HostError(f"ended after {size} of {total} bytes")
 
 
+def _ask(request: str | urllib.request.Request, timeout: float) -> Any:
+    """Return a host's response; a network error, or an address that cannot be one, becomes a HostError."""
+    try:
+        return urllib.request.urlopen(request, timeout=timeout)
+    except (OSError, ValueError) as error:
+        raise HostError(one_line(getattr(error, "reason", error))) from error
+
+
 def _read_on(response: http.client.HTTPResponse) -> bytes:
     """Read the next chunk; a network error becomes a HostError, an error of the disk does not."""
     try:
         return response.read(1 << 20)
     except OSError as error:
-        raise HostError(str(error) or type(error).__name__) from error
+        raise HostError(one_line(error)) from error
 
 
 def _publish(part: Path, path: Path, url: str) -> None:

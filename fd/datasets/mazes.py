@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from fd.errors import FdError
 from fd.simulation.environments import make, register
+from fd.wrappers import AntMazeProtocol
 
 Cell = tuple[int, int]
 
-SUCCESS_RADIUS = 0.45  # of the environments' own sparse reward
+SUCCESS_RADIUS = 0.45  # metres; of the environments' own sparse reward
 
 
 def distances(maze_map: list[list[Any]], goal: Cell) -> dict[Cell, int]:
@@ -57,6 +58,12 @@ def between(spec: EnvSpec, *, start: Cell, goal: Cell) -> EnvSpec:
         maze_map[i][j] = mark  # type: ignore[call-overload]
     spec.kwargs |= {"maze_map": maze_map, "continuing_task": False}
     return spec
+
+
+def success_radius(spec: EnvSpec) -> float:
+    """Distance in metres within which the goal of a maze is reached."""
+    d4rl = any(wrapper.name == AntMazeProtocol.__name__ for wrapper in spec.additional_wrappers)
+    return AntMazeProtocol.GOAL_RADIUS if d4rl else SUCCESS_RADIUS
 
 
 def registered(environment: str) -> EnvSpec:

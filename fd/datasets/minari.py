@@ -6,7 +6,9 @@ Known properties of the published sets of D4RL's tasks, and how this module trea
   comparable with D4RL's.
 - Its evaluation environment has the umaze flipped (Minari issue 304), so evaluation uses the environment of the data.
 - Its rewards belong to the goal of each episode, which moves and is not part of the 29 numbers of a state. With `maze`,
-  this module recomputes them for D4RL's single goal, which evaluation uses, too. Without `maze`, they stay as recorded.
+  this module recomputes them for a single goal, the centre of D4RL's goal cell, and evaluation has this goal, D4RL's
+  starts and D4RL's distance at which it is reached (fd.wrappers.AntMazeProtocol). D4RL itself draws the goal of each
+  evaluation episode up to 1.5 m off that centre on each axis. Without `maze`, rewards and evaluation stay as recorded.
 - Its episodes continue at the goal, with a reward of 1 at each step there, are never terminated and are cut at 700 or
   1000 steps. In D4RL, each step gives -1 and success ends the bootstrap. See `convert_minari`.
 - Its reference scores are returns, summed up at the goal, not success rates: `score: success` does not read them.
@@ -18,29 +20,32 @@ Known properties of the published sets of D4RL's tasks, and how this module trea
   Evaluation uses D4RL's rewards.
 """
 
+import errno
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from numpy.typing import NDArray
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
-from fd.datasets.hdf5_check import check_hdf5
-from fd.datasets.mazes import SUCCESS_RADIUS, between, goal_of, registered
+from fd.datasets.hdf5_check import check_hdf5, unreadable_hdf5, writing_hdf5
+from fd.datasets.mazes import between, goal_of, registered, success_radius
 from fd.datasets.rows import Rows, check_numbers
 from fd.errors import FdError, one_line
 from fd.settings.data_settings import MinariData, RobotData
 from fd.simulation.environments import FlatEnv, make, quiet, register, temporary_files_removed, unit_box
+from fd.storage.files import expanded
+from fd.storage.locks import locked
+from fd.storage.scratch import publish
 from fd.storage.transitions import Transitions
 from fd.storage.untrusted import read_json
 from fd.wrappers import as_d4rl, pushable
@@ -48,6 +53,17 @@ from fd.wrappers import as_d4rl, pushable
 OPTIONS = ("maze_map", "reward_type", "continuing_task", "reset_target")  # of an environment; a set may choose them
 WIDEST = 64  # cells of a maze
 GOAL_MARKS = ("g", "c")  # of maze cells that can be goals; without any, all free cells can
+# Errors of a download that are not of the network: the folder cannot be written, is full, or cannot be locked.
+OF_THE_FOLDER = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+)
 
 
 def find_minari(data: MinariData) -> Any:
@@ -55,21 +71,25 @@ def find_minari(data: MinariData) -> Any:
 
     Raises:
         FdError: the set is neither local nor available from Minari's remote, its files cannot be read or belong to
-            another set, or it was made with a different environment or version.
+            another set, it was made with a different environment or version, or the home folder is not known.
     """
     register()
+    if "MINARI_DATASETS_PATH" not in os.environ:  # without a home folder, Minari makes one that is called ~
+        expanded("~/.minari/datasets", "dataset", "HOME, or MINARI_DATASETS_PATH to an absolute folder")
     import minari
     from minari.storage import get_dataset_path
 
     name = data.dataset
     path = get_dataset_path(name)
     if not (path / "data").exists():
+        registered(data.environment)  # a wrong name is told before the download
         _download(name, get_dataset_path())
     _check_files(path / "data")
     try:
         dataset = minari.load_dataset(name, download=False)
     except Exception as error:  # damaged files cause exceptions of many kinds
-        raise FdError(f"dataset: {path} cannot be read ({_reason(error)}); remove it to download it again") from error
+        told = unreadable_hdf5(path, error, "cannot be read")
+        raise FdError(f"dataset: {told}; if it is damaged, remove it to download it again") from error
     if dataset.id != name:
         raise FdError(f"dataset: {path} holds '{dataset.id}', allowed: '{name}'")
     _check_environment(dataset, data.environment)
@@ -80,9 +100,11 @@ def _download(name: str, root: Path) -> None:
     """Download a set, into `.part` first: Minari would take an interrupted download for a complete set."""
     import minari
 
+    if not {"HF_HOME", "XDG_CACHE_HOME"} & os.environ.keys():
+        expanded("~/.cache/huggingface", "dataset", "HOME, or HF_HOME to an absolute folder")
     part = root / ".part" / name.replace("/", "__")
     part.mkdir(parents=True, exist_ok=True)
-    with FileLock(part.with_suffix(".lock")):
+    with locked(part.with_suffix(".lock")):
         if (root / name / "data").exists():  # another process was faster
             return
         try:
@@ -90,22 +112,23 @@ def _download(name: str, root: Path) -> None:
                 minari.download_dataset(name, force_download=True)  # resumes an interrupted download
                 minari.load_dataset(name, download=False)
         except Exception as error:  # each remote's client raises its own exceptions
+            if isinstance(error, OSError) and error.errno in OF_THE_FOLDER:
+                told = f"cannot be written ({os.strerror(error.errno or 0)}); MINARI_DATASETS_PATH names another folder"
+                raise FdError(f"dataset: {part}: {told}") from error
             raise FdError(
                 f"dataset: '{name}' is not in {root} and cannot be downloaded ({_reason(error)}); without a network,"
                 " generate PointMaze (`source: generate`, `collector: waypoint`) or read D4RL's files (`source: d4rl`)"
             ) from error
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(part / name, root / name)
-        shutil.rmtree(part)
+        publish(part / name, root / name, part)
 
 
 def _check_files(folder: Path) -> None:
     """Raise an FdError unless Minari can safely load the files of a set: it makes any object that they name.
 
     Raises:
-        FdError: the files refer to other files, declare more data than they hold, or name foreign code.
+        FdError: one is missing; or they refer to other files, declare more data than they hold, or name foreign code.
     """
-    path = folder / "metadata.json"
+    path = _present(folder / "metadata.json")
     metadata = read_json(path)
     if not isinstance(metadata, dict) or metadata.get("data_format") != "hdf5":
         raise FdError(f"{path}: data_format is not 'hdf5', the only format allowed")
@@ -118,9 +141,16 @@ def _check_files(folder: Path) -> None:
             trusted = False
         if not trusted:
             raise FdError(f"{path}: lacks a space, and env_spec is not from gymnasium-robotics, which could provide it")
-    episodes, groups = metadata.get("total_episodes"), check_hdf5(folder / "main_data.hdf5")
+    episodes, groups = metadata.get("total_episodes"), check_hdf5(_present(folder / "main_data.hdf5"))
     if not isinstance(episodes, int) or not 0 <= episodes <= groups:
         raise FdError(f"{path}: total_episodes is {episodes!r}, allowed: up to the {groups} that main_data.hdf5 has")
+
+
+def _present(path: Path) -> Path:
+    """The path of a file of a set; FdError if it is missing, as after a download that was broken off."""
+    if not path.is_file():
+        raise FdError(f"{path}: no such file, so the set is incomplete; remove {path.parents[1]} to download it again")
+    return path
 
 
 def _reason(error: Exception) -> str:
@@ -142,30 +172,22 @@ def _check_environment(dataset: Any, environment: str) -> None:
     if not _is_map(spec.kwargs.get("maze_map", [])):
         raise FdError(f"{dataset.id}: maze_map must be a map of up to {WIDEST} x {WIDEST} cells")
     # Only the environment's own package is checked: with another mujoco a set is usable, but its scores differ.
-    owners = packages_distributions().get(str(spec.entry_point).split(".")[0], [])
+    owners = set(map(canonicalize_name, packages_distributions().get(str(spec.entry_point).split(".")[0], [])))
     wanted = dataset.storage.metadata.get("requirements") or []
     try:
         requirements = [Requirement(one) for one in wanted]
     except (InvalidRequirement, TypeError) as error:
         raise FdError(f"{dataset.id}: its requirements cannot be read ({_reason(error)})") from None
     for requirement in requirements:
-        if requirement.name in owners and not requirement.specifier.contains(_installed(requirement.name)):
-            there = f"{requirement.name} {_installed(requirement.name)}"
-            raise FdError(f"{dataset.id}: was made with {requirement}, installed is {there}")
+        name, applies = canonicalize_name(requirement.name), requirement.marker is None or requirement.marker.evaluate()
+        if applies and name in owners and not requirement.specifier.contains(version(name)):
+            raise FdError(f"{dataset.id}: was made with {requirement}, installed is {name} {version(name)}")
 
 
 def _is_map(rows: Any) -> bool:
     """Whether a value is a maze map of bounded size, or an empty list."""
     lists = isinstance(rows, list) and len(rows) <= WIDEST and all(isinstance(row, list) for row in rows)
     return lists and all(len(row) <= WIDEST and len(row) == len(rows[0]) for row in rows)
-
-
-def _installed(package: str) -> str:
-    """Version of a package, or "none"."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
 
 
 def minari_spec(dataset: Any, data: MinariData) -> EnvSpec:
@@ -180,6 +202,8 @@ def minari_spec(dataset: Any, data: MinariData) -> EnvSpec:
     if data.maze is not None:
         spec = between(spec, start=data.maze.start, goal=data.maze.goal)
         spec.additional_wrappers = (WrapperSpec("FixedGoal", "fd.wrappers:FixedGoal", {}),)
+        if spec.id.startswith("AntMaze"):
+            spec.additional_wrappers += (WrapperSpec("AntMazeProtocol", "fd.wrappers:AntMazeProtocol", {}),)
     elif "maze_map" in spec.kwargs:
         goals = sum(cell in GOAL_MARKS for row in spec.kwargs["maze_map"] for cell in row)
         if goals != 1 and "desired_goal" not in data.observation:
@@ -197,9 +221,12 @@ def return_range(dataset: Any) -> list[float]:
     Raises:
         FdError: the set has none.
     """
-    low, high = (dataset.storage.metadata.get(name) for name in ("ref_min_score", "ref_max_score"))
+    place, names = dataset.spec.dataset_id, ("ref_min_score", "ref_max_score")
+    low, high = (dataset.storage.metadata.get(name) for name in names)
+    if low is None or high is None:
+        raise FdError(f"{place}: has no reference returns, so `return_range` is needed")
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in (low, high)) or low >= high:
-        raise FdError(f"{dataset.spec.dataset_id}: has no reference returns, so `return_range` is needed")
+        raise FdError(f"{place}: {names[0]} is {low!r} and {names[1]} {high!r}, so `return_range` is needed")
     return [float(low), float(high)]
 
 
@@ -230,11 +257,14 @@ def write_minari(
         about: what collected them, its `collector`, and what they show.
         collect: spec of the collecting environment.
         evaluate: spec of the evaluation environment.
+
+    Raises:
+        FdError: the set cannot be written.
     """
     import minari
 
     algorithm, collector, description = about
-    with root_at(root), temporary_files_removed(), quiet():
+    with root_at(root), temporary_files_removed(), quiet(), writing_hdf5(root / dataset):
         minari.create_dataset_from_buffers(
             dataset,
             buffers,
@@ -257,24 +287,40 @@ def convert_minari(dataset: Any, data: MinariData) -> Transitions:
     first success.
 
     Raises:
-        FdError: a file cannot be read, the observation does not match `observation`, the action space is not a box
-            from -1 to 1, a sparse reward is neither 0 nor 1, or a value is NaN.
+        FdError: a file cannot be read, the observation does not match `observation` or `maze`, the action space is not
+            a box from -1 to 1 or actions lie outside it, a sparse reward is neither 0 nor 1, or a value is NaN.
     """
     place = dataset.spec.dataset_id
     unit_box(place, dataset.spec.action_space)
-    goal = None if data.maze is None else goal_of(minari_spec(dataset, data))
-    rows = Rows(data, place)
+    spec = minari_spec(dataset, data)
+    goal = None if data.maze is None else goal_of(spec)
+    rows = Rows(data, place, terminals="terminations")
     for episode in _episodes(dataset):
-        states = flat(place, episode.observations, data.observation)
-        check_numbers(place, "observations", states)
-        rewards = episode.rewards
+        at = f"{place}: episode {episode.id}"
+        states, rewards = flat(place, episode.observations, data.observation), episode.rewards
+        parts = {f"observations/{key}": episode.observations[key] for key in data.observation}
+        for name, part in (parts or {"observations": states}).items():
+            check_numbers(at, name, np.asarray(part))
         if goal is not None:
-            rewards = (
-                np.linalg.norm(flat(place, episode.observations, ("achieved_goal",))[1:] - goal, axis=-1)
-                <= SUCCESS_RADIUS
-            )
-        rows.add(states, episode.actions, rewards, episode.terminations)
+            away = np.linalg.norm(_positions(at, episode.observations, states)[1:] - goal, axis=-1)
+            rewards = away <= success_radius(spec)
+        rows.add(states, episode.actions, rewards, episode.terminations, place=at)
     return rows.transitions(Path(dataset.storage.data_path))
+
+
+def _positions(place: str, observations: Any, states: NDArray[Any]) -> NDArray[Any]:
+    """Positions of an agent in a maze, two numbers for each of the states; from them follow the rewards for a goal.
+
+    Raises:
+        FdError: the set does not have them; names the field.
+    """
+    if not isinstance(observations, dict) or "achieved_goal" not in observations:
+        raise FdError(f"{place}: maze: given, but 'observations' lacks 'achieved_goal', allowed: null")
+    found = np.asarray(observations["achieved_goal"])
+    check_numbers(place, "observations/achieved_goal", found)
+    if found.shape != (len(states), 2):
+        raise FdError(f"{place}: 'observations/achieved_goal' has shape {found.shape}, allowed: {(len(states), 2)}")
+    return found
 
 
 def check_shapes(spec: EnvSpec, data: RobotData, arrays: Transitions) -> None:
@@ -293,7 +339,7 @@ def _episodes(dataset: Any) -> Iterator[Any]:
     try:
         yield from dataset.iterate_episodes()
     except Exception as error:  # damaged files cause exceptions of many kinds
-        raise FdError(f"{dataset.storage.data_path}: cannot be read ({_reason(error)})") from error
+        raise unreadable_hdf5(Path(dataset.storage.data_path), error, "cannot be read") from error
 
 
 def flat(place: str, observations: Any, keys: tuple[str, ...]) -> NDArray[Any]:

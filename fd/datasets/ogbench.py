@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from fd.datasets.collection import read_shard
 from fd.datasets.fetch import fetch
-from fd.datasets.rows import check_numbers
+from fd.datasets.rows import check_flags, check_numbers
 from fd.errors import FdError
 from fd.settings.data_settings import Download
-from fd.simulation.environments import make, quiet, register, renders
+from fd.simulation.environments import make, quiet, register, renders, unit_box
+from fd.storage.files import expanded, naming
 from fd.storage.transitions import Transitions, assemble, check_transitions, read_npz
 
 _NAME = re.compile(r"(?P<env>[a-z0-9-]+?)-(?P<kind>[a-z]+)-singletask(?P<task>-task[1-5])?-v0")
@@ -80,9 +82,11 @@ def find_ogbench(name: Name, download: Download, *, label: str, hint: str) -> Pa
     register()
     from ogbench.utils import DEFAULT_DATASET_DIR
 
-    for folder in (download.folder, DEFAULT_DATASET_DIR):
-        path = Path(folder).expanduser() / f"{name.file}.npz"
-        if path.exists():
+    folders = [expanded(download.folder, "download.folder")]
+    with suppress(FdError):  # without a home folder, ogbench has none
+        folders.append(expanded(DEFAULT_DATASET_DIR, "ogbench"))
+    for folder in folders:
+        if (path := folder / f"{name.file}.npz").exists():
             return path
     try:
         return fetch(f"{name.file}.npz", download, label=label)
@@ -103,7 +107,7 @@ def write_ogbench(path: Path, episodes: list[Path]) -> None:
         read_shard(episodes[0]),
         sum(len(read_shard(episode, "terminals")["terminals"]) for episode in episodes),
     )
-    with zipfile.ZipFile(path, "w") as archive:
+    with naming(path), zipfile.ZipFile(path, "w") as archive:
         for key, values in first.items():
             member = zipfile.ZipInfo(f"{key}.npy")
             # Images compress to a fraction, states hardly.
@@ -121,7 +125,7 @@ def convert_ogbench(path: Path, name: Name) -> Transitions:
     The rewards of a set of images are computed from its states, too, so nothing is rendered.
 
     Raises:
-        FdError: the file is missing, truncated or not an npz file, lacks a field, or holds unusable values.
+        FdError: the file cannot be read, is not an npz file, lacks a field, or holds unusable values.
     """
     task = task_spec(name)
     from ogbench.relabel_utils import relabel_dataset
@@ -135,6 +139,7 @@ def convert_ogbench(path: Path, name: Name) -> Transitions:
     finally:
         env.close()
     arrays = assemble(
+        str(path),
         rows["observations"],
         rows["actions"],
         rewards=rows["rewards"],
@@ -155,7 +160,8 @@ def _read_file(path: Path, env: gymnasium.Env[Any, Any], images: tuple[int, ...]
     """
     with quiet():
         env.reset()
-        widths = {"observations": images or env.observation_space.shape, "actions": env.action_space.shape}
+        box = unit_box(str(path), env.action_space)
+        widths = {"observations": images or env.observation_space.shape, "actions": box.shape}
     inner: Any = env.unwrapped
     # Only some of the environments have buttons, and only those have the field.
     widths |= {"qpos": inner.data.qpos.shape, "qvel": inner.data.qvel.shape, "terminals": ()}
@@ -163,14 +169,22 @@ def _read_file(path: Path, env: gymnasium.Env[Any, Any], images: tuple[int, ...]
     if buttons is not None:
         widths["button_states"] = buttons.shape
     arrays = read_npz(path, list(widths))
-    rows = len(arrays["observations"])
+    rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
     for key, values in arrays.items():
+        if not values.ndim or not rows:
+            raise FdError(f"{path}: '{key}' has shape {values.shape}, allowed: one row or more")
         if len(values) != rows:
             raise FdError(f"{path}: '{key}' has {len(values)} rows, 'observations' has {rows}")
         if values.shape[1:] != widths[key]:
             raise FdError(f"{path}: '{key}' has rows of shape {values.shape[1:]}, allowed: {widths[key]}")
         check_numbers(str(path), key, values)
+    check_flags(str(path), "terminals", arrays["terminals"])
     kind = arrays["observations"].dtype
     if (kind == np.uint8) != (images is not None):
         raise FdError(f"{path}: 'observations' is {kind}, allowed: {'uint8' if images else 'floats'}")
+    check_flags(str(path), "terminals", arrays["terminals"])
+    if not arrays["terminals"][-1]:
+        raise FdError(f"{path}: the last row of 'terminals' is not 1, so the last episode is cut off")
+    if arrays["terminals"].all():
+        raise FdError(f"{path}: no transition, every row of 'terminals' ends an episode")
     return arrays

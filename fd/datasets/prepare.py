@@ -1,11 +1,11 @@
 """Makes the data folder of a task from the source that its parameters name: complete, or not at all."""
 
-import errno
 import json
 import platform
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from gymnasium.envs.registration import EnvSpec
 
 from fd.datasets import d4rl, generate, minari, ogbench
 from fd.datasets.fetch import describe, remember, verified
-from fd.errors import FdError
 from fd.settings.data_settings import (
     D4rlData,
     Data,
@@ -41,19 +40,22 @@ class PrepareJob:
         download: folder and hosts of published files.
         workers: number of processes that collect episodes.
         scratch: folder for this job alone; it survives an interruption, so that the next attempt resumes.
+        published: known SHA-256 of D4RL's published files, by the name of the data set.
     """
 
     label: str
     download: Download
     workers: int
     scratch: Path
+    published: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(data: Data, folder: Path, job: PrepareJob) -> Manifest:
     """Make the data folder of a task; it replaces an existing one once it is complete.
 
     Raises:
-        FdError: the source has no such set, cannot be reached, holds unusable data, or the disk is full.
+        FdError: the source has no such set, cannot be reached, or holds unusable data.
+        OSError: a file cannot be written, for example because its disk is full; names the file.
     """
     building = job.scratch / "folder"
     shutil.rmtree(building, ignore_errors=True)
@@ -63,10 +65,6 @@ def prepare(data: Data, folder: Path, job: PrepareJob) -> Manifest:
         manifest = _manifest(data, arrays, facts)
         save_transitions(building, arrays, manifest)
         publish(building, folder, job.scratch)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise FdError(f"{folder}: no space left on the disk that holds {job.scratch.resolve()}") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
         with suppress(OSError):  # not empty while it holds episodes for the next attempt
@@ -100,6 +98,7 @@ def _fetch(data: Data, folder: Path, job: PrepareJob) -> tuple[Transitions, dict
             arrays = d4rl.convert_d4rl(path, data)
             minari.check_shapes(spec, data, arrays)
             remember(path, file)
+            file |= {"verified": file["sha256"] == job.published.get(data.dataset)}
             return arrays, _robot_facts(data, spec) | {"files": {path.name: file}}
         case OracleData():
             work = generate.Work(folder, job.scratch / "episodes", job.workers, job.label)
@@ -127,6 +126,8 @@ def _ogbench_facts(name: ogbench.Name) -> dict[str, Any]:
 def _robot_facts(data: RobotData, spec: EnvSpec) -> dict[str, Any]:
     """Facts of a task of gymnasium-robotics, with the spec of its evaluation environment."""
     facts = _environment(spec, data.observation) | {"score": data.score, "differs": data.differs}
+    if data.reward == "dense":  # a mask of 0 is a failure here, and a success is not marked
+        facts["successes"] = None
     return facts if data.return_range is None else facts | {"return_range": list(data.return_range)}
 
 
@@ -152,7 +153,7 @@ def _manifest(data: Data, arrays: Transitions, facts: dict[str, Any]) -> Manifes
         "validation_episodes": getattr(data, "validation_episodes", 0),
         "files": {},
     }
-    return Manifest(**(values | facts | with_measures(arrays)))
+    return Manifest(**(values | with_measures(arrays) | facts))
 
 
 def data_versions() -> dict[str, str]:

@@ -117,6 +117,9 @@ def write_walks(root: Path, dataset: str, episodes: list[Episode], *, collect: E
         episodes: as the collector returns them.
         collect: spec of the collecting environment.
         evaluate: spec of the evaluation environment.
+
+    Raises:
+        FdError: the set cannot be written.
     """
     goal = goal_of(evaluate)
     buffers = [_relabelled(episode, goal) for episode in episodes]

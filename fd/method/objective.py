@@ -35,7 +35,7 @@ def refinement_loss(
     *,
     scores: Tensor | None,
     metric: Metric,
-    budget: float,
+    budget: float | Tensor,
     normalize_q: bool,
     learn_dual: bool,
     probes: Tensor | None = None,
@@ -51,7 +51,7 @@ def refinement_loss(
         base_act: [S, B, A].
         scores: K scores of each state, [S, B, K, A]; None for the identity.
         metric: see `fd.method.fisher.Metric`.
-        budget: bound on the mean penalty.
+        budget: bound on the mean penalty, one for all or [S].
         normalize_q: see `q_loss`.
         learn_dual: whether the dual follows the constraint or stays fixed.
         probes: of the divergence under `stein`, [S, 2, B, A]; None for the exact one.

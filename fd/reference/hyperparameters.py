@@ -50,10 +50,10 @@ def hyperparameters(folder: Path, files: Sequence[str] = ("settings.csv",)) -> t
     return tuple(found)
 
 
-def of_dataset(published: Sequence[Hyperparameter], dataset: str) -> tuple[Hyperparameter, ...]:
-    """Hyperparameters that apply to a data set; if several have the same method, section and key, the first one."""
+def of_dataset(published: Sequence[Hyperparameter], *names: str) -> tuple[Hyperparameter, ...]:
+    """Hyperparameters for a data set of any of these names; of several with one method, section and key, the first."""
     found: dict[tuple[str, str, str], Hyperparameter] = {}
     for item in published:
-        if fnmatchcase(dataset, item.datasets):
+        if any(fnmatchcase(name, item.datasets) for name in names):
             found.setdefault((item.method, item.section, item.key), item)
     return tuple(found.values())

@@ -1,8 +1,8 @@
 """Published scores, and the rule for when they are comparable with ours.
 
-A published score is comparable if it has the same data (the data set has the same name, and is the published
-one, not one regenerated under its name) and the same protocol (the same evaluated steps in the score, the same
-number of episodes).
+A published score is comparable if it has the same data (the data set has the same name, and is the published one, not
+one regenerated under its name or a file of D4RL's form that is not verified) and the same protocol (the same
+evaluated steps in the score, the same number of episodes).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ METHODS = {
     "fidec-official": "FiDec",
 }
 REGENERATED = "the data are regenerated, not the published set of that name"
+UNVERIFIED = "the file is not verified, its SHA-256 is not known to be that of the published one"
 SCORE_COLUMNS = (
     "method",
     "scope",
@@ -51,6 +52,7 @@ class Setting:
     final_steps: tuple[int, ...]  # training steps whose evaluations make the score
     episodes: int  # of one evaluation
     success_timing: str  # pre or post
+    verified: bool = True  # False for a file that nobody knows to be the published one
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def obstacle(reference: Reference, setting: Setting) -> str:
         return "there is no published score for this data set"
     if setting.source == "generate":
         return f"{REGENERATED}: no published score is comparable"
+    if not setting.verified:
+        return f"{UNVERIFIED}: no published score is comparable"
     if not any(_same_protocol(reference, figure, setting) for figure in known):
         return f"no published score has this protocol ({_protocol(setting)}): none is comparable"
     return ""

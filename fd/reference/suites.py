@@ -33,7 +33,9 @@ def suite_texts(folder: Path, published: Path) -> dict[str, str]:
     return dict(sorted((whole | _composed(folder / "benchmark", published)).items()))
 
 
-def task_entry(task: BenchmarkTask, found: Sequence[Hyperparameter], settings: Mapping[str, Any]) -> str:
+def task_entry(
+    task: BenchmarkTask, found: Sequence[Hyperparameter], settings: Mapping[str, Any], *, file: str = ""
+) -> str:
     """The task's entry under `tasks` of a settings file, each value with its source.
 
     Args:
@@ -41,13 +43,14 @@ def task_entry(task: BenchmarkTask, found: Sequence[Hyperparameter], settings: M
         found: its published hyperparameters.
         settings: content of the settings file. Values published for all tasks that it already has are left out, and so are
             methods that it lacks.
+        file: name of the file with its data; "" if the source finds the data by the name of the data set.
     """
     shape = " x ".join(map(str, task.observation))
     facts = f"observations {shape}, actions {task.actions}, horizon {task.horizon}, {task.score}"
     lines = [f"  {task.name}:  # {facts} ({task.facts})"]
     for section in SECTIONS:
         items = _news(found, "all", section, settings.get(section, {}))
-        lines += _mapping("    ", section, items, _data(task) if section == "data" else {})
+        lines += _mapping("    ", section, items, _data(task, file) if section == "data" else {})
     given = {name: settings["refine"] | method["refine"] for name, method in settings["methods"].items()}
     own = {name: items for name in given if (items := _news(found, name, "refine", given[name]))}
     lines += _unequal(given, own)
@@ -128,9 +131,9 @@ def _news(found: Sequence[Hyperparameter], method: str, section: str, given: Map
     return [item for item in items if item.datasets != "*" or item.key not in given or given[item.key] != item.value]
 
 
-def _data(task: BenchmarkTask) -> dict[str, str]:
+def _data(task: BenchmarkTask, file: str) -> dict[str, str]:
     """Values of the section `data` from the task itself; OGBench's environments know their horizon and score."""
-    known = {"source": task.source, "dataset": task.dataset}
+    known = {"source": task.source, "dataset": task.dataset} | ({"file": file} if file else {})
     return known if task.source == "ogbench" else known | {"horizon": str(task.horizon), "score": task.score}
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from fd.report import ablation_figure, budget_curves
 from fd.report.csv_text import csv_text
+from fd.report.figures import score_ranges
 from fd.report.markdown import markdown_table
-from fd.report.text import clock, estimates, interval, plus_minus, protocol
+from fd.report.text import clock, cut, estimates, interval, plus_minus, protocol
 from fd.results import training_log
 from fd.results.estimates import Results, gather_estimates, leaders
 from fd.results.grid import Grid
@@ -31,7 +32,7 @@ NOTE = (
     " learned. Refine: wall-clock time of all seeds together, minutes:seconds."
 )
 FIGURE = (
-    "Above: score. Symbol and bar: mean and interval as in the table, cut at 0 and 100; dots: the seeds. Below: mean δ²"
+    "Above: score. Symbol and bar: mean and interval as in the table{cut}; dots: the seeds. Below: mean δ²"
     " at the end of training, if a method has one."
 )
 
@@ -128,14 +129,17 @@ def render_ablation(found: AblationFindings) -> dict[str, str]:
     moved = {key: end["delta2"] for key, end in found.ends.items() if "delta2" in end}
     values = [(value.label, value.method, value.settings) for value in found.axis.values]
     curves = budget_curves.budget_curves(values, found.results.plan.budgets)
+    drawn = {method for curve in curves for method in curve.methods.values()} or set(found.axis.methods())
+    shown = [(task, summary) for (task, method), summary in found.results.summaries.items() if method in drawn]
     if curves:
         about = [budget_curves.curves_table(found.results, curves, moved), budget_curves.CAPTION]
         figure, caption = budget_curves.render_curves(found.results, curves, moved), budget_curves.FIGURE
     else:
         about = []
         figure, caption = ablation_figure.render_ablation_figure(found.results, columns, moved), FIGURE
+    told = caption.format(cut=cut(score_ranges(found.results), shown))
     return {
-        f"{name}.md": _page(found, [*about, f"![Scores and mean δ² of every value]({name}.svg)", caption]),
+        f"{name}.md": _page(found, [*about, f"![Scores and mean δ² of every value]({name}.svg)", told]),
         f"{name}.csv": _csv(found),
         f"{name}.svg": figure,
     }

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from fd.errors import FdError
 from fd.results.episode_scores import Evaluations
 from fd.results.estimates import Results
 from fd.results.origins import Provenance
 from fd.results.statistics import Floats
-from fd.settings.fields import Count, Strict
+from fd.settings.fields import Count, Form, Strict
 from fd.settings.settings_file import SettingsFile
 from fd.storage.files import digest, write_text
 from fd.storage.transitions import Manifest
@@ -25,7 +25,7 @@ from fd.storage.untrusted import read_text
 
 MOST = 2**24  # bytes of a baseline; one of three tasks, four methods and three seeds has 10,000
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Form(r"^[0-9a-f]{64}$", "a SHA-256: 64 hexadecimal digits", longest=64)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 SECTIONS = ("seeds", "tasks", "methods", "network", "pretrain", "refine", "evaluate")  # scores depend on these
 

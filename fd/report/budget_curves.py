@@ -28,7 +28,7 @@ CAPTION = (
 )
 FIGURE = (
     "Above: score against the budget. Below: score against mean δ² at the end of training, the same quantity for every metric. Symbol and"
-    " bar: mean over seeds and its t-interval."
+    " bar: mean over seeds and its t-interval{cut}."
 )
 
 

@@ -199,6 +199,11 @@ def _grid(plan: Grid, count: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, axes[:count]
 
 
+def score_ranges(results: Results) -> dict[str, tuple[float, float]]:
+    """Ends of the axis of scores, by task."""
+    return {task.name: score_range(results, task.name) for task in results.plan.tasks}
+
+
 def score_range(results: Results, task: str) -> tuple[float, float]:
     """0 to 100, wider if scores of a task lie outside, as normalised returns can."""
     values = np.concatenate([results.evaluations[task, method].curve().ravel() for method in results.plan.methods])

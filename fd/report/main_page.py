@@ -9,7 +9,7 @@ from fd.report import figures, published_page, tables
 from fd.report.constraint_section import constraint_section
 from fd.report.markdown import markdown_table
 from fd.report.style import style, svg
-from fd.report.text import clock, protocol
+from fd.report.text import clock, cut, protocol
 from fd.results.estimates import Results
 from fd.results.grid import Grid, GridTask
 from fd.results.origins import Provenance, RecordedMachine, mixed
@@ -22,6 +22,11 @@ INTRODUCTION = (
 GENERATED = (
     "A data set that is generated here is not the published set of the same name: it is newly drawn from the same"
     " simulator, and may be smaller."
+)
+UNMARKED = "With success: `-` where the data do not mark success."
+UNVERIFIED = (
+    "Not verified: the SHA-256 of the file is not one that [reference/d4rl_files.csv](../../reference/d4rl_files.csv)"
+    " has for this data set."
 )
 PUBLISHED = (
     "[published.md](published.md) lists all tasks of the benchmark, our scores beside every published score;"
@@ -61,8 +66,10 @@ def render_report(
 
 
 def _setting(task: GridTask, provenance: Provenance) -> Setting:
-    timing = provenance.manifests[task.name].success_timing
-    return Setting(task.dataset, task.source, task.differs, task.final_steps, task.episodes, timing)
+    data = provenance.manifests[task.name]
+    return Setting(
+        task.dataset, task.source, task.differs, task.final_steps, task.episodes, data.success_timing, data.verified
+    )
 
 
 def _report(
@@ -72,7 +79,9 @@ def _report(
     provenance: Provenance,
     comparisons: Mapping[str, Comparison],
 ) -> str:
-    plan = results.plan
+    plan, ranges = results.plan, figures.score_ranges(results)
+    finals = [(task, summary) for (task, _), summary in results.summaries.items()]
+    curves = [(task, spot) for task, method in results.summaries for _, spot in results.curve(task, method)]
     names = (", ".join(items) for items in ([task.name for task in plan.tasks], plan.methods, map(str, plan.seeds)))
     parts = [
         *mixed(provenance.versions()),
@@ -85,9 +94,9 @@ def _report(
         tables.scores_markdown(results),
         tables.caption(results),
         "![Final scores](scores.svg)",
-        "Final scores. Symbol and bar: mean and interval as in the table, cut at 0 and 100; dots: the seeds.",
+        f"Final scores. Symbol and bar: mean and interval as in the table{cut(ranges, finals)}; dots: the seeds.",
         "![Learning curves](learning_curves.svg)",
-        f"Learning curves. Line: mean over seeds; band: its {plan.percent()} % t-interval, cut at 0 and 100."
+        f"Learning curves. Line: mean over seeds; band: its {plan.percent()} % t-interval{cut(ranges, curves)}."
         + (" Grey: the range of the means of all methods." if plan.many else ""),
         *constraint_section(results, training),
         "## Published scores",
@@ -113,10 +122,19 @@ def _data(plan: Grid, provenance: Provenance) -> str:
     rows = []
     for task in plan.tasks:
         data = provenance.manifests[task.name]
-        origin = f"generated here ({data.collector})" if data.source == "generate" else f"published ({data.source})"
-        counts = [f"{count:,}" for count in (data.episodes, data.transitions, data.successes, data.horizon)]
-        rows.append([task.name, f"`{data.dataset}`", origin, *counts, data.score, TIMING[data.success_timing]])
-    return f"{markdown_table(head, rows, 'lllrrrrl')}\n\n{GENERATED}"
+        origin = f"{'published' if data.verified else 'not verified'} ({data.source})"
+        if data.source == "generate":
+            origin = f"generated here ({data.collector})"
+        counts = [data.episodes, data.transitions, data.successes, data.horizon]
+        cells = ["-" if count is None else f"{count:,}" for count in counts]
+        rows.append([task.name, f"`{data.dataset}`", origin, *cells, data.score, TIMING[data.success_timing]])
+    manifests = [provenance.manifests[task.name] for task in plan.tasks]
+    notes = [GENERATED]
+    if any(data.successes is None for data in manifests):
+        notes.append(UNMARKED)
+    if not all(data.verified for data in manifests):
+        notes.append(UNVERIFIED)
+    return f"{markdown_table(head, rows, 'lllrrrrl')}\n\n{' '.join(notes)}"
 
 
 def _time(plan: Grid, provenance: Provenance) -> str:

@@ -17,7 +17,7 @@ from fd.report.csv_text import csv_text
 from fd.report.figures import appearance
 from fd.report.markdown import markdown_table
 from fd.report.style import DARK, WIDTH, style, svg
-from fd.report.text import interval, plus_minus
+from fd.report.text import cut, interval, plus_minus
 from fd.results import grid as plans
 from fd.results.episode_scores import EvaluatedCell, read_episodes
 from fd.results.grid import Grid, grid_of
@@ -36,8 +36,8 @@ ABOUT = (
     " collects data and trains further, so a gain is the effect of both together."
 )
 FIGURE = (
-    "Score over training: offline left of the dashed line, online right of it. Line: mean over seeds; band: its {percent} % t-interval, cut"
-    " at 0 and 100 if all scores lie between them."
+    "Score over training: offline left of the dashed line, online right of it. Line: mean over seeds; band: its {percent} %"
+    " t-interval{cut}."
 )
 
 
@@ -179,6 +179,8 @@ def _reason(going: Going) -> str:
         return REGENERATED
     if going.task.differs:
         return going.task.differs
+    if going.task.source == "d4rl":
+        return "this page does not check whether the file is the one that D4RL published, report.md does"
     if (going.start, going.end) != tuple(PROTOCOLS.values()):
         return f"ours are measured after {going.start:,} and {going.end:,} steps"
     return ""
@@ -194,7 +196,7 @@ def _page(found: OnlineFindings) -> str:
         ABOUT.format(**words),
         _table(found),
         f"![Scores over training]({found.name}.svg)",
-        FIGURE.format(**words),
+        FIGURE.format(**words, cut=cut(*_drawn(found))),
         "## Published scores",
         "Start after 1,000,000 steps, end after 2,000,000, mean ± standard deviation, as printed.",
         _published(found),
@@ -249,6 +251,21 @@ def _csv(found: OnlineFindings) -> str:
     )
 
 
+def _range(found: OnlineFindings, task: str) -> tuple[float, float]:
+    """0 to 100, wider if scores of a task lie outside."""
+    own = np.concatenate([found.curves[task, method].ravel() for method in found.methods])
+    return min(0.0, float(own.min())), max(100.0, float(own.max()))
+
+
+def _drawn(found: OnlineFindings) -> tuple[dict[str, tuple[float, float]], list[tuple[str, Summary]]]:
+    """Ends of the axis of scores by task, and (task, summary over seeds) at every evaluated step of every method."""
+    ranges = {going.task.name: _range(found, going.task.name) for going in found.goings}
+    curves = [
+        (task, summarise(column, found.plan.confidence)) for (task, _), c in found.curves.items() for column in c.T
+    ]
+    return ranges, curves
+
+
 def _figure(found: OnlineFindings) -> Drawing:
     """Score against training step, one panel per task: mean over seeds and the interval of that mean."""
     columns = min(PER_ROW, len(found.goings))
@@ -259,8 +276,7 @@ def _figure(found: OnlineFindings) -> Drawing:
         panel.remove()
     for index, going in enumerate(found.goings):
         panel, task = panels[index], going.task
-        own = np.concatenate([found.curves[task.name, method].ravel() for method in found.methods])
-        low, high = min(0.0, float(own.min())), max(100.0, float(own.max()))
+        low, high = _range(found, task.name)
         steps = np.array([*task.steps, *going.steps]) / 1000
         for method in found.methods:
             look = appearance(found.plan, method)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 from fd.results.grid import Grid
+from fd.results.statistics import Summary
 
 
 def plus_minus(mean: float, spread: float | None) -> str:
@@ -15,6 +17,22 @@ def plus_minus(mean: float, spread: float | None) -> str:
 def interval(low: float, high: float) -> str:
     """`[17.6, 23.9]`, or "" if there is no interval (nan)."""
     return "" if math.isnan(low) else f"[{low:.1f}, {high:.1f}]"
+
+
+def cut(ranges: Mapping[str, tuple[float, float]], shown: Sequence[tuple[str, Summary]]) -> str:
+    """`, cut at 0 and 100`: where the axes of scores cut the intervals that a figure shows; "" if they cut none.
+
+    Args:
+        ranges: ends of the axis of scores, by task.
+        shown: (task, scores with the interval) of every interval in the figure.
+    """
+    tasks: dict[str, list[str]] = {}
+    for task, (low, high) in ranges.items():
+        if any(name == task and (one.low < low - 1e-6 or one.high > high + 1e-6) for name, one in shown):
+            tasks.setdefault(f"{round(low, 1):g} and {round(high, 1):g}", []).append(task)
+    named = len(ranges) > 1 and [*tasks] != ["0 and 100"]
+    places = [f"{ends} ({', '.join(names)})" if named else ends for ends, names in tasks.items()]
+    return f", cut at {'; '.join(places)}" if places else ""
 
 
 def clock(seconds: float) -> str:

@@ -92,8 +92,8 @@ def check_metrics(path: Path, results: Results) -> None:
         FdError: the file is missing or unreadable, or a number differs from the evaluations (the first one is named).
     """
     try:
-        found = dict(leaves(json.loads(path.read_text(encoding="utf-8"))))
-    except OSError as error:
+        found = dict(leaves(json.loads(path.read_text(encoding="utf-8-sig"))))
+    except FileNotFoundError as error:
         raise FdError(f"{path}: {error.strerror}; run the stage report") from None
     except (ValueError, RecursionError) as error:
         raise FdError(f"{path}: not a JSON file: {error}") from None
@@ -181,7 +181,7 @@ def _file(path: Path) -> dict[str, str]:
     """A file and its SHA-256."""
     try:
         return {"file": str(path), "sha256": digest(path)}
-    except OSError as error:
+    except FileNotFoundError as error:
         raise FdError(f"{path}: {error.strerror}; run the stage that makes it") from None
 
 

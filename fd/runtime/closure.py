@@ -49,9 +49,13 @@ def source(module: str) -> Path:
 
 @cache
 def listing(module: str) -> str:
-    """SHA-256 and path of every file of a module's closure, in the format of `sha256sum`, sorted by path."""
+    """SHA-256 and path of every file of a module's closure, in the format of `sha256sum`, sorted by path.
+
+    A file with line ends of Windows has the SHA-256 of the same file with those of Linux: it is the same code.
+    """
     files = sorted(source(name).relative_to(ROOT).as_posix() for name in closure(module))
-    return "".join(f"{hashlib.sha256((ROOT / file).read_bytes()).hexdigest()}  {file}\n" for file in files)
+    contents = {file: (ROOT / file).read_bytes().replace(b"\r\n", b"\n") for file in files}
+    return "".join(f"{hashlib.sha256(content).hexdigest()}  {file}\n" for file, content in contents.items())
 
 
 def changed(module: str, recorded: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from fd.errors import FdError, one_line
-from fd.runtime import closure, signals
+from fd.runtime import closure, imports, signals
 
 TaskOption = Annotated[str, typer.Option(help="Name of a task in the settings file.")]
 MethodOption = Annotated[str, typer.Option(help="Name of a method in the settings file.")]
@@ -25,7 +25,8 @@ ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.
 
 
 def main(app: typer.Typer) -> None:
-    """Run the app; an FdError, a full memory or disk, or a folder that cannot be written becomes one line on stderr and exit code 2.
+    """Run the app; an FdError, a full memory or disk, a folder that cannot be written, or a package that cannot be imported becomes
+    one line on stderr and exit code 2.
 
     A signal that asks the process to end becomes one line, too; the exit code is 128 plus its number.
     """
@@ -37,13 +38,16 @@ def main(app: typer.Typer) -> None:
     except FdError as error:
         message = str(error)
     except OSError as error:
-        message = f"{error.filename2 or error.filename or 'the system'}: {error.strerror or error}"
+        place, told = error.filename2 or error.filename, one_line(error.strerror or error)
+        message = str(FdError(f"{place}: {told}" if place else told))
     except signals.Interrupted as stop:
         message, code = str(stop), 128 + stop.number
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _ALLOCATOR.search(str(error)):
+    except Exception as error:
+        full = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _ALLOCATOR.search(str(error)))
+        failure = f"out of memory: {one_line(error)}" if full else imports.import_failure(error)
+        if failure is None:
             raise
-        message = f"out of memory: {one_line(error)}"
+        message = str(FdError(failure))
     else:
         return
     with contextlib.suppress(OSError):  # the terminal was closed

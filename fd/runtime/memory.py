@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from fd.errors import FdError
+from fd.runtime import limits
+from fd.runtime.limits import gib
 
 NUMBER = 4  # bytes
 COPIES = 4  # of a parameter: itself, its gradient and the two moments of Adam
 DRAWN = 64 * 8  # bytes of row numbers per transition of a batch, drawn for 64 steps at once
-_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of this container, if the process runs in one
 _CUDA_ALLOCATOR = re.compile(r"Tried to allocate ([\d.]+) (B|KiB|MiB|GiB|TiB)")
 
 
@@ -27,22 +26,25 @@ def least_memory(hidden: Sequence[int], *, seeds: int, batch_size: int) -> int:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of memory of a device; for the CPU, at most the limit of this container."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    limit = _LIMIT.read_text().strip() if _LIMIT.exists() else "max"
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(machine, int(limit)) if limit.isdigit() else machine
+    """Bytes of memory of a device; for the CPU, what this process may use of them."""
+    return _limit(device)[0]
 
 
 def check_memory(hidden: Sequence[int], *, seeds: int, batch_size: int, device: torch.device, place: str) -> None:
     """Raise an FdError, before anything is allocated, if the least that training takes is more than the device has."""
-    needed, there = least_memory(hidden, seeds=seeds, batch_size=batch_size), total_memory(device)
-    if needed > there:
-        raise FdError(
-            f"{place}: {seeds} seeds of network.hidden {list(hidden)} and batch_size {batch_size} take {_gib(needed)} at"
-            f" least, {device.type} has {_gib(there)} (allowed: fewer seeds, smaller layers, a smaller batch)"
-        )
+    what = f"{place}: {seeds} seeds of network.hidden {list(hidden)} and batch_size {batch_size}"
+    needed = least_memory(hidden, seeds=seeds, batch_size=batch_size)
+    check_room(needed, device, what=what, allowed="fewer seeds, smaller layers, a smaller batch")
+
+
+def check_room(size: int, device: torch.device, *, what: str, allowed: str) -> None:
+    """Raise an FdError if something takes more memory than a device has; see `fd.runtime.limits.check_room`."""
+    limits.check_room(size, what=what, allowed=allowed, device=device.type, limit=_limit(device))
+
+
+def _limit(device: torch.device) -> tuple[int, str]:
+    """See `fd.runtime.limits.memory_limit`."""
+    return (int(torch.cuda.mem_get_info(device)[1]), "") if device.type == "cuda" else limits.memory_limit()
 
 
 def fitting(*, usable: int, needed: int, fixed: int, seeds: int) -> int:
@@ -79,8 +81,8 @@ def full(label: str, *, there: int, usable: int, needed: int, fixed: int, seeds:
     """The message for a full GPU that has `there` bytes; see `fitting`."""
     fit = fitting(usable=usable, needed=needed, fixed=fixed, seeds=seeds)
     return (
-        f"{label}: out of GPU memory: {_gib(there)}, {_gib(usable)} of it for this process; {seeds} seeds need at least"
-        f" {_gib(needed)}, {_gib(fixed)} of it for any number of seeds; {f'at most {fit}' if fit else 'not even 1'} would fit"
+        f"{label}: out of GPU memory: {gib(there)}, {gib(usable)} of it for this process; {seeds} seeds need at least"
+        f" {gib(needed)}, {gib(fixed)} of it for any number of seeds; {f'at most {fit}' if fit else 'not even 1'} would fit"
         f" (allowed: fewer seeds, a smaller refine.bank or batch_size, compute.device: cpu)"
     )
 
@@ -89,7 +91,3 @@ def _asked(error: torch.OutOfMemoryError) -> int:
     """Bytes that could not be allocated; 0 if the message does not say."""
     found = _CUDA_ALLOCATOR.search(str(error))
     return int(float(found[1]) * 1024 ** ("B", "KiB", "MiB", "GiB", "TiB").index(found[2])) if found else 0
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"

@@ -5,26 +5,29 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from fd.method.bounds import Positive, Within
-from fd.settings.fields import Rows, Seed, Strict
+from fd.settings.fields import Form, Rows, Seed, Strict
 
-DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+_NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
+DatasetName = Annotated[str, Form(f"^{_NAME}$", "letters, digits, - and _, like cube-single-play-singletask-task1-v0")]
 DatasetId = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)*-v[0-9]+$")
+    str, Form(f"^{_NAME}(/{_NAME})*-v[0-9]+$", "letters, digits, -, _ and /, with a version, like D4RL/pen/human-v2")
 ]
 # Not AntMaze v5: its observation has 105 numbers, that of D4RL has 27. Facts of these simulators: fd.wrappers.
 RobotEnvironment = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^(AntMaze_[A-Za-z_]+-v4|PointMaze_[A-Za-z_]+-v3|AdroitHand(Door|Hammer|Pen|Relocate)-v1|Pusher-v5)$"
+    Form(
+        r"^(AntMaze_[A-Za-z_]+-v4|PointMaze_[A-Za-z_]+-v3|AdroitHand(Door|Hammer|Pen|Relocate)-v1|Pusher-v5)$",
+        "AntMaze_…-v4, PointMaze_…-v3 or AdroitHand…-v1, a task of D4RL, or Pusher-v5",
     ),
 ]
-Folder = Annotated[  # no part of it is `..`
-    str, StringConstraints(pattern=r"^/?(\.?[^/.\x00-\x1f][^/\x00-\x1f]*/?)+$", max_length=1024)
+Folder = Annotated[
+    str,
+    Form(r"^[^\x00-\x1f]+$", "a folder: absolute, in the home folder (~/…) or relative to the project", longest=1024),
 ]
-Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=300)]
+Line = Annotated[str, Form(r"^[^\x00-\x1f]+$", "one line of text", longest=300)]
 Cell = tuple[Annotated[int, Within(ge=0)], Annotated[int, Within(ge=0)]]
 
 
@@ -82,11 +85,18 @@ class MinariData(RobotData):
 
 
 class D4rlData(RobotData):
-    """A published HDF5 file of D4RL. Cells of its mazes are those of D4RL's own maps."""
+    """An HDF5 file of D4RL, or of its form. Cells of its mazes are those of D4RL's own maps."""
 
     source: Literal["d4rl"]
     folder: Folder  # of the file; ~ is the home folder
-    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.hdf5$", max_length=255)]
+    file: Annotated[
+        str,
+        Form(
+            r"^[A-Za-z0-9][A-Za-z0-9._-]*\.hdf5$",
+            "a file name, letters, digits, ., - and _, that ends in .hdf5",
+            longest=255,
+        ),
+    ]
 
     @model_validator(mode="after")
     def _references(self) -> D4rlData:
@@ -113,7 +123,7 @@ class WaypointData(Strict):
     source: Literal["generate"]
     collector: Literal["waypoint"]
     dataset: DatasetId
-    environment: Annotated[str, StringConstraints(pattern=r"^PointMaze_[A-Za-z_]+-v3$")]
+    environment: Annotated[str, Form(r"^PointMaze_[A-Za-z_]+-v3$", "PointMaze_…-v3, a maze of gymnasium-robotics")]
     start: Cell  # (row, column) of the maze where evaluation starts
     goal: Cell  # (row, column) of the goal
     horizon: Rows  # steps of an episode, in the data and in evaluation
@@ -151,5 +161,5 @@ class Download(Strict):
     """Where published OGBench files are fetched from, first host first, and where they are kept."""
 
     folder: Folder  # ~ is the home folder
-    mirrors: tuple[Annotated[str, StringConstraints(pattern=r"^https?://\S+$")], ...]
+    mirrors: tuple[Annotated[str, Form(r"^https?://\S+$", "an address that begins with http:// or https://")], ...]
     timeout: Positive  # seconds

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, BaseModel, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, model_validator
+from pydantic_core import core_schema
 
 from fd.method.bounds import Within
 
@@ -39,7 +41,27 @@ def _each_once(items: T) -> T:
 
 DISTINCT = AfterValidator(_each_once)
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
+
+@dataclass(frozen=True)
+class Form:
+    """Form of a text: a regular expression, and the words that a message says instead; put it right after `str` in `Annotated`."""
+
+    pattern: str
+    words: str
+    longest: int | None = None  # characters
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: Callable[[Any], core_schema.StringSchema]
+    ) -> core_schema.CoreSchema:
+        """The schema of the type with this pattern and length; whatever else is given, the message is `words`."""
+        schema: Any = handler(source) | {"pattern": self.pattern}
+        words = self.words
+        if self.longest is not None:
+            schema, words = schema | {"max_length": self.longest}, f"{words}, at most {self.longest} characters"
+        return core_schema.custom_error_schema(schema, custom_error_type="form", custom_error_message=words)
+
+
+Slug = Annotated[str, Form(r"^[a-z0-9][a-z0-9-]*$", "lower-case letters, digits and -, like antmaze-large", longest=64)]
 Count = Annotated[int, Within(ge=1, le=10**9)]
 Rows = Annotated[int, Within(ge=1, le=10**6)]  # number of episodes, or of steps of an episode
 Seed = Annotated[int, Within(ge=0, lt=2**31)]

@@ -28,5 +28,7 @@ class Theory(Strict):
     fisher_samples: Annotated[
         int, Within(ge=8192, le=10**6)
     ]  # K of the optimality gap; its batches are drawn from these scores
-    budget: Positive  # of every refinement of the bandit
+    budget: Positive  # of every refinement of the bandit's table and figure
+    budgets: Annotated[tuple[Positive, ...], Within(min_length=2, max_length=64), DISTINCT]  # of value against KL
+    t_eps: Share  # at which the scores of the bandit are computed
     alpha: Positive  # of FQL in the bandit

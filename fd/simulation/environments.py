@@ -4,6 +4,7 @@ This module also handles the registration and seeding of the suites' environment
 warnings.
 """
 
+import importlib
 import json
 import os
 import tempfile
@@ -11,6 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import distribution
 from typing import Any, cast
 
@@ -26,6 +28,14 @@ from fd.wrappers import KNOWN
 
 Floats = NDArray[np.float32]
 Observation = NDArray[np.float32] | NDArray[np.uint8]
+
+# Renderers by the value of MUJOCO_GL, and its values that name none.
+RENDERERS = {"egl": "EGL", "osmesa": "OSMesa", "glfw": "GLFW", "glx": "GLFW"}
+NO_RENDERER = ("", "0", "1", "disable", "disabled", "enable", "enabled", "false", "off", "on", "true")
+ALLOWED = (
+    "no value or egl (on Debian the packages libegl1 and libgl1-mesa-dri, or the GPU's driver), osmesa (libosmesa6),"
+    " glfw (with a display)"
+)
 
 
 class FlatEnv(gymnasium.Wrapper[Observation, Floats, Any, NDArray[Any]]):
@@ -176,58 +186,91 @@ def make(spec: str | EnvSpec, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         FdError: there is no such environment, or it needs a renderer and there is none.
     """
     register()
+    known = spec if isinstance(spec, EnvSpec) else gymnasium.registry.get(spec)
+    if known is not None and renders(known, **kwargs):  # mazes render a first image while they are made
+        _provide_renderer(known.id)
     try:
-        with temporary_files_removed(), quiet():
+        with temporary_files_removed(), quiet(), _without_renderer():
             env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
-    except (gymnasium.error.UnregisteredEnv, ImportError) as error:  # dm_control imports the renderer in MUJOCO_GL
+    except (gymnasium.error.UnregisteredEnv, ImportError) as error:
         raise FdError(f"environment: {one_line(error)}") from None
-    if env.spec is not None and renders(env.spec):
-        _provide_renderer(env.spec.id)
     return env
 
 
-def renders(spec: EnvSpec) -> bool:
-    """Whether the observations of an OGBench environment are images."""
-    return bool(spec.kwargs.get("ob_type") == "pixels")
+def renders(spec: EnvSpec, **kwargs: Any) -> bool:
+    """Whether the observations of an OGBench environment are images, if it is made with these arguments."""
+    return bool((spec.kwargs | kwargs).get("ob_type") == "pixels")
 
 
 def _provide_renderer(name: str) -> None:
-    """Let mujoco render without a display, through EGL, unless MUJOCO_GL names another renderer.
+    """Let mujoco render with the renderer that MUJOCO_GL names, or with EGL, which needs no display, if it names none.
 
     Raises:
-        FdError: rendering fails; names the environment.
+        FdError: MUJOCO_GL names no renderer, or rendering fails; names the environment, the variable and what is allowed.
     """
-    from mujoco.rendering.classic import gl_context
-
+    value = os.environ.get("MUJOCO_GL", "")
+    chosen = value.strip().lower()
+    renderer = "egl" if chosen in NO_RENDERER else chosen
+    given = f"MUJOCO_GL={value!r}" if value else "MUJOCO_GL is not set"
+    if renderer not in RENDERERS:
+        raise FdError(f"{name}: its images cannot be rendered: {given} names no renderer, allowed: {ALLOWED}")
     try:
-        if not hasattr(gl_context, "GLContext"):  # mujoco was imported without a renderer: see register
-            from mujoco.egl import GLContext
-
-            gl_context.GLContext = GLContext
-        gl_context.GLContext(1, 1).free()
+        _try_renderer(renderer)
     except Exception as error:  # noqa: BLE001  (a missing library raises AttributeError, for example)
+        device = os.environ.get("MUJOCO_EGL_DEVICE_ID")
+        given += f", MUJOCO_EGL_DEVICE_ID={device!r}" if device else ""
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise FdError(
-            f"{name}: its images cannot be rendered without a display ({reason}); install EGL (on Debian the"
-            " packages libegl1 and libgl1-mesa-dri, or the GPU's driver) or name another renderer in MUJOCO_GL"
+            f"{name}: its images cannot be rendered by {RENDERERS[renderer]} ({reason}; {given}), allowed: {ALLOWED}"
         ) from None
+
+
+@cache
+def _try_renderer(renderer: str) -> None:
+    """Make a renderer the one that mujoco uses, and check once in a process that it works."""
+    if renderer in ("egl", "osmesa"):
+        os.environ["PYOPENGL_PLATFORM"] = renderer  # mujoco refuses another value, and nothing else here uses OpenGL
+    import mujoco
+    from mujoco.rendering.classic import gl_context
+
+    gl_context.GLContext = importlib.import_module(f"mujoco.{RENDERERS[renderer].lower()}").GLContext
+    with warnings.catch_warnings(action="ignore"):  # GLFW warns of what then raises an exception
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 1, 1).close()
 
 
 def register() -> None:
     """Register the environments of both suites."""
-    # Without a display, dm_control warns when it looks for a renderer, which only images need.
-    os.environ.setdefault("MUJOCO_GL", "disabled")
     # Gymnasium imports glfw. Without the path of its library, glfw starts an interpreter to find the version, which
-    # takes longer than the import and prints an error if this process is killed meanwhile.
+    # takes longer than the import and prints an error if this process is killed meanwhile. A path in the user's
+    # environment may lead nowhere.
     library = str(distribution("glfw").locate_file("glfw/x11/libglfw.so"))
     if os.path.exists(library):
-        os.environ.setdefault("PYGLFW_LIBRARY", library)
+        os.environ["PYGLFW_LIBRARY"] = library
     from farama_notifications import notifications
 
     # Its notice about the Adroit environments would be printed at every import in every process.
     notifications.pop("gymnasium_robotics", None)
-    import gymnasium_robotics  # noqa: F401  (registers its environments)
-    import ogbench  # noqa: F401  (registers its environments)
+    with _without_renderer():
+        import gymnasium_robotics  # noqa: F401  (registers its environments)
+        import ogbench  # noqa: F401  (registers its environments)
+
+
+@contextmanager
+def _without_renderer() -> Iterator[None]:
+    """Within the context, mujoco and dm_control are imported without a renderer, which only images need.
+
+    With a value of MUJOCO_GL that has no library on this machine, their import would raise errors of any kind. Without
+    a value and a display, dm_control warns.
+    """
+    before = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = "disabled"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MUJOCO_GL"]
+        else:
+            os.environ["MUJOCO_GL"] = before
 
 
 @contextmanager
@@ -260,7 +303,7 @@ def unit_box(name: str, space: gymnasium.Space[Any]) -> gymnasium.spaces.Box:
     """
     if isinstance(space, gymnasium.spaces.Box) and (space.low == -1).all() and (space.high == 1).all():
         return space
-    raise FdError(f"{name}: action space {space} is not supported, allowed: a box from -1 to 1")
+    raise FdError(f"{name}: action space {one_line(space)} is not supported, allowed: a box from -1 to 1")
 
 
 def _width(space: gymnasium.Space[Any]) -> int:

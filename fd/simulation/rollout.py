@@ -50,11 +50,12 @@ class Rollout(Workers):
                 load a policy or act.
 
         Raises:
-            FdError: an environment cannot be built or has other shapes, or its process dies or hangs.
+            FdError: an environment cannot be built or has other shapes, its process dies or hangs, or memory is too small.
         """
         each = -(-environments // len(seeds))
         self._batch = EpisodeBatch(name, tuple(seeds), each, obs_shape=obs_shape, noise_dim=noise_dim, act_dim=act_dim)
-        super().__init__(name, Simulators, [(make_env, make_act, self._batch)] * workers, timeout=timeout)
+        shares = [(make_env, make_act, self._batch)] * workers
+        super().__init__(name, Simulators, shares, timeout=timeout, simulators=each * len(seeds))
 
     def run(
         self, steps: Sequence[int], *, episodes: int, on_episode: Callable[[Episode], object] | None = None

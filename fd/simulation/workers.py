@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -26,9 +27,12 @@ from typing import Any, Self
 
 from fd.errors import FdError
 from fd.runtime import signals
+from fd.runtime.limits import check_room, memory_limit
 
 MakeServe = Callable[..., Callable[[Any], Iterable[Any]]]  # arguments -> (a job -> its answers)
 START = 60.0  # seconds that a worker may take for its imports, in addition to the timeout
+# Least memory in bytes of a worker with its libraries (measured: 160 MiB) and of a simulator (1 MiB in OGBench's mazes, 180 MiB in cube).
+LEAST_PROCESS, LEAST_SIMULATOR = 100 * 2**20, 2**20
 _IDLE = "a process between two jobs"
 _ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Large memory pages, if the kernel grants them on request: several simulators that take turns then step 6 % faster.
@@ -92,7 +96,9 @@ class Workers:
     the parent ends them.
     """
 
-    def __init__(self, name: str, make: MakeServe, shares: Sequence[tuple[Any, ...]], *, timeout: float) -> None:
+    def __init__(
+        self, name: str, make: MakeServe, shares: Sequence[tuple[Any, ...]], *, timeout: float, simulators: int = 1
+    ) -> None:
         """Start a process for each share and wait until all are ready.
 
         Args:
@@ -101,13 +107,23 @@ class Workers:
                 FdError of either is raised here; other exceptions become an FdError that names the worker's activity.
             shares: arguments of `make`, picklable.
             timeout: seconds within which a worker that has something to do must call `enter` or `beat`.
+            simulators: least number in each process.
 
         Raises:
-            FdError: a worker fails, dies or hangs.
+            FdError: a worker fails, dies or hangs, or this process may not use the memory or start the processes that are needed.
         """
         self._name, self._timeout = name, timeout
+        check_room(
+            len(shares) * (LEAST_PROCESS + simulators * LEAST_SIMULATOR),
+            what=f"{name}: {len(shares)} processes of {simulators} simulators",
+            allowed="a smaller compute.workers or evaluate.environments",
+            limit=memory_limit(alone=False),
+        )
         context = multiprocessing.get_context("spawn")  # a fork would copy torch's locks in whatever state they are
-        self._workers = [_Worker.of(context, name, make, share) for share in shares]
+        try:
+            self._workers = [_Worker.of(context, name, make, share) for share in shares]
+        except OSError as error:
+            raise self._unstarted(error) from None
         # Runs also at the end of the program, before multiprocessing waits for processes that it cannot terminate.
         Finalize(self, _end, (self._workers,), exitpriority=0)
         try:
@@ -194,9 +210,18 @@ class Workers:
         elif now - worker.since > self._timeout:
             raise FdError(f"{self._name}: {worker.place}: hangs, no progress in {self._timeout:g} s")
 
+    def _unstarted(self, error: Exception) -> Exception:
+        """What to raise if a process cannot be started: an FdError at a limit of open files or processes."""
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+            return error
+        return FdError(
+            f"{self._name}: a process cannot be started: {error.strerror} (allowed: a smaller compute.workers, or higher"
+            " limits in `ulimit -n` and `ulimit -u`)"
+        )
+
     def _death(self, worker: _Worker) -> Exception:
         if worker.error is not None:
-            return worker.error
+            return self._unstarted(worker.error)
         worker.process.join(self._timeout)
         code = worker.process.exitcode
         hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
@@ -233,7 +258,7 @@ class _Worker:
         """Return a worker; its process is not yet started."""
         place, (ours, theirs) = Place(context), context.Pipe()
         process = context.Process(target=_work, args=(theirs, place, name, make, share), daemon=True)
-        return cls(process, ours, theirs, place, threading.RLock())
+        return cls(process, ours, theirs, place, threading.RLock(), beats=place.beats)
 
     def start(self) -> None:
         """Start the process; signals that ask it to end are blocked from its first instruction, as in this thread."""

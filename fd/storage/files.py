@@ -6,6 +6,7 @@ other files are in the record beside them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,50 @@ from fd.errors import FdError, one_line
 SEAL = f"sha256:{0:064d}"
 HEAD = 256  # first bytes of a file, which hold its seal
 AGAIN = "remove it and run the stage that makes it again"
+OF_CONTENT = (None, 0, errno.EINVAL, errno.EOVERFLOW)  # errors that a false position in a damaged file causes
+
+
+def expanded(folder: str, place: str, instead: str = "HOME or an absolute folder") -> Path:
+    """The path of a folder; a `~` at its start is replaced by the home folder.
+
+    Args:
+        folder: as the user wrote it.
+        place: its name in messages.
+        instead: what the user may set if the home folder is not known.
+
+    Raises:
+        FdError: it begins with `~`, and neither HOME nor the list of users says what the home folder is.
+    """
+    found = os.path.expanduser(folder)
+    if folder.startswith("~") and (found.startswith("~") or os.environ.get("HOME") == ""):
+        raise FdError(f"{place}: {folder}: the home folder is not known; set {instead}")
+    return Path(found)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within, an OSError gets the name of this file if it has none, as when an open file is read or written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def unreadable(path: Path, error: Exception, otherwise: str) -> FdError:
+    """The error for a file whose reader failed, by its cause.
+
+    Args:
+        path: of the file.
+        error: of the reader.
+        otherwise: what to say of the file unless the system refused to read it or lacks memory for it.
+    """
+    if isinstance(error, OSError) and error.errno not in OF_CONTENT:
+        otherwise = f"cannot be read: {os.strerror(error.errno)}"
+    elif isinstance(error, MemoryError):
+        otherwise = f"does not fit into memory ({one_line(error)})"
+    return FdError(f"{path}: {otherwise}")
 
 
 @contextmanager
@@ -27,8 +72,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write, which replaces `path` when the block ends; if the block fails, it is removed."""
     temporary = path.with_name(f".{path.name}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -43,7 +89,7 @@ def write_text(path: Path, text: str) -> None:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -96,7 +142,8 @@ def read_record(path: Path, absent: str = "run the stage that makes it") -> dict
         raise FdError(f"{path}: no such file; {absent}")
     check_seal(path)
     try:
-        values = json.loads(path.read_bytes())
+        with naming(path):
+            values = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise FdError(f"{path}: not a JSON file ({one_line(error)}); {AGAIN}") from None
     if not isinstance(values, dict):
@@ -121,7 +168,8 @@ def read_output(path: Path, record: Path) -> bytes:
     needed = files.get(path.name) if isinstance(files, dict) else None
     if needed is None:
         raise FdError(f"{record}: field 'files' does not name {path.name}; run this stage again")
-    content = path.read_bytes()
+    with naming(path):
+        content = path.read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != needed:
         raise damaged(path, found, says=(record, str(needed)))
     return content
@@ -137,7 +185,7 @@ def damaged(path: Path, found: str, *, says: tuple[object, str]) -> FdError:
 
 def _sealed(path: Path) -> tuple[int, str, str]:
     """Position of the seal in a file, its digits, and the digits that it should have."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         head = file.read(HEAD)
         match = re.search(rb"sha256:([0-9a-f]{64})", head)
         if match is None:
@@ -152,7 +200,8 @@ def write_folder(folder: Path, files: Mapping[str, str]) -> None:
     temporary = {name: folder / f".{name}.tmp" for name in files}
     try:
         for name, text in files.items():
-            temporary[name].write_text(text, encoding="utf-8", newline="\n")
+            with naming(folder / name):
+                temporary[name].write_text(text, encoding="utf-8", newline="\n")
         for name, path in temporary.items():
             os.replace(path, folder / name)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fd.runtime import limits
 from fd.storage.files import digests, write_record
 
 PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robotics", "dvc")
@@ -28,7 +28,7 @@ def package_versions() -> dict[str, str]:
 
 
 def machine_facts() -> dict[str, str | int | float | None]:
-    """CPU model, cores, memory in GiB and GPU (None without one)."""
+    """CPU model, cores and memory in GiB that this process may use, and GPU (None without one)."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -36,12 +36,11 @@ def machine_facts() -> dict[str, str | int | float | None]:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(memory, 1),
+        "cores": limits.cores(),
+        "memory_gib": round(limits.memory_limit(alone=False)[0] / 2**30, 1),
         "gpu": gpu,
     }
 

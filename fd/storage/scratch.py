@@ -11,14 +11,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from fd.errors import FdError
 from fd.runtime import closure, signals
+from fd.storage.locks import locked
 
 ROOT = Path(".scratch")
 PATIENCE = 10.0  # seconds to wait for a cell: a process that was asked to end may still be saving its state
@@ -32,15 +33,12 @@ def claimed(stage: str, cell: str) -> Iterator[None]:
         FdError: another process works on the cell.
     """
     (locks := ROOT / "locks").mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / _name(stage, cell), timeout=PATIENCE)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise FdError(f"{stage} {cell}: another process works on it, allowed: one at a time") from None
-    try:
+    with ExitStack() as claim:
+        try:
+            claim.enter_context(locked(locks / _name(stage, cell), PATIENCE))
+        except Timeout:
+            raise FdError(f"{stage} {cell}: another process works on it, allowed: one at a time") from None
         yield
-    finally:
-        lock.release()
 
 
 def folder(stage: str, cell: str, *depends: Any) -> Path:
@@ -61,10 +59,10 @@ def _name(stage: str, cell: str) -> str:
 def publish(built: Path, out: Path, scratch: Path) -> None:
     """Moves a finished folder to `out` in one rename, replacing an existing one, and removes the scratch folder.
 
-    Signals that ask the process to end are deferred meanwhile.
+    If `out` is a link, the folder that it leads to is replaced. Signals that ask the process to end are deferred.
     """
     with signals.deferred():
-        _publish(built, out, scratch)
+        _publish(built, out.resolve(), scratch)
 
 
 def _publish(built: Path, out: Path, scratch: Path) -> None:
@@ -80,7 +78,13 @@ def _publish(built: Path, out: Path, scratch: Path) -> None:
         try:
             shutil.copytree(built, near, dirs_exist_ok=True)
             os.replace(near, out)
+        except shutil.Error as error:  # a list of (source, target, reason)
+            shutil.rmtree(near, ignore_errors=True)
+            raise FdError(f"{out}: cannot be written: {error.args[0][0][2]}") from None
         except BaseException:
             shutil.rmtree(near, ignore_errors=True)
             raise
-    shutil.rmtree(scratch)
+    gone = scratch.with_name(f".{scratch.name}")  # a kill in the middle leaves no part from which to resume
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(scratch, gone)
+    shutil.rmtree(gone)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fd.errors import FdError, one_line
-from fd.storage.files import SEAL, check_seal, replacing, seal
+from fd.storage.files import SEAL, check_seal, replacing, seal, unreadable
 
 FLOW = "flow.safetensors"  # in a behaviour folder, and in a run with a frozen flow
 
@@ -47,7 +47,9 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
         with safe_open(path, framework="pt", device=str(device)) as file:
             record = json.loads(file.metadata()["fd"])["values"]
             return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise unreadable(path, error, f"cannot be read: {one_line(error)}") from None
+    except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise FdError(f"{path}: is not a file of weights written by this project: {one_line(error)}") from None
 
 

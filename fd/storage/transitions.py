@@ -18,13 +18,15 @@ import numpy.lib.format as npy
 from numpy.typing import NDArray
 
 from fd.errors import FdError, one_line
-from fd.storage.files import damaged, digest, read_record, replacing, write_record
+from fd.runtime.limits import check_room
+from fd.storage.files import damaged, digest, read_record, replacing, unreadable, write_record
 
 ARRAYS = "transitions.npz"
 MANIFEST = "manifest.json"
 UNFOLDED = 100  # most bytes of arrays per byte of a compressed file
 # Actions are kept off the bounds, as in arXiv 2502.02538.
 ACTION_BOUND = 1.0 - 1e-5
+ROUNDING = 1e-3  # that an action may lie beyond its bounds: a unit in the last place of half precision
 
 Floats = NDArray[np.float32]
 Observations = NDArray[np.float32] | NDArray[np.uint8]
@@ -62,9 +64,10 @@ class Manifest:
         horizon: steps after which an evaluation episode is cut.
         score: "success" (share of episodes with a success) or "return" (normalised by return_range).
         success_timing: "pre" when reward and success are those of the state before the step, "post" after it.
-        files: size in bytes and SHA-256 of downloaded files, by name.
+        files: size in bytes and SHA-256 of downloaded files, by name; for D4RL's, `verified` says whether the SHA-256 is
+            known to be that of the published file.
         obs_shape: of an observation, [O] or [H, W, C].
-        successes: rows whose mask is 0.
+        successes: rows whose mask is 0; None if the data do not mark success, so that such a row may be a failure.
         sha256: digest of each array's bytes, by name.
         differs: known differences from the set of the published scores; None if it is that set.
     """
@@ -85,10 +88,15 @@ class Manifest:
     transitions: int
     obs_shape: list[int]
     act_dim: int
-    successes: int
+    successes: int | None
     reward_sum: float
     sha256: dict[str, str]
     differs: str | None = None
+
+    @property
+    def verified(self) -> bool:
+        """False for a D4RL file of which nobody knows that it is the published one."""
+        return self.source != "d4rl" or all(file.get("verified") is True for file in self.files.values())
 
 
 def with_measures(arrays: Transitions) -> dict[str, Any]:
@@ -105,6 +113,7 @@ def with_measures(arrays: Transitions) -> dict[str, Any]:
 
 
 def assemble(
+    place: str,
     observations: NDArray[Any],
     actions: NDArray[Any],
     *,
@@ -112,8 +121,13 @@ def assemble(
     masks: NDArray[Any],
     ends: NDArray[np.bool_],
 ) -> Transitions:
-    """Build transitions from arrays of R rows: float32 (images stay bytes), actions kept off their bounds, end rows cleared."""
+    """Build transitions from arrays of R rows: float32 (images stay bytes), actions kept off their bounds, end rows cleared.
+
+    Raises:
+        FdError: actions lie outside [-1, 1]; names the place, their share and the most extreme one.
+    """
     going = ~ends
+    _check_bounds(place, actions[going])
     clipped = np.clip(np.asarray(actions, np.float32), -ACTION_BOUND, ACTION_BOUND)
     return Transitions(
         observations=np.ascontiguousarray(observations, None if observations.dtype == np.uint8 else np.float32),
@@ -122,6 +136,17 @@ def assemble(
         masks=np.where(going, masks, 1.0).astype(np.float32),
         ends=np.ascontiguousarray(ends),
     )
+
+
+def _check_bounds(place: str, actions: NDArray[Any]) -> None:
+    """Raise an FdError if actions lie outside [-1, 1] by more than rounding; clipping would make other actions of them."""
+    beyond = (actions > 1 + ROUNDING) | (actions < -1 - ROUNDING)
+    if beyond.any():
+        extreme = max(float(actions.max()), float(actions.min()), key=abs)
+        raise FdError(
+            f"{place}: {100 * beyond.mean():.3g} % of the numbers in 'actions' lie outside -1 to 1, the most extreme is"
+            f" {extreme:.4g}; allowed: actions in the units of the environment, whose box is -1 to 1"
+        )
 
 
 def save_transitions(folder: Path, arrays: Transitions, manifest: Manifest) -> None:
@@ -187,7 +212,7 @@ def check_transitions(path: Path, arrays: Transitions) -> None:
     Raises:
         FdError: names the path, the array and what is wrong with it.
     """
-    rows = len(arrays.observations)
+    rows = len(arrays.observations) if arrays.observations.ndim else 0
     for field in fields(arrays):
         values = getattr(arrays, field.name)
         images = field.name == "observations" and values.dtype == np.uint8
@@ -224,8 +249,8 @@ def read_npz(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
     """Read the named arrays of an npz file, or all; a false size in the file allocates no memory.
 
     Raises:
-        FdError: the file is missing, truncated or not an npz file, lacks a field, would unpack to more than UNFOLDED times its size, or
-            does not fit into memory.
+        FdError: the file cannot be read, is truncated or not an npz file, lacks a field, holds objects, would unpack to more than
+            UNFOLDED times its size, or does not fit into memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -238,25 +263,24 @@ def read_npz(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
             size, limit = sum(members[name].file_size for name in names), UNFOLDED * path.stat().st_size + 2**26
             if size > limit:
                 raise FdError(f"{path}: unpacks to {size} bytes, allowed: {UNFOLDED} times its size")
-            return {name: _array(archive, members[name]) for name in names}
-    except FileNotFoundError:
-        raise FdError(f"{path}: no such file; run the stage download for this task") from None
+            check_room(size, what=f"{path}: its arrays", allowed="more memory, a smaller set")
+            return {name: _array(path, archive, members[name]) for name in names}
     except FdError:
         raise
-    except MemoryError as error:
-        raise FdError(f"{path}: its arrays do not fit into memory ({one_line(error)})") from None
+    except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed by a method that this Python lacks
+        raise FdError(f"{path}: cannot be read: {one_line(error)}") from None
     except Exception as error:  # noqa: BLE001  zipfile, its decoders and numpy raise errors of many types
-        raise FdError(f"{path}: truncated or not an npz file ({one_line(error)})") from None
+        raise unreadable(path, error, f"truncated or not an npz file ({one_line(error)})") from None
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     """An array of an npz file; its header is checked against the size of its data before memory is allocated."""
     with archive.open(info) as stream:
         if (version := npy.read_magic(stream)) != (1, 0):
-            raise ValueError(f"{info.filename}: npy version {version}, allowed: (1, 0)")
+            raise FdError(f"{path}: {info.filename} has npy version {version}, allowed: (1, 0)")
         shape, _, dtype = npy.read_array_header_1_0(stream)
         if dtype.hasobject:
-            raise ValueError(f"{info.filename}: holds objects, which are never unpickled")
+            raise FdError(f"{path}: {info.filename} holds objects, which are never unpickled, allowed: numbers")
         if math.prod(shape) * dtype.itemsize != info.file_size - stream.tell():
             raise ValueError(f"{info.filename}: its shape {shape} does not match its data")
     with archive.open(info) as stream:

@@ -20,7 +20,7 @@ DEEPEST = 16  # levels of lists and mappings
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """Text of a file of up to `most` bytes.
+    """Text of a file of up to `most` bytes, without the byte order mark that some editors put first.
 
     Raises:
         FdError: it cannot be read, is larger, or is not UTF-8.
@@ -35,7 +35,7 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
     if len(content) > most:
         raise FdError(f"{path}: has more than {most} bytes, allowed: up to {most}")
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FdError(f"{path}: cannot be read: byte {error.start} is not UTF-8 ({error.reason})") from None
 
@@ -116,4 +116,6 @@ def _check_types(value: Any, place: str, keys: tuple[str, ...]) -> None:
         for item in value:
             _check_types(item, place, keys)
     elif not isinstance(value, str | int | float | None):
-        raise FdError(f"{where}: holds a {type(value).__name__}, allowed: text, numbers, truth values, null")
+        raise FdError(
+            f"{where}: holds a {type(value).__name__}, allowed: text, in quotes if necessary, numbers, truth values, null"
+        )

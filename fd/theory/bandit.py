@@ -6,7 +6,9 @@ only, so beyond its support the critic extrapolates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,25 +18,38 @@ from torch import Tensor, nn
 from fd.method.acting import displace
 from fd.method.baselines import distillation_loss
 from fd.method.critic import critic_loss
-from fd.method.fisher import Metric, desmoothed, score, state_scores
+from fd.method.fisher import Metric, curvature, desmoothed, score, state_scores
 from fd.method.flow import base_actions
 from fd.method.objective import refinement_loss
 from fd.networks.mlp import StackedMLP
-from fd.settings.theory_settings import TheorySchedule
+from fd.settings.theory_settings import Theory, TheorySchedule
 from fd.theory.distributions import Mixture, planar
-from fd.theory.fit import ACT_DIM, OBS_DIM, descend, generators, nothing, seeds_part, time_window
+from fd.theory.fit import ACT_DIM, OBS_DIM, descend, generators, members_of, nothing, time_window
 from fd.theory.gap import CLIP, DAMPING, spanning
 from fd.theory.kl import kl
 
 CRITICS = 2
-T_EPS = 0.8
 DUAL_INIT = 10.0
 POOL = 8192  # base actions of a member
 SHOWN = 4096  # actions that are measured
-NODES = 160  # of the grid of a KL, per dimension
+NODES = 96  # of the grid of a KL, per dimension
 SUPPORT = 0.99  # mass of the behaviour inside its support, the region of highest density
 KEPT = 0.2  # share of its mass below which a mode counts as lost
-METHODS = ("bc", "fql", "deflow", "fidec", "fidec-desmooth", "fidec-stein")
+# Refinements whose penalty is a quadratic form: the metric of `fd.method.fisher.Metric`, and whether its smoothing is undone.
+QUADRATIC = {
+    "deflow": ("identity", False),
+    "fidec": ("state", False),
+    "fidec-desmooth": ("state", True),
+    "fidec-local": ("curvature", False),
+    "fidec-local-desmooth": ("curvature", True),
+}
+METHODS = ("bc", "fql", *QUADRATIC, "fidec-stein")
+
+
+def metric_name(method: str) -> str:
+    """The metric of a method of QUADRATIC in words."""
+    kind, desmooth = QUADRATIC[method]
+    return f"{kind}, desmoothed" if desmooth else kind
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,10 @@ class BanditOutcome:
     """One method on one layout and seed.
 
     Attributes:
+        budget: bound on the penalty; None for a policy without a penalty.
+        spent: mean penalty / budget at the end of training, over all base actions of the seed.
         value: mean reward.
+        gain: value minus the mean reward of the base actions of the same noise.
         off_support: share of actions where the behaviour's density is below the level that SUPPORT of its mass exceeds.
         modes: modes that keep KEPT of their mass.
         moved: mean over actions and dimensions of (a - a_b)^2, where a_b is the base action of the same noise.
@@ -68,7 +86,10 @@ class BanditOutcome:
     layout: str
     method: str
     seed: int
+    budget: float | None
+    spent: float | None
     value: float
+    gain: float
     off_support: float
     modes: int
     moved: float
@@ -78,7 +99,7 @@ class BanditOutcome:
 
 
 @dataclass(frozen=True)
-class _Stack:
+class Bandit:
     """Networks and draws that all methods share, one member per layout and seed."""
 
     flow: StackedMLP
@@ -103,35 +124,44 @@ def layouts() -> dict[str, BanditLayout]:
     return {"parallel": BanditLayout(parallel, (0.4, 0.25)), "crossed": BanditLayout(crossed, (0.4, 0.1))}
 
 
-def play(
-    flow: StackedMLP, seeds: Sequence[int], *, budget: float, alpha: float, flow_steps: int, schedule: TheorySchedule
-) -> list[BanditOutcome]:
-    """Outcomes of every method on every layout, with learned flows whose members are layouts times seeds.
+def play(flow: StackedMLP, settings: Theory) -> list[BanditOutcome]:
+    """Outcomes of every method on every layout at the common budget, and of those of QUADRATIC at all budgets.
 
     Args:
-        flow: velocity networks of the layouts.
-        seeds: one per member of a layout.
-        budget: bound on the penalty of every refinement.
-        alpha: weight of FQL's distillation term.
-        flow_steps: Euler steps of a base action.
-        schedule: training of the critic and of every policy.
+        flow: velocity networks, one per layout of `layouts` and seed.
+        settings: the section `theory`.
     """
-    plan = layouts()
-    streams = generators(len(plan) * len(seeds), seeds, purpose=3)
+    bandit = prepare(flow, layouts(), settings)
+    found = _outcomes(bandit, "bc", bandit.base[:, :SHOWN])
+    found += _outcomes(bandit, "fql", _distil(bandit, settings.alpha, settings.refine))
+    found += refined(bandit, ["fidec-stein"], [settings.budget], settings)
+    return found + refined(bandit, QUADRATIC, sorted({settings.budget, *settings.budgets}), settings)
+
+
+def prepare(flow: StackedMLP, plan: Mapping[str, BanditLayout], settings: Theory) -> Bandit:
+    """Base actions of learned flows, and critics of the reward; the members of `flow` are layouts times seeds."""
+    streams = generators(len(plan) * len(settings.seeds), settings.seeds, purpose=3)
     noise = torch.stack([torch.randn(POOL, ACT_DIM, generator=stream) for stream in streams])
-    base = base_actions(flow, nothing(noise), noise, steps=flow_steps)
-    critic = _critic(plan, seeds, schedule)
-    stack = _Stack(flow, critic, noise, base, seeds, plan)
-    found: list[BanditOutcome] = []
-    for method in METHODS:
-        if method == "bc":
-            act, residual = base[:, :SHOWN], None
-        elif method == "fql":
-            act, residual = _distil(stack, alpha, schedule), None
-        else:
-            residual = _refine(stack, method, budget, schedule)
-            act = displace(residual, nothing(base), base)[0][:, :SHOWN]
-        found += _outcomes(stack, method, act, residual)
+    base = base_actions(flow, nothing(noise), noise, steps=settings.flow_steps)
+    critic = _critic(plan, settings.seeds, settings.refine)
+    return Bandit(flow, critic, noise, base, settings.seeds, plan)
+
+
+def refined(bandit: Bandit, methods: Iterable[str], budgets: Iterable[float], settings: Theory) -> list[BanditOutcome]:
+    """Outcomes of refinements with every one of these methods and budgets, trained as members of one stack.
+
+    `methods`: of QUADRATIC, or `fidec-stein` alone, whose penalty is no quadratic form.
+    """
+    runs = list(itertools.product(methods, budgets))
+    vectors = {method: _vectors(bandit, method, settings.t_eps) for method, _ in runs}
+    residual = _refine(bandit, runs, vectors, settings.refine)
+    found, count = [], len(bandit.base)
+    for place, (method, budget) in enumerate(runs):
+        own = members_of(residual, range(place * count, (place + 1) * count))
+        losses = _loss(bandit.critic, own, torch.zeros(count), bandit.base, vectors[method], budget, method)
+        spent = (losses[1]["penalty"] / budget).tolist()
+        act = displace(own, nothing(bandit.base), bandit.base)[0][:, :SHOWN]
+        found += _outcomes(bandit, method, act, residual=own, budget=budget, spent=spent)
     return found
 
 
@@ -155,10 +185,10 @@ def _critic(plan: Mapping[str, BanditLayout], seeds: Sequence[int], schedule: Th
     return critic.requires_grad_(False)
 
 
-def _policy(stack: _Stack, schedule: TheorySchedule) -> StackedMLP:
-    streams = generators(len(stack.base), stack.seeds, purpose=5)
+def _policy(bandit: Bandit, schedule: TheorySchedule) -> StackedMLP:
+    streams = generators(len(bandit.base), bandit.seeds, purpose=5)
     widths = (OBS_DIM + ACT_DIM, *schedule.hidden, ACT_DIM)
-    return StackedMLP((len(stack.base),), widths, norm=False, generators=streams)
+    return StackedMLP((len(bandit.base),), widths, norm=False, generators=streams)
 
 
 @torch.no_grad()
@@ -167,57 +197,94 @@ def _shown(policy: StackedMLP, noise: Tensor) -> Tensor:
     return act[:, :SHOWN].clamp(-1, 1)
 
 
-def _distil(stack: _Stack, alpha: float, schedule: TheorySchedule) -> Tensor:
+def _distil(bandit: Bandit, alpha: float, schedule: TheorySchedule) -> Tensor:
     """Actions [S, SHOWN, A] of FQL's one-step policy from the noise of the base actions."""
-    policy = _policy(stack, schedule)
+    policy = _policy(bandit, schedule)
 
     def loss(index: int) -> Tensor:
-        noise, base = (time_window(pool, index, schedule.batch_size) for pool in (stack.noise, stack.base))
+        noise, base = (time_window(pool, index, schedule.batch_size) for pool in (bandit.noise, bandit.base))
         obs = nothing(base)
-        return distillation_loss(policy, stack.critic, obs, noise, base, alpha=alpha, normalize_q=False)[0]
+        return distillation_loss(policy, bandit.critic, obs, noise, base, alpha=alpha, normalize_q=False)[0]
 
-    descend(list(policy.parameters()), loss, schedule, clip=0.0, members=stack.names("fql"))
-    return _shown(policy, stack.noise)
+    descend(list(policy.parameters()), loss, schedule, clip=0.0, members=bandit.names("fql"))
+    return _shown(policy, bandit.noise)
 
 
-def _refine(stack: _Stack, method: str, budget: float, schedule: TheorySchedule) -> StackedMLP:
-    """The residual displacement of a method, under its own metric and the common budget."""
-    residual = _policy(stack, schedule)
-    log_dual = nn.Parameter(torch.full((len(stack.base),), DUAL_INIT).log())
-    kinds = {"deflow": "identity", "fidec-stein": "stein"}
-    metric = Metric(kinds.get(method, "state"), DAMPING, "batch" if method == "fidec-stein" else "state")
-    shared = _state_vectors(stack, method) if metric.kind == "state" else None
+def _refine(
+    bandit: Bandit, runs: Sequence[tuple[str, float]], vectors: Mapping[str, Tensor], schedule: TheorySchedule
+) -> StackedMLP:
+    """The residual displacements of these methods and budgets, one stack of runs * S members."""
+    count = len(bandit.base)
+    each = list(range(count)) * len(runs)
+    residual = members_of(_policy(bandit, schedule), each).requires_grad_(True)
+    critic = members_of(bandit.critic, each)
+    log_dual = nn.Parameter(torch.full((len(each),), DUAL_INIT).log())
+    budgets = torch.tensor([budget for _, budget in runs]).repeat_interleave(count)
+    base = bandit.base.repeat(len(runs), 1, 1)
+    forms = torch.cat([vectors[method] for method, _ in runs])
 
     def loss(index: int) -> Tensor:
-        base = time_window(stack.base, index, schedule.batch_size)
-        obs, scores = nothing(base), shared
-        if metric.kind == "stein":
-            t = torch.full_like(base[..., :1], T_EPS)
-            scores = score(stack.flow, obs, base, t, formula="exact").unsqueeze(2)
-        return refinement_loss(
-            residual, stack.critic, log_dual, obs, base,
-            scores=scores, metric=metric, budget=budget, normalize_q=False, learn_dual=True,
-        )[0]  # fmt: skip
+        batch, scores = (time_window(pool, index, schedule.batch_size) for pool in (base, forms))
+        return _loss(critic, residual, log_dual, batch, scores, budgets, runs[0][0])[0]
 
-    descend([*residual.parameters(), log_dual], loss, schedule, clip=CLIP, members=stack.names(method))
+    names = [name for method, budget in runs for name in bandit.names(f"{method} with budget {budget:g}")]
+    descend([*residual.parameters(), log_dual], loss, schedule, clip=CLIP, members=names)
     return residual.requires_grad_(False)
 
 
-def _state_vectors(stack: _Stack, method: str) -> Tensor:
+def _loss(
+    critic: StackedMLP, residual: StackedMLP, log_dual: Tensor, base: Tensor, vectors: Tensor,
+    budget: float | Tensor, method: str,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    """`refinement_loss` of the single state; all of QUADRATIC have the same one, in which vectors span the form at each action."""
+    metric = Metric("stein", DAMPING, "batch") if method == "fidec-stein" else Metric("state", DAMPING, "state")
+    return refinement_loss(
+        residual, critic, log_dual, nothing(base), base,
+        scores=vectors, metric=metric, budget=budget, normalize_q=False, learn_dual=True,
+    )  # fmt: skip
+
+
+def _vectors(bandit: Bandit, method: str, t_eps: float) -> Tensor:
+    """Vectors [S, POOL, K, A] whose mean outer product at each base action is F; for `fidec-stein` the score there, K = 1."""
+    base, obs = bandit.base, nothing(bandit.base)
+    t = torch.full_like(base[..., :1], t_eps)
+    if method == "fidec-stein":
+        return score(bandit.flow, obs, base, t, formula="exact").unsqueeze(2)
+    kind, desmooth = QUADRATIC[method]
+    if kind == "curvature":
+        return curvature(bandit.flow, obs, base, t, desmooth=desmooth)[0]
+    if kind == "identity":
+        shared = math.sqrt(ACT_DIM) * torch.eye(ACT_DIM)
+    else:
+        shared = _state_vectors(bandit, t_eps, desmooth=desmooth)
+    return shared.expand(*base.shape[:2], -1, -1)
+
+
+def _state_vectors(bandit: Bandit, t_eps: float, *, desmooth: bool) -> Tensor:
     """The A vectors that span F of the single state, [S, 1, A, A], from the scores of the whole pool."""
-    streams = generators(len(stack.base), stack.seeds, purpose=6)
+    streams = generators(len(bandit.base), bandit.seeds, purpose=6)
     x0 = torch.stack([torch.randn(POOL, ACT_DIM, generator=stream) for stream in streams]).unsqueeze(1)
-    t = torch.full_like(x0[..., :1], T_EPS)
-    base = stack.base.unsqueeze(1)
-    scores = state_scores(stack.flow, nothing(base[:, :, 0]), base, x0=x0, t=t, formula="exact")
-    return desmoothed(scores, T_EPS) if method == "fidec-desmooth" else spanning(scores)
+    t = torch.full_like(x0[..., :1], t_eps)
+    base = bandit.base.unsqueeze(1)
+    scores = state_scores(bandit.flow, nothing(base[:, :, 0]), base, x0=x0, t=t, formula="exact")
+    return desmoothed(scores, t_eps) if desmooth else spanning(scores)
 
 
-def _outcomes(stack: _Stack, method: str, act: Tensor, residual: StackedMLP | None) -> list[BanditOutcome]:
+def _outcomes(
+    bandit: Bandit,
+    method: str,
+    act: Tensor,
+    *,
+    residual: StackedMLP | None = None,
+    budget: float | None = None,
+    spent: Sequence[float] | None = None,
+) -> list[BanditOutcome]:
+    """Outcomes of one policy of every layout and seed, from its actions [S, SHOWN, A]."""
     found = []
-    divergences = {} if residual is None else _divergences(stack, residual)
-    for member, (name, seed) in enumerate(stack.members()):
-        layout, actions = stack.layouts[name], act[member].double()
+    divergences = {} if residual is None else _divergences(bandit, residual)
+    for member, (name, seed) in enumerate(bandit.members()):
+        layout, actions = bandit.layouts[name], act[member].double()
+        base = bandit.base[member, :SHOWN].double()
         target = layout.target
         own = target.sample(POOL, torch.Generator().manual_seed(0))
         floor = target.log_density(own).quantile(1 - SUPPORT)
@@ -229,10 +296,13 @@ def _outcomes(stack: _Stack, method: str, act: Tensor, residual: StackedMLP | No
                 name,
                 method,
                 seed,
+                budget,
+                spent=None if spent is None else spent[member],
                 value=float(layout.value(actions).mean()),
+                gain=float(layout.value(actions).mean() - layout.value(base).mean()),
                 off_support=float(1 - inside.double().mean()),
                 modes=int((shares >= KEPT * target.weights).sum()),
-                moved=float((act[member] - stack.base[member, :SHOWN]).square().mean()),
+                moved=float((actions - base).square().mean()),
                 kl=divergence,
                 folds=folds,
                 actions=actions,
@@ -241,14 +311,14 @@ def _outcomes(stack: _Stack, method: str, act: Tensor, residual: StackedMLP | No
     return found
 
 
-def _divergences(stack: _Stack, residual: StackedMLP) -> dict[tuple[str, int], tuple[float | None, bool]]:
+def _divergences(bandit: Bandit, residual: StackedMLP) -> dict[tuple[str, int], tuple[float | None, bool]]:
     """True KL of every member's displacement, under the known behaviour and without the clip, and whether it folds."""
     found: dict[tuple[str, int], tuple[float | None, bool]] = {}
-    count = len(stack.seeds)
-    for place, (name, layout) in enumerate(stack.layouts.items()):
-        exact = seeds_part(residual, place * count, (place + 1) * count).double()
+    count = len(bandit.seeds)
+    for place, (name, layout) in enumerate(bandit.layouts.items()):
+        exact = members_of(residual, range(place * count, (place + 1) * count)).double()
         values, folds = (each.tolist() for each in kl(layout.target, partial(_wide, exact), nodes=NODES))
-        for seed, value, folded in zip(stack.seeds, values, folds, strict=True):
+        for seed, value, folded in zip(bandit.seeds, values, folds, strict=True):
             found[name, seed] = (None if folded else value, folded)
     return found
 

@@ -1,4 +1,4 @@
-"""All four demonstrations with one set of learned flows."""
+"""All demonstrations with one set of learned flows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fd.networks.mlp import StackedMLP
 from fd.settings.theory_settings import Theory
 from fd.theory import bandit, gap, score_error, second_order
 from fd.theory.distributions import Mixture, planar
-from fd.theory.fit import seeds_part, train_flow
+from fd.theory.fit import members_of, train_flow
 
 SAMPLES = (8, 64, 512, 4096, 32768)  # K at which the cost of estimating F is shown
 SAMPLING_DRAWS = 100
@@ -26,6 +26,16 @@ class TheoryFindings:
     refined: list[gap.Refined]
     sampling: dict[str, list[float]]
     outcomes: list[bandit.BanditOutcome]
+
+    @property
+    def at_common_budget(self) -> list[bandit.BanditOutcome]:
+        """Outcomes of every method on the bandit, the refinements with the common budget."""
+        return [outcome for outcome in self.outcomes if outcome.budget in (None, self.settings.budget)]
+
+    @property
+    def over_budgets(self) -> list[bandit.BanditOutcome]:
+        """Outcomes of the refinements under a quadratic penalty with each of the budgets, for value against KL."""
+        return [o for o in self.outcomes if o.method in bandit.QUADRATIC and o.budget in self.settings.budgets]
 
 
 def elongated() -> Mixture:
@@ -46,16 +56,9 @@ def run_demonstrations(settings: Theory) -> TheoryFindings:
             for place, (name, target) in enumerate(targets.items())
         ],
         cases=second_order.cases(),
-        refined=refinements(settings, seeds_part(flow, 0, count)),
+        refined=refinements(settings, members_of(flow, range(count))),
         sampling=gap.sampling(elongated().covariances[0], SHOWN_TIME, SAMPLES, draws=SAMPLING_DRAWS),
-        outcomes=bandit.play(
-            seeds_part(flow, count, len(targets) * count),
-            settings.seeds,
-            budget=settings.budget,
-            alpha=settings.alpha,
-            flow_steps=settings.flow_steps,
-            schedule=settings.refine,
-        ),
+        outcomes=bandit.play(members_of(flow, range(count, len(targets) * count)), settings),
     )
 
 

@@ -34,7 +34,7 @@ def nothing(like: Tensor) -> Tensor:
 
 
 def time_window(pool: Tensor, index: int, size: int) -> Tensor:
-    """Batch number `index`, [S, size, A], of a pool [S, N, A]; batches start again at the end of the pool."""
+    """Batch number `index`, [S, size, ...], of a pool [S, N, ...]; batches start again at the end of the pool."""
     first = index * size % (pool.shape[1] - size + 1)
     return pool[:, first : first + size]
 
@@ -101,10 +101,21 @@ def integrate_actions(flow: StackedMLP, noise: Tensor, *, steps: int) -> Tensor:
     return x
 
 
-def seeds_part(stack: StackedMLP, first: int, last: int) -> StackedMLP:
-    """Members first, ..., last - 1 of a stack with one leading axis, as constants."""
+def members_of(stack: StackedMLP, which: Sequence[int]) -> StackedMLP:
+    """Copies of some members of a stack, in this order, as constants; a member may be taken more than once.
+
+    Args:
+        stack: its first axis has the members, any further axes are taken whole.
+        which: places on the first axis.
+    """
     widths = [weight.shape[1] for weight in stack.weights] + [stack.weights[-1].shape[-1]]
-    count = last - first
-    cut = StackedMLP((count,), widths, norm=False, generators=[torch.Generator()] * count)
-    cut.load_state_dict({name: value[first:last] for name, value in stack.state_dict().items()})
-    return cut.requires_grad_(False)
+    lead = (len(which), *stack.lead[1:])
+    taken = StackedMLP(lead, widths, norm=bool(stack.scales), generators=[torch.Generator()] * len(which))
+    index = torch.as_tensor(which)
+    taken.load_state_dict(
+        {
+            name: value.view(stack.lead[0], -1, *value.shape[1:])[index].flatten(0, 1)
+            for name, value in stack.state_dict().items()
+        }
+    )
+    return taken.requires_grad_(False)

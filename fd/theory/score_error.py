@@ -11,7 +11,7 @@ from torch import Tensor
 from fd.method.fisher import score
 from fd.networks.mlp import StackedMLP
 from fd.theory.distributions import ExactFlow, Mixture
-from fd.theory.fit import nothing, seeds_part
+from fd.theory.fit import members_of, nothing
 
 EXACT_TIMES = (0.0, 0.2, 0.5, 0.8, 0.9, 0.99)
 TIMES = (
@@ -86,7 +86,7 @@ def formula_errors(targets: Mapping[str, Mixture]) -> dict[tuple[str, str], list
 
 def curve(name: str, target: Mixture, flow: StackedMLP, first: int, seeds: Sequence[int]) -> Curve:
     """Errors of the members first, ... of a stack of learned flows, one per seed, at fresh actions of their target."""
-    learned = seeds_part(flow, first, first + len(seeds))
+    learned = members_of(flow, range(first, first + len(seeds)))
     x = target.sample(POINTS, torch.Generator().manual_seed(1)).unsqueeze(0)
     own = target.score(x)
     wide = x.float().expand(len(seeds), -1, -1)

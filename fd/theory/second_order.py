@@ -17,12 +17,13 @@ from fd.theory.kl import Field, grid, kl
 NODES = 160  # of the grid, per dimension
 SCALES = tuple(0.5**power for power in range(2, 8))  # factors on a displacement field
 ROUNDING = 1e-11  # differences below this are errors of quadrature and rounding
-FORMS = ("identity", "state", "score", "stein")
+FORMS = ("identity", "state", "score", "curvature", "stein")
+DROPPED = "dropped"  # what `stein` has and `curvature` has not
 
 
 @dataclass(frozen=True)
 class Case:
-    """A target, a field, and at each of SCALES the root mean square of the displacement, the KL and each form, nats."""
+    """A target, a field, and at each of SCALES the root mean square of the displacement, the KL, each form and DROPPED, nats."""
 
     target: str
     field: str
@@ -71,15 +72,17 @@ def fields() -> Mapping[str, Field]:
 
 
 def forms(target: Mixture, field: Field) -> dict[str, float]:
-    """The second-order forms of one field, nats: A / 2 times the mean penalty of `fd.method.fisher`, unnormalised, on the grid.
+    """The second-order forms of one field, nats, and DROPPED, on the grid.
 
-    `identity` has its best scale, the mean eigenvalue of the Fisher information; `state` is 1/2 E[delta' F delta] with
-    F = E[g g']; `score` is 1/2 E[(g . delta)^2] and `stein` 1/2 E[(g . delta + div delta)^2].
+    `identity` has its best scale, the mean eigenvalue of the Fisher information; `state` is 1/2 E[delta' F delta] with F = E[g g'];
+    `score` is 1/2 E[(g . delta)^2] and `stein` 1/2 E[(g . delta + div delta)^2]. These are A / 2 times the mean penalty of
+    `fd.method.fisher`, unnormalised. `curvature` is 1/2 E[delta' H delta] with H = -grad g, whose eigenvalues keep their signs here.
+    Integration by parts gives stein = curvature + 1/2 E[tr (grad delta)^2]; the last term is DROPPED.
     """
     points, weights = grid(target, NODES)
     x, delta = points.unsqueeze(0), field(points.unsqueeze(0))
     scores = target.score(x).unsqueeze(-2)
-    slopes = vmap(lambda v: jvp(field, (x,), (v.expand_as(x),))[1], in_dims=1, out_dims=1)(basis(x))
+    slopes, bends = _slopes(field, x), _slopes(target.score, x)
     half = points.shape[-1] / 2
     fisher = torch.einsum("n,na,nb->ab", weights, scores[0, :, 0], scores[0, :, 0])
     spanned = torch.linalg.cholesky(fisher * points.shape[-1]).mT
@@ -91,8 +94,16 @@ def forms(target: Mixture, field: Field) -> dict[str, float]:
         "identity": mean(None, "identity") * float(fisher.trace()) / points.shape[-1],
         "state": mean(spanned.expand(1, 1, -1, -1), "state"),
         "score": mean(scores, "action"),
+        "curvature": float(-torch.einsum("sna,sanb,snb->sn", delta, bends, delta) @ weights) / 2,
         "stein": mean(scores, "stein", divergence(slopes, None)),
+        DROPPED: float(torch.einsum("sanb,sbna->sn", slopes, slopes) @ weights) / 2,
     }
+
+
+def _slopes(field: Field, x: Tensor) -> Tensor:
+    """Derivatives of a field at x [S, B, A] along every axis, [S, A, B, A], the axis first."""
+    found: Tensor = vmap(lambda v: jvp(field, (x,), (v.expand_as(x),))[1], in_dims=1, out_dims=1)(basis(x))
+    return found
 
 
 def cases() -> list[Case]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "identity": {"color": GREY, "marker": "o"},
     "state": {"color": BLUE, "marker": "s"},
     "score": {"color": RED, "marker": "^"},
+    "curvature": {"color": PINK, "marker": "v"},
     "stein": {"color": GREEN, "marker": "D"},
 }
 METRICS: dict[str, dict[str, Any]] = {
@@ -29,6 +31,15 @@ METRICS: dict[str, dict[str, Any]] = {
     "state": {"color": BLUE, "marker": "s"},
     "desmooth": {"color": RED, "marker": "D"},
 }
+DASHED: dict[str, Any] = {"markerfacecolor": "white", "linestyle": (0, (4, 1.5)), "markersize": 3.5}
+REFINEMENTS: dict[str, dict[str, Any]] = {  # markers of curves that coincide stay visible one inside the other
+    "deflow": {"color": GREY, "marker": "o", "markersize": 6.5, "linewidth": 2.4, "alpha": 0.6},
+    "fidec": {"color": BLUE, "marker": "s", "markersize": 4.5},
+    "fidec-desmooth": {"color": BLUE, "marker": "s", **DASHED},
+    "fidec-local": {"color": RED, "marker": "D", "markersize": 4},
+    "fidec-local-desmooth": {"color": RED, "marker": "D", **DASHED},
+}
+TICKS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # labels of an axis of KL
 MARKED = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # labels of the axis of t
 DOTS = 800  # actions drawn of one policy
 
@@ -70,7 +81,7 @@ def orders(cases: Sequence[second_order.Case]) -> Figure:
                 panel.plot(case.lengths, case.errors(form), **look, markersize=3.2, markeredgewidth=0)
         exact = [form for form in FORMS if case.slope(form) is None]
         if exact:
-            panel.text(0.04, 0.9, "exact: " + ", ".join(exact), transform=panel.transAxes)
+            panel.text(0.04, 0.97, fill("exact: " + ", ".join(exact), 21), transform=panel.transAxes, va="top")
         panel.set(xscale="log", yscale="log")
         panel.set_title(f"{case.target}, {case.field} field")
     for panel in panels[-1]:
@@ -84,7 +95,7 @@ def orders(cases: Sequence[second_order.Case]) -> Figure:
         Line2D([], [], color="#999999", linewidth=0.8, linestyle="--", label="slope 2"),
         Line2D([], [], color="#999999", linewidth=0.8, linestyle=":", label="slope 3"),
     ]
-    figure.legend(handles=[*lines, *guides], loc="outside upper center", ncols=6)
+    figure.legend(handles=[*lines, *guides], loc="outside upper center", ncols=7)
     return figure
 
 
@@ -130,7 +141,7 @@ def bandits(outcomes: Sequence[BanditOutcome]) -> Figure:
     """Actions of the first seed of every method (columns) on both layouts (rows), over density and value."""
     plan = bandit.layouts()
     seed = outcomes[0].seed
-    figure = Figure(figsize=(WIDTH, 2.55), dpi=150, layout="constrained")
+    figure = Figure(figsize=(1.25 * WIDTH, 2.9), dpi=150, layout="constrained")
     panels = figure.subplots(len(plan), len(bandit.METHODS), sharex=True, sharey=True)
     for outcome in outcomes:
         if outcome.seed == seed:
@@ -140,7 +151,7 @@ def bandits(outcomes: Sequence[BanditOutcome]) -> Figure:
             x, y = outcome.actions[:DOTS].T.numpy()
             panel.plot(x, y, ".", color=RED, markersize=2, markeredgewidth=0, alpha=0.6, rasterized=True)
             if row == 0:
-                panel.set_title(outcome.method)
+                panel.set_title(outcome.method.replace("-", "-\n"))
             if column == 0:
                 panel.set_ylabel(f"{outcome.layout}\naction 2")
     for panel in panels[-1]:
@@ -158,3 +169,36 @@ def _scene(panel: Axes, layout: BanditLayout) -> None:
     panel.plot(*layout.peak, "+", color=DARK, markersize=6)
     panel.set(aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1), xlim=(-1, 1), ylim=(-1, 1))
     panel.grid(False)
+
+
+def tradeoff(outcomes: Sequence[BanditOutcome]) -> Figure:
+    """Gain in value against true KL: seeds as points, and curves of their means over budgets; one panel per layout."""
+    plan = bandit.layouts()
+    figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
+    panels = figure.subplots(1, len(plan), sharex=True, sharey=True)
+    for panel, layout in zip(panels, plan, strict=True):
+        for method, look in REFINEMENTS.items():
+            runs = [o for o in outcomes if (o.layout, o.method) == (layout, method)]
+            _budget_curve(panel, [(o.budget, o.kl, o.gain) for o in runs if o.kl is not None and o.kl > 0], look)
+        panel.set(title=f"{layout} modes", xlabel="true KL (nats)", xscale="log")
+    low, high = panels[0].get_xlim()
+    ticks = [kl for kl in TICKS if low < kl < high]
+    panels[0].set_xticks(ticks, [f"{kl:g}" for kl in ticks])
+    panels[0].set_ylabel("gain in value over the behaviour")
+    lines = [
+        Line2D([], [], **{"linewidth": 1.1} | look, label=f"{bandit.metric_name(method)} ({method})")
+        for method, look in REFINEMENTS.items()
+    ]
+    lines.insert(1, Line2D([], [], linestyle="", label=" "))  # the legend fills its columns from top to bottom
+    figure.legend(handles=lines, loc="outside upper center", ncols=3, columnspacing=1.2)
+    return figure
+
+
+def _budget_curve(panel: Axes, points: Sequence[tuple[float | None, float, float]], look: dict[str, Any]) -> None:
+    """Points (budget, KL, gain) of all seeds, and a curve through the means at each budget."""
+    table = np.array([(budget, np.log(kl), gain) for budget, kl, gain in points]).reshape(-1, 3)
+    middle = np.array([table[table[:, 0] == budget, 1:].mean(axis=0) for budget in np.unique(table[:, 0])]).reshape(
+        -1, 2
+    )
+    panel.plot(np.exp(middle[:, 0]), middle[:, 1], **{"linewidth": 1.1} | look | {"marker": ""})
+    panel.plot(np.exp(table[:, 1]), table[:, 2], **look | {"linestyle": ""}, markeredgewidth=0.8)

@@ -12,8 +12,8 @@ import torch
 from fd.report.csv_text import csv_text
 from fd.report.markdown import markdown_table
 from fd.report.style import style, svg
-from fd.theory import bandit, gap, score_error, second_order, theory_figures
-from fd.theory.bandit import BanditOutcome
+from fd.theory import bandit_page, gap, score_error, second_order, theory_figures
+from fd.theory.bandit_page import between
 from fd.theory.demonstrations import SAMPLES, SHOWN_TIME, TheoryFindings, elongated
 from fd.theory.distributions import planar
 from fd.theory.gap import Refined
@@ -35,24 +35,21 @@ def render_theory(found: TheoryFindings) -> dict[str, str]:
         "score_error.csv": csv_text(_score_rows(found.curves), DIGITS),
         "second_order.csv": csv_text(_order_rows(found.cases), DIGITS),
         "gap.csv": csv_text(_gap_rows(found.refined), DIGITS),
-        "bandit.csv": csv_text(_bandit_rows(found.outcomes), DIGITS),
+        "bandit.csv": csv_text(bandit_page.bandit_rows(found), DIGITS),
+        "tradeoff.csv": csv_text(bandit_page.tradeoff_rows(found), DIGITS),
     }
     with style():
         files["score_error.svg"] = svg(theory_figures.score_errors(found.curves))
         files["second_order.svg"] = svg(theory_figures.orders(found.cases))
         files["gap.svg"] = svg(theory_figures.optimality_gap(found.refined))
-        files["bandit.svg"] = svg(theory_figures.bandits(found.outcomes))
+        files["bandit.svg"] = svg(theory_figures.bandits(found.at_common_budget))
+        files["tradeoff.svg"] = svg(theory_figures.tradeoff(found.over_budgets))
     return files
 
 
 def metrics(found: TheoryFindings) -> dict[str, Any]:
     """The numbers behind the claims, as `dvc metrics show` prints them."""
     slopes = [slope for case in found.cases if (slope := case.slope("stein")) is not None]
-    outcomes: dict[str, dict[str, dict[str, float]]] = {}
-    for layout, method, group in _groups(found.outcomes):
-        outcomes.setdefault(layout, {})[method] = {
-            "value": _mean(group, "value"), "off_support": _mean(group, "off_support")
-        }  # fmt: skip
     return {
         "score": {
             "exact_formula_error": max(max(errors) for (_, name), errors in found.formulas.items() if name == "exact"),
@@ -66,7 +63,8 @@ def metrics(found: TheoryFindings) -> dict[str, Any]:
             for metric, t, group in _runs(found.refined)
         },
         "kl_spread": kl_spread(found.refined),
-        "bandit": outcomes,
+        "bandit": bandit_page.bandit_metrics(found),
+        "tradeoff": bandit_page.tradeoff_metrics(found),
     }
 
 
@@ -95,10 +93,7 @@ def _page(found: TheoryFindings) -> str:
         _gap_caption(found),
         _trained(found.refined),
         _sampled(found),
-        "## 4. A bandit with several modes",
-        "![Actions of every method](bandit.svg)",
-        _bandit_caption(found),
-        _bandit_table(found.outcomes),
+        *bandit_page.sections(found),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -142,9 +137,9 @@ def _minima(curves: Sequence[score_error.Curve]) -> str:
                 curve.target,
                 f"{curve.best:g}",
                 f"{own[0]:g} to {own[-1]:g}",
-                _between(total),
+                between(total),
                 f"{smoothing:.3f}",
-                _between(noise),
+                between(noise),
             ]
         )
     header = [
@@ -180,8 +175,9 @@ def _orders(cases: Sequence[second_order.Case]) -> str:
             f"{ratio:.3f} ({'exact' if slope is None else f'{slope:.2f}'})"
             for ratio, slope in zip(ratios, slopes, strict=True)
         ]
-        rows.append([case.target, case.field, *cells])
-    return markdown_table(["target", "field", *second_order.FORMS], rows)
+        dropped = case.forms[second_order.DROPPED][-1] / case.kl[-1]
+        rows.append([case.target, case.field, *cells, f"{dropped:.3f}"])
+    return markdown_table(["target", "field", *second_order.FORMS, "½ E tr (∇δ)²"], rows)
 
 
 def _order_caption() -> str:
@@ -189,9 +185,12 @@ def _order_caption() -> str:
         f"Table: form / KL at the smallest of {len(second_order.SCALES)} displacements and, in brackets, the fitted slope of |KL - form|"
         " against |δ|. Figure: |KL - form| itself. T(a) = a + δ(a); KL(T#p ‖ p) by quadrature in double precision."
         " `stein` is ½ E[(g·δ + div δ)²], `score` drops div δ, `state` is ½ E[δᵀ E[g gᵀ] δ], `identity` is ½ tr E[g gᵀ] / A · E|δ|², the"
-        " isotropic form at the scale that trace normalisation gives it. A slope of 3 means that the form equals the KL to second"
-        " order; a slope of 2 means that it differs already at second order. All three Fisher forms agree for a constant field; only `stein`"
-        " is correct for the other fields."
+        " isotropic form at the scale that trace normalisation gives it. `curvature` is ½ E[δᵀ H δ] with H = -∇g, the curvature of -log p"
+        " at the action itself. Integration by parts gives `stein` = `curvature` + ½ E tr (∇δ)²; the last column is this term, which the"
+        " curvature form drops, also divided by the KL. The eigenvalues of H keep their signs here; the penalty of a refinement takes"
+        " their absolute values. A slope of 3 means that the form equals the KL to second order; a slope of 2 means that it differs already"
+        " at second order. All Fisher forms agree for a constant field; only `stein` is correct for the other fields. For a Gaussian, H"
+        " is the same at every action, so `curvature` equals `state`; for the mixture it is nearer to the KL than `state`."
     )
 
 
@@ -239,7 +238,7 @@ def _trained(refined: Sequence[Refined]) -> str:
                 f"{group[0].theory:.3f}",
                 f"{statistics.fmean(shares):.3f}",
                 f"{min(shares):.3f} to {max(shares):.3f}",
-                _between([run.untrained for run in group]),
+                between([run.untrained for run in group]),
                 f"{max(abs(run.share - run.untrained) for run in group):.0e}",
                 f"{min(divergences):.3f} to {max(divergences):.3f}",
             ]
@@ -275,80 +274,13 @@ def _sampled(found: TheoryFindings) -> str:
     )
 
 
-def _bandit_caption(found: TheoryFindings) -> str:
-    settings = found.settings
-    return (
-        "Shading: density of the behaviour. Contours: the reward, from 0.1 in steps of 0.2; cross: its peak, off the support. Red: actions of one"
-        " seed. Rows: parallel modes, so that the single matrix F of a state fits all of them, and crossed modes, so that it fits none."
-        f" The critic is fitted only to rewards of behaviour actions. Every refinement has the budget {settings.budget:g}"
-        f" on its own trace-normalised penalty, at t = {bandit.T_EPS:g}; fql has alpha = {settings.alpha:g}. `fidec-stein` computes the"
-        " score at the action itself and adds div δ. This form is 0 for every displacement, however long, that does not change the behaviour's"
-        " density (div(p δ) = 0), and it equals the KL only for short displacements, so its budget does not bound |δ|. `bc` shows the flow's"
-        " own errors: all other methods start from its actions, including those between the modes."
-    )
-
-
-def _bandit_table(outcomes: Sequence[BanditOutcome]) -> str:
-    rows = []
-    plan = bandit.layouts()
-    for layout, method, group in _groups(outcomes):
-        rows.append(
-            [
-                layout,
-                method,
-                _spread([outcome.value for outcome in group], 3),
-                _spread([100 * outcome.off_support for outcome in group], 1),
-                f"{_mean(group, 'modes'):.1f} of {len(plan[layout].target.weights)}",
-                _spread([outcome.moved for outcome in group], 4),
-                _divergence(group),
-            ]
-        )
-    header = ["layout", "method", "value", "off support (%)", "modes kept", "mean (a - a_b)²", "KL (nats)"]
-    return (
-        markdown_table(header, rows)
-        + "\n\nMean ± standard deviation over seeds. Off support: share of actions where the behaviour's density is below the level that"
-        f" {bandit.SUPPORT:.0%} of its own mass exceeds, so an exact copy of the behaviour scores 1 %. Modes kept: modes with at least"
-        f" {bandit.KEPT:.0%} of their mass. KL: the KL of the displacement T under the known behaviour, by quadrature. It excludes the clip at"
-        " ±1 and the flow's own error, which bc shows (bc has no T). It is not known for fql, which is not a displacement, or if T folds the"
-        " plane for a seed. An equal budget is not an equal KL: compare both value and KL."
-    )
-
-
-def _divergence(group: Sequence[BanditOutcome]) -> str:
-    if any(outcome.folds for outcome in group):
-        return "T folds"
-    divergences = [outcome.kl for outcome in group if outcome.kl is not None]
-    if divergences:
-        return _spread(divergences, 2)
-    return "-" if group[0].method == "bc" else "not known"
-
-
-def _groups(outcomes: Sequence[BanditOutcome]) -> Iterable[tuple[str, str, list[BanditOutcome]]]:
-    for layout in bandit.layouts():
-        for method in bandit.METHODS:
-            yield layout, method, [o for o in outcomes if (o.layout, o.method) == (layout, method)]
-
-
 def _runs(refined: Sequence[Refined]) -> Iterable[tuple[str, float | None, list[Refined]]]:
     for metric, t in dict.fromkeys((run.metric, run.t) for run in refined):
         yield metric, t, [run for run in refined if (run.metric, run.t) == (metric, t)]
 
 
-def _mean(group: Sequence[BanditOutcome], field: str) -> float:
-    return statistics.fmean(getattr(outcome, field) for outcome in group)
-
-
 def _range(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
-
-
-def _between(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def _widths(hidden: Sequence[int]) -> str:
@@ -393,8 +325,3 @@ def _gap_rows(refined: Sequence[Refined]) -> list[dict[str, Any]]:
         }
         for run in refined
     ]
-
-
-def _bandit_rows(outcomes: Sequence[BanditOutcome]) -> list[dict[str, Any]]:
-    keys = ("layout", "method", "seed", "value", "off_support", "modes", "moved", "kl", "folds")
-    return [{key: getattr(outcome, key) for key in keys} for outcome in outcomes]

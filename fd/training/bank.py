@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from fd.errors import FdError
@@ -17,7 +16,10 @@ from fd.method.fisher import LEADING, curvature, desmoothed, state_scores
 from fd.method.flow import base_actions
 from fd.method.spec import Spec
 from fd.networks.mlp import StackedMLP
+from fd.runtime.memory import check_room
 from fd.runtime.progress import Progress
+from fd.storage.locks import locked
+from fd.storage.outputs import make_room
 from fd.storage.tensors import read_tensors, write_tensors
 from fd.training.random_streams import generator
 from fd.training.replay import Replay
@@ -101,7 +103,7 @@ def build_bank(
         label: name of the run in progress and errors.
 
     Raises:
-        FdError: a score is not finite, or `desmooth` needs a bank that is too large.
+        FdError: a score is not finite, `desmooth` needs a bank that is too large, or the device has less memory than is allowed.
     """
     rows, samples, device = len(replay.obs), plan.samples, replay.act.device
     needed = memory(spec, seeds=len(seeds), rows=rows, samples=samples)
@@ -111,10 +113,16 @@ def build_bank(
             raise FdError(f"{told}, and desmooth needs a bank (allowed: more memory, or desmooth: false)")
         print(f"{told}: base actions are drawn afresh at every step", file=sys.stderr, flush=True)
         return None
+    what, allowed = (
+        f"{label}: {samples} base actions per state",
+        "a smaller refine.bank, or a refine.bank_memory below that",
+    )
+    check_room(int(needed * 2**30), device, what=what, allowed=allowed)
     noise = draw_noise(seeds, (rows, samples, spec.act_dim), device)
     key = f"{plan.key} {device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
 
     def draw() -> Tensor:
+        make_room(plan.path.parent, noise.nbytes)
         return draw_actions(
             flow, replay, noise, steps=spec.flow_steps, solver=spec.flow_solver, label=f"{label}: bank"
         )  # fmt: skip
@@ -161,7 +169,7 @@ def draw_actions(flow: StackedMLP, replay: Replay, noise: Tensor, *, steps: int,
 def kept_actions(draw: Callable[[], Tensor], path: Path, key: str, device: torch.device) -> Tensor:
     """Base actions under this key from the file; if it has none, those of `draw`, which the file then keeps for the next method."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with locked(path.with_name(f"{path.name}.lock")):
         if path.exists():
             try:
                 tensors, record = read_tensors(path, device)

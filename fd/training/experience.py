@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fd.runtime.memory import check_room
 from fd.simulation.lockstep import StepOutcome
 from fd.storage.tensors import read_tensors, write_tensors
 from fd.training.replay import Replay
@@ -64,10 +65,16 @@ class Experience:
             seeds: their number, S.
             steps: most transitions that a seed can collect.
             balanced: whether half of a batch comes from its seed's own transitions; else all transitions are equally likely.
+
+        Raises:
+            FdError: the device has less memory than they take.
         """
         self._room = 2 * steps + 1  # at most two rows per step: it may end an episode, and the next one begins
         self._offline, self._balanced = len(data.starts), balanced
         shared, device = len(data.obs), data.act.device
+        size = sum(getattr(data, name).nbytes for name in ROWS) // shared * (shared + seeds * self._room)
+        what = f"the {shared} rows of the data and the transitions of {steps} online steps of {seeds} seeds"
+        check_room(size, device, what=what, allowed="fewer seeds, fewer steps in online.tasks")
         grown = {}
         for name in ROWS:
             values = getattr(data, name)
