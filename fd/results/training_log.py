@@ -33,7 +33,8 @@ class TrainingLog:
     def tenths(self, column: str) -> dict[int, float]:
         """Means over seeds and each tenth of training that has a row: tenth, from 1 to 10 -> mean."""
         tenth = (TENTHS * self.rows["step"] / self.rows["step"].max()).apply(math.ceil)
-        return {int(place): float(mean) for place, mean in self.rows.groupby(tenth)[column].mean().items()}
+        means = self.rows.groupby(tenth)[column].mean()
+        return dict(zip(map(int, means.index), map(float, means), strict=True))
 
     def band(self, column: str) -> pd.DataFrame:
         """Columns step, mean, low, high: mean and range over seeds, in at most 200 points.
