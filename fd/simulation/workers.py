@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from fd.errors import FdError
 from fd.runtime import signals
-from fd.runtime.limits import check_room, memory_limit
+from fd.runtime.limits import check_room, gib, memory_limit
 
 MakeServe = Callable[..., Callable[[Any], Iterable[Any]]]  # arguments -> (a job -> its answers)
 START = 60.0  # seconds that a worker may take for its imports, in addition to the timeout
@@ -223,8 +223,9 @@ class Workers:
         if worker.error is not None:
             return self._unstarted(worker.error)
         worker.process.join(self._timeout)
-        code = worker.process.exitcode
+        code, (limit, source) = worker.process.exitcode, memory_limit(alone=False)
         hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
+        hint += f": {gib(limit)} are the limit of {source}" if hint and source else ""
         return FdError(f"{self._name}: {worker.place}: its process died with exit code {code}{hint}")
 
 
