@@ -125,13 +125,13 @@ def write_suite(root: Path, params: dict[str, Any], *, score: Score, constraint:
 
 
 def flow_shape(steps: Sequence[int], **changes: Any) -> dict[str, Any]:
-    """What the stage `geometry` says of flows that no longer improve: k is 4 locally and 1.44 of a state, doubled where desmoothed."""
+    """What the stage `geometry` says of flows that no longer improve: k is 1.44 of a state and 9 within modes."""
 
     def spectrum(k: float) -> dict[str, Any]:
         axes = {"narrowest": [0.1, 0.2, 0.3], "widest": [0.1 * k**0.5, 0.2 * k**0.5, 0.3 * k**0.5]}
-        return axes | {"condition": [k / 2 + 0.5, k, 3 * k], "floor": 0.0}
+        return axes | {"condition": [k / 2 + 0.5, k, 3 * k], "floor": 0.0, "chance": 1.0}
 
-    ks = {"state": 1.44, "state desmoothed": 2.88, "local": 4.0, "local desmoothed": 9.0}
+    ks = {"state": 1.44, "state desmoothed": 2.88, "local": 4.0, "local desmoothed": 16.0, "within modes": 9.0}
     count = len(steps)
     return {
         "sample": {"time": 0.8, "states": 128, "actions": 32, "scores": 512},
@@ -143,11 +143,15 @@ def flow_shape(steps: Sequence[int], **changes: Any) -> dict[str, Any]:
             "errors": [0.01] * count,
             "fall": [0.001, 0.001],
         },
-        "conditions": [{"local": [1.0, 2.0, 3.0], "local desmoothed": [1.0, 3.0, 9.0]}] * count,
+        "conditions": [
+            {"local": [1.0, 2.0, 3.0], "local desmoothed": [1.0, 5.0, 25.0], "within modes": [1.0, 3.0, 9.0]}
+        ]
+        * count,
         "spectra": {form: spectrum(k) for form, k in ks.items()},
+        "bounded": 0.25,
         "saddles": 0.03,
+        "within": 0.72,
         "modes": {"0": 0.1, "1": 0.6, "2": 0.3},
-        "isotropic": 1.12,
     } | changes
 
 

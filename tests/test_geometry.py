@@ -21,7 +21,7 @@ from test_training_stages import nan_in_flow, no_data, no_flow, other_data, othe
 from torch import Tensor
 
 from fd.method.flow import matching_loss
-from fd.method.spectra import count_modes, isotropic_condition
+from fd.method.spectra import chance_condition, count_modes
 from fd.results.flow_shape import largest_gain
 from fd.settings.settings_file import read_settings
 from fd.settings.training_settings import Network
@@ -63,12 +63,12 @@ def test_spectra_of_a_gaussian_are_its_own(width: int) -> None:
     sample = Sample(T, 4, 20, 8000)
     found = summary(measured(ExactFlow(target), states(4), drawn(target, 4, 8000), sample), sample)
     for form, told in found["spectra"].items():
-        low, high = (narrow, wide) if "desmoothed" in form else (np.hypot(narrow, kernel), np.hypot(wide, kernel))
-        near = 1e-4 if "local" in form else 0.15
+        low, high = (np.hypot(narrow, kernel), np.hypot(wide, kernel)) if form in ("state", "local") else (narrow, wide)
+        near = 0.15 if "state" in form else 1e-4
         for name, value in (("narrowest", low), ("widest", high), ("condition", (high / low) ** 2)):
             assert told[name] == pytest.approx([value] * 3, rel=near), (form, name)
         assert told["floor"] == 0
-    assert found["saddles"] == 0 and found["modes"] == {"1": 1.0}
+    assert found["saddles"] == 0 and found["modes"] == {"1": 1.0} and found["within"] == 1 - found["bounded"] > 0.5
 
 
 def test_a_narrow_axis_is_at_the_floor() -> None:
@@ -79,14 +79,20 @@ def test_a_narrow_axis_is_at_the_floor() -> None:
     assert told["floor"] == 1 and told["narrowest"] == [0.01] * 3
 
 
-def test_actions_between_modes_are_counted_as_saddles() -> None:
+def test_actions_between_modes_and_at_the_limits_do_not_lie_within_modes() -> None:
     target, sample = (
         planar([[-0.6, 0.0], [0.6, 0.0]], deviations=[[0.1, 0.1]] * 2, degrees=[0, 0]),
         Sample(T, 1, 20, 100),
     )
     actions = torch.zeros(1, 1, 100, 2, dtype=torch.float64)
     actions[..., :5, 0] = 0.6
-    assert summary(measured(ExactFlow(target), states(1), actions, sample), sample)["saddles"] == 0.75
+    actions[..., 5:8, 0] = -0.97
+    found = summary(measured(ExactFlow(target), states(1), actions, sample), sample)
+    assert (found["saddles"], found["bounded"], found["within"]) == (0.6, 0.15, 0.25)
+    assert found["spectra"]["within modes"]["condition"][1] == pytest.approx(1, abs=0.01)
+    assert found["spectra"]["local"]["condition"][1] > 2
+    actions[...] = 0
+    assert "within modes" not in summary(measured(ExactFlow(target), states(1), actions, sample), sample)["spectra"]
 
 
 def test_no_gradient_gains_more_than_the_bound_and_one_gains_it() -> None:
@@ -100,8 +106,12 @@ def test_no_gradient_gains_more_than_the_bound_and_one_gains_it() -> None:
 
 def test_scores_by_chance() -> None:
     """In two dimensions and many scores, k - 1 is near 2 sqrt(2 log 2) sqrt(1 / K) in the median (a Rayleigh variable)."""
-    few, many = isotropic_condition(100, 2), isotropic_condition(10_000, 2)
-    assert many - 1 == pytest.approx(2 * (2 * np.log(2) / 10_000) ** 0.5, rel=0.2) and few > 1.2 > many > 1
+    level = torch.full((7, 2), 4.0, dtype=torch.float64)
+    few, many, smoothed = (
+        chance_condition(level, scores, T, desmooth=desmooth)
+        for scores, desmooth in ((100, False), (10_000, False), (10_000, True))
+    )
+    assert many - 1 == pytest.approx(2 * (2 * np.log(2) / 10_000) ** 0.5, rel=0.2) and few > 1.2 > smoothed > many > 1
 
 
 # --- modes ---
@@ -336,29 +346,42 @@ def change(root: Path, task: str, **changes: object) -> None:
 def test_the_sentence_says_what_can_be_gained_and_what_was(suite: Path) -> None:
     """t with one degree of freedom: 6 -+ 12.706 * 2.828 / sqrt(2)."""
     assert (
-        "- **near**: a Fisher metric can gain at most a factor of 1.67 here at the median condition number, k = 9 (local desmoothed), and 2.69"
-        " at its 90th percentile, 27; measured difference of score: fidec minus deflow = +6.0 [-19.4, 31.4] points, fidec-local minus"
+        "- **near**: a Fisher metric can gain at most a factor of 1.67 at the median condition number of the 72 % of the base actions that lie"
+        " within modes, k = 9, and 2.69 at its 90th percentile, k = 27; measured difference of score: fidec minus deflow = +6.0 [-19.4, 31.4] points, fidec-local minus"
         " deflow = +10.0 [10.0, 10.0] points." in page(suite)
     )
 
 
 def test_the_table_has_a_row_per_matrix_beside_the_method_that_uses_it(suite: Path) -> None:
-    rows = [line for line in page(suite).splitlines() if line.startswith("| far |")]
-    assert (
-        rows[0]
-        == "| far | state | 0.2 [0.1, 0.3] | 0.24 [0.12, 0.36] | 1.4 [1.2, 4.3] | 1.02 | fidec | +6.0 [-19.4, 31.4] |"
-    )
-    assert (
-        rows[1].endswith("| 1.14 |  |  |")
-        and rows[2].endswith("| 1.25 | fidec-local | +10.0 [10.0, 10.0] |")
-        and len(rows) == 4
-    )
+    rows = [line.removeprefix("| far | ") for line in page(suite).splitlines() if line.startswith("| far |")]
+    axes = "0.2 [0.1, 0.3] | 0.24 [0.12, 0.36]"
+    assert rows[0] == f"state | {axes} | 1.4 [1.2, 4.3] | 1 | 1.02 | fidec | +6.0 [-19.4, 31.4] |"
+    ends = {
+        1: "| 1.14 |  |  |",
+        2: "| 1.25 | fidec-local | +10.0 [10.0, 10.0] |",
+        3: "| 2.12 |  |  |",
+        4: "| 1.67 |  |  |",
+    }
+    assert len(rows) == 5 and all(rows[place].endswith(end) for place, end in ends.items())
 
 
 def test_without_a_pair_of_methods_the_sentence_says_so(suite: Path) -> None:
     params = suite_params({"near": "cube-single-play-singletask-task1-v0"}, ["bc", "fidec"])
     write_suite(suite, params, score=lambda *_: 50.0, constraint=lambda *_: (1.0, 0.01, 0.004))
     assert "measured difference of score: none, the suite does not compare deflow with such a metric." in page(suite)
+
+
+def test_without_actions_within_modes_the_bound_is_not_told(suite: Path) -> None:
+    made = flow_shape(STEPS)
+    some, several = (
+        [{form: at[form] for form in at if form != "within modes"} for at in part]
+        for part in ([made["spectra"]], made["conditions"])
+    )
+    change(suite, "near", spectra=some[0], conditions=several, within=0.0)
+    assert (
+        "- **near**: how much a Fisher metric can gain is not told, because no base action lies within a mode; measured"
+        in page(suite)
+    )
 
 
 def test_a_flow_that_still_improves_is_named(suite: Path) -> None:
@@ -376,7 +399,7 @@ def test_a_flow_that_still_improves_is_named(suite: Path) -> None:
 def test_modes_and_loss_are_told(suite: Path) -> None:
     told = page(suite)
     assert (
-        "near: modes of the smoothed policy: 1 in 60 % of the states, 2 in 30 % of the states, not told in 10 %; 3 %"
+        "near: modes of the smoothed policy: 1 in 60 % of the states, 2 in 30 % of the states, not told in 10 %; 25 % of the base"
         in told
     )
     assert "Loss after 2,000 steps: 0.525 ± 0.010 on the data." in told

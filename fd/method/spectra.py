@@ -39,11 +39,19 @@ def axis_variances(precisions: Tensor, t: float, *, desmooth: bool) -> Tensor:
     return unsmoothed(1 / precisions.clamp_max(1 / (1 - t) ** 2), t) if desmooth else 1 / (precisions * t**2)
 
 
-def isotropic_condition(scores: int, width: int, *, draws: int = 200) -> float:
-    """Median condition number of F from K scores of `width` numbers where the policy is isotropic: what chance alone gives."""
+def chance_condition(precisions: Tensor, scores: int, t: float, *, desmooth: bool, draws: int = 200) -> float:
+    """Median condition number that F from K scores has by chance alone, where the policy is an isotropic Gaussian of the same width.
+
+    Args:
+        precisions: eigenvalues of F at time t, [N, A], whose geometric mean is the width.
+        scores: K.
+        t, desmooth: see `axis_variances`.
+        draws: simulated states.
+    """
+    width, level = precisions.shape[-1], precisions.double().log().mean().exp()
     drawn = torch.randn(draws, scores, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    values = torch.linalg.eigvalsh(drawn.mT @ drawn)
-    return float((values[:, -1] / values[:, 0]).median())
+    variances = axis_variances(torch.linalg.eigvalsh(drawn.mT @ drawn / scores) * level.cpu(), t, desmooth=desmooth)
+    return float((variances.amax(dim=-1) / variances.amin(dim=-1)).median())
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +17,15 @@ from fd.results.flow_shape import FlowShape, Quantiles
 from fd.results.statistics import Floats
 
 HEIGHTS = (1.25, 1.25, 1.1)  # of the rows of a block of tasks, in inches
-COLOUR = {"state": COLOURS[3], "state desmoothed": COLOURS[3], "local": COLOURS[2], "local desmoothed": COLOURS[2]}
+COLOUR = {  # by form of the matrix
+    "state": COLOURS[3],
+    "state desmoothed": COLOURS[3],
+    "local": COLOURS[2],
+    "local desmoothed": COLOURS[2],
+    "within modes": COLOURS[1],
+}
+LOCAL = ("local", "local desmoothed", "within modes")
+NOTHING = (math.nan, math.nan, math.nan)
 
 
 def behaviour(shapes: Mapping[str, FlowShape]) -> Figure:
@@ -41,9 +49,7 @@ def behaviour(shapes: Mapping[str, FlowShape]) -> Figure:
         below.set_yticks(range(len(COLOUR)), list(COLOUR) if column == 0 else [])
     for axis in axes.flat:
         axis.set_visible(bool(axis.has_data()))
-    lines = [
-        Line2D([], [], color=COLOUR[form], linestyle=_line(form), label=form) for form in COLOUR if "local" in form
-    ]
+    lines = [Line2D([], [], **_look(form), label=form) for form in LOCAL]
     figure.legend(handles=lines, loc="outside upper center", ncols=len(lines))
     figure.align_ylabels()
     return figure
@@ -58,12 +64,11 @@ def _loss(axis: Axes, shape: FlowShape, steps: Floats) -> None:
 
 
 def _conditions(axis: Axes, shape: FlowShape, steps: Floats) -> None:
-    for form in shape.conditions[0]:
-        low, median, high = np.array([at[form] for at in shape.conditions]).T
-        axis.fill_between(steps, low, high, color=COLOUR[form], alpha=0.1, linewidth=0)
-        axis.plot(
-            steps, median, color=COLOUR[form], linestyle=_line(form), marker="o", markersize=2.5, markeredgewidth=0
-        )
+    for form in LOCAL:
+        low, median, high = np.array([at.get(form, NOTHING) for at in shape.conditions]).T
+        if form == LOCAL[-1]:
+            axis.fill_between(steps, low, high, color=COLOUR[form], alpha=0.15, linewidth=0)
+        axis.plot(steps, median, **_look(form), marker="o", markersize=2.5, markeredgewidth=0)
     axis.set_ylim(bottom=1)
     log_scale(axis, span=30)
     axis.margins(x=0.03)
@@ -72,11 +77,10 @@ def _conditions(axis: Axes, shape: FlowShape, steps: Floats) -> None:
 
 def _widths(axis: Axes, shape: FlowShape) -> None:
     for place, form in enumerate(COLOUR):
-        for offset, marker, found in (
-            (-0.15, "<", shape.spectra[form].narrowest),
-            (0.15, ">", shape.spectra[form].widest),
-        ):
-            _bar(axis, place + offset, found, COLOUR[form], marker)
+        if form in shape.spectra:
+            found = shape.spectra[form]
+            _bar(axis, place - 0.15, found.narrowest, COLOUR[form], "<")
+            _bar(axis, place + 0.15, found.widest, COLOUR[form], ">")
     kernel = (1 - shape.sample.time) / shape.sample.time
     axis.axvline(kernel, color=DARK, linewidth=0.8, linestyle=":")
     axis.set(ylim=(len(COLOUR) - 0.5, -0.5), xlabel="standard deviation")
@@ -92,5 +96,6 @@ def _bar(axis: Axes, place: float, found: Quantiles, colour: str, marker: str) -
     axis.plot(median, place, color=colour, marker=marker, markersize=4, markeredgewidth=0)
 
 
-def _line(form: str) -> Literal["-", "--"]:
-    return "-" if form.endswith("desmoothed") else "--"
+def _look(form: str) -> dict[str, Any]:
+    """Colour and line style of a form: dashed where the path smooths."""
+    return {"color": COLOUR[form], "linestyle": "--" if form in ("state", "local") else "-"}

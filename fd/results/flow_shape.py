@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from fd.errors import FdError
@@ -24,6 +25,7 @@ class Spectrum(Strict):
     widest: Quantiles
     condition: Quantiles
     floor: float  # share of matrices with an axis at the floor of the desmoothed standard deviation
+    chance: float  # median condition number of the matrix of an isotropic policy, because it is estimated from K scores
 
 
 class FlowLoss(Strict):
@@ -45,10 +47,11 @@ class FlowShape(Strict):
     steps: tuple[int, ...]  # T, of the kept flows
     loss: FlowLoss
     conditions: tuple[dict[str, Quantiles], ...]  # T, condition numbers by form
-    spectra: dict[str, Spectrum]  # by form
+    spectra: dict[str, Spectrum]  # by form; without `within modes` if no action is
+    bounded: float  # share of actions with a component at the limits of actions
     saddles: float  # share of actions at which -log p curves downwards along an axis
+    within: float  # share of actions that are neither
     modes: dict[str, float]  # share of states by number of modes, "0" where it cannot be told
-    isotropic: float  # median condition number of F from K scores if the policy is isotropic
 
     @property
     def improving(self) -> bool | None:
@@ -66,23 +69,24 @@ def largest_gain(condition: float) -> float:
 
 
 def gather_shapes(plan: Grid, folder: Path, provenance: Provenance) -> dict[str, FlowShape]:
-    """The geometry of every task of the plan, from `folder/<task>.json`.
-
-    Raises:
-        FdError: a file is missing or damaged, or was measured on other data, seeds or flows.
-    """
+    """The geometry of every task of the plan, from `folder/<task>.json`; see `read_shape`."""
     found = {}
     for task in plan.tasks:
-        path = folder / f"{task.name}.json"
-        values = read_record(path, "every task of params.yaml needs one")
-        wanted: dict[str, object] = {
-            "task": task.name,
-            "seeds": list(plan.seeds),
-            "data_sha256": provenance.manifests[task.name].sha256,
-        }
-        wanted |= {"flow_sha256": provenance.pretrain[task.name].flow()}
-        for name, value in wanted.items():
-            if values.pop(name, None) != value:
-                raise FdError(f"{path}: {name} is not that of the data and the flows; run this stage again")
-        found[task.name] = validated(FlowShape, values, str(path))
+        data, flow = provenance.manifests[task.name].sha256, provenance.pretrain[task.name].flow()
+        wanted = {"task": task.name, "seeds": list(plan.seeds), "data_sha256": data, "flow_sha256": flow}
+        found[task.name] = read_shape(folder / f"{task.name}.json", wanted)
     return found
+
+
+def read_shape(path: Path, wanted: Mapping[str, object]) -> FlowShape:
+    """The geometry in a file, whose origin must have the wanted values.
+
+    Raises:
+        FdError: the file is missing or damaged, lacks a field, or was measured on other data, seeds or flows.
+    """
+    values = read_record(path, "every task of params.yaml needs one")
+    origin = {name: values.pop(name, None) for name in ("task", "seeds", "data_sha256", "flow_sha256")}
+    for name, value in wanted.items():
+        if origin[name] != value:
+            raise FdError(f"{path}: {name} is not that of the data and the flows; run this stage again")
+    return validated(FlowShape, values, str(path))

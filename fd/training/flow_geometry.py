@@ -28,7 +28,7 @@ BLOCKS, STATES, PAIRS = (
     4,
 )  # of the loss: blocks of neighbouring states, states of a block, (noise, time) of a state
 LEVELS = (0.1, 0.5, 0.9)  # quantiles that are told
-FORMS = ("state", "state desmoothed", "local", "local desmoothed")
+BOUND = 0.95  # components beyond it are at the limits of actions, -1 and 1
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,10 @@ def shape_of(flow: StackedMLP, replay: Replay, sample: Sample) -> dict[str, Any]
 
 
 def conditions_of(flow: StackedMLP, replay: Replay, sample: Sample) -> dict[str, list[float]]:
-    """Quantiles (LEVELS) of the condition number of the curvature at base actions, smoothed and desmoothed, over seeds and states."""
-    found = torch.cat(
-        [
-            _curvatures(flow, states, actions, sample.time)
-            for states, actions in _passes(flow, replay, sample, sample.actions)
-        ]
-    )
-    return {form: _spectrum(found, form, sample.time)["condition"] for form in FORMS[2:]}
+    """Quantiles (LEVELS) of the condition number of the curvature at base actions, by form, over seeds and states; see `summary`."""
+    passes = [_curvatures(flow, *found, sample.time) for found in _passes(flow, replay, sample, sample.actions)]
+    values, bounded = (torch.cat(parts) for parts in zip(*passes, strict=True))
+    return {form: found["condition"] for form, found in _local_spectra(values, bounded, sample.time).items()}
 
 
 def measured(flow: StackedMLP, states: Tensor, actions: Tensor, sample: Sample) -> dict[str, Tensor]:
@@ -134,15 +130,18 @@ def measured(flow: StackedMLP, states: Tensor, actions: Tensor, sample: Sample) 
 
     Returns:
         state: eigenvalues of F from K scores, [N, A]; local: of the curvature at base actions, with their sign, [N * actions, A];
-        modes: their number, [N].
+        bounded: whether a base action has a component within 1 - BOUND of the limits of actions, [N * actions]; modes: their
+        number, [N].
     """
     few, many = actions[:, :, : sample.actions], actions[:, :, : sample.scores]
     noise = torch.randn(many.shape[1:], generator=torch.Generator().manual_seed(1)).to(many)
     t = torch.full_like(many[..., :1], sample.time)
     scores = state_scores(flow, states, many, x0=noise.expand_as(many), t=t, formula="exact")
+    local, bounded = _curvatures(flow, states, few, sample.time)
     return {
         "state": torch.linalg.eigvalsh(scores.mT @ scores / sample.scores).flatten(0, 1),
-        "local": _curvatures(flow, states, few, sample.time),
+        "local": local,
+        "bounded": bounded,
         "modes": spectra.count_modes(flow, states, few, sample.time).flatten(),
     }
 
@@ -151,40 +150,61 @@ def summary(found: dict[str, Tensor], sample: Sample) -> dict[str, Any]:
     """The results of `measured` as JSON values.
 
     Returns:
-        spectra: by form (FORMS), quantiles (LEVELS) of the standard deviation along the narrowest and the widest axis of a matrix, and
-            of its condition number; and the share of matrices with an axis at the floor of the desmoothed variance. A `state`
-            is measured by F from its K scores, an `action` by the curvature at it.
+        spectra: by form, quantiles (LEVELS) of the standard deviation along the narrowest and the widest axis of a matrix, and of its
+            condition number; the share of matrices with an axis at the floor of the desmoothed variance; and `chance`, the median
+            condition number that the matrix of an isotropic policy has because K is finite (1 for curvatures, which are not
+            sampled). `state` is F of a state from K scores, `local` the curvature at a base action, each as it is at t and
+            desmoothed; `within modes` are the desmoothed curvatures of the actions that are neither bounded nor saddles, if any.
+        bounded: share of actions with a component at the limits, where clipped data pile up.
         saddles: share of actions at which -log p curves downwards along an axis, as between two modes.
+        within: share of actions that are neither.
         modes: share of states by number of modes, "0" where it cannot be told.
-        isotropic: median condition number that F from K scores has by chance if the policy is isotropic.
     """
-    modes, width = found["modes"], found["state"].shape[-1]
+    spectrum = {}
+    for form in ("state", "state desmoothed"):
+        desmooth = form.endswith("desmoothed")
+        chance = spectra.chance_condition(found["state"], sample.scores, sample.time, desmooth=desmooth)
+        spectrum[form] = _spectrum(found["state"], sample.time, desmooth=desmooth) | {"chance": _rounded(chance)}
+    modes, local, bounded = found["modes"], found["local"], found["bounded"]
+    saddles = (local <= 0).any(dim=-1)
     return {
-        "spectra": {form: _spectrum(found[form.split()[0]], form, sample.time) for form in FORMS},
-        "saddles": _rounded((found["local"] < 0).any(dim=-1).double().mean()),
+        "spectra": spectrum | _local_spectra(local, bounded, sample.time),
+        "bounded": _rounded(bounded.double().mean()),
+        "saddles": _rounded(saddles.double().mean()),
+        "within": _rounded((~bounded & ~saddles).double().mean()),
         "modes": {str(n): _rounded((modes == n).double().mean()) for n in sorted(set(modes.tolist()))},
-        "isotropic": _rounded(spectra.isotropic_condition(sample.scores, width)),
     }
 
 
-def _spectrum(eigenvalues: Tensor, form: str, time: float) -> dict[str, Any]:
-    variances = spectra.axis_variances(eigenvalues.double(), time, desmooth=form.endswith("desmoothed"))
+def _local_spectra(eigenvalues: Tensor, bounded: Tensor, time: float) -> dict[str, dict[str, Any]]:
+    """Spectra of the curvatures with these eigenvalues, [N, A], at actions that are bounded or not, [N], by form."""
+    within = eigenvalues[~bounded & (eigenvalues > 0).all(dim=-1)]
+    found = {
+        "local": _spectrum(eigenvalues, time, desmooth=False),
+        "local desmoothed": _spectrum(eigenvalues, time, desmooth=True),
+    }
+    return found | ({"within modes": _spectrum(within, time, desmooth=True)} if len(within) else {})
+
+
+def _spectrum(eigenvalues: Tensor, time: float, *, desmooth: bool) -> dict[str, Any]:
+    variances = spectra.axis_variances(eigenvalues.double(), time, desmooth=desmooth)
     narrow, wide = variances.amin(dim=-1), variances.amax(dim=-1)
     return {
         "narrowest": _quantiles(narrow.sqrt()),
         "widest": _quantiles(wide.sqrt()),
         "condition": _quantiles(wide / narrow),
         "floor": _rounded((narrow <= VARIANCE_FLOOR).double().mean()),
+        "chance": 1.0,
     }
 
 
-def _curvatures(flow: StackedMLP, states: Tensor, actions: Tensor, time: float) -> Tensor:
-    """Eigenvalues of the curvature at base actions [S, B, M, A], with their sign, [S * B * M, A]."""
+def _curvatures(flow: StackedMLP, states: Tensor, actions: Tensor, time: float) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of the curvature at base actions [S, B, M, A], with their sign, [S * B * M, A], and which actions are bounded."""
     flat = actions.flatten(1, 2)
     t = torch.full_like(flat[..., :1], time)
     matrices = hessian(flow, states.repeat_interleave(actions.shape[2], dim=1), t * flat, t)
     values: Tensor = torch.linalg.eigvalsh(matrices)
-    return values.flatten(0, 1)
+    return values.flatten(0, 1), (flat.abs() > BOUND).any(dim=-1).flatten()
 
 
 def _passes(flow: StackedMLP, replay: Replay, sample: Sample, count: int) -> Iterator[tuple[Tensor, Tensor]]:
