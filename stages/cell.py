@@ -1,4 +1,4 @@
-"""Shared by the training stages: setting up the machine, and making and publishing a cell."""
+"""Shared by the training stages: setting up the machine, the behaviour flow, and making and publishing a cell."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fd.errors import FdError
 from fd.method.spec import Spec
+from fd.networks.mlp import StackedMLP, observing
 from fd.runtime import memory
 from fd.runtime.device import select_device
 from fd.settings.machine_settings import Compute
 from fd.settings.training_settings import Network
 from fd.storage import run_record, scratch
 from fd.storage.outputs import check_file, check_folder
+from fd.storage.tensors import read_tensors
+from fd.storage.transitions import Manifest, read_manifest
 from fd.training.execution import execution
+from fd.training.random_streams import generator
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,32 @@ def machine(compute: Compute, network: Network | Spec, *, seeds: int, batch_size
     memory.check_memory(network.hidden, seeds=seeds, batch_size=batch_size, device=device, place=place)
     how = execution(compute.execution, device)
     return Machine(device, how, [device.type, how, compute.tf32, compute.deterministic])
+
+
+def untrained_flow(network: Network, manifest: Manifest, seeds: Sequence[int], place: str) -> StackedMLP:
+    """The behaviour flow of every seed before its training; FdError, which names `place`, if it cannot read the data's observations."""
+    return observing(
+        network.observed(manifest.obs_shape, place), network.encoder, network.hidden,
+        generators=[generator(seed, "weights", 0) for seed in seeds],
+        inputs=manifest.act_dim + 1, outputs=manifest.act_dim,
+    )  # fmt: skip
+
+
+def pretrained(
+    file: Path, data: Path, seeds: tuple[int, ...], device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and record of the behaviour flows that `pretrain` trained on a data folder for these seeds.
+
+    Raises:
+        FdError: they were trained on different data or seeds, or the file is damaged.
+    """
+    tensors, record = read_tensors(file, device)
+    known = record.get("data_sha256") == read_manifest(data).sha256
+    if not known or tuple(record.get("seeds", ())) != seeds:
+        raise FdError(
+            f"{file}: was trained on different data or seeds {record.get('seeds')}, allowed: {data}, {list(seeds)}"
+        )
+    return tensors, record
 
 
 @dataclass(frozen=True)

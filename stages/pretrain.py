@@ -6,7 +6,6 @@ from pathlib import Path
 
 import typer
 
-from fd.networks.mlp import observing
 from fd.runtime import memory
 from fd.runtime.command_line import BehaviourOption, DataOption, ParamsOption, TaskOption, main
 from fd.settings.machine_settings import Compute
@@ -15,11 +14,10 @@ from fd.settings.training_settings import Network, Pretrain
 from fd.storage.tensors import FLOW, write_tensors
 from fd.storage.transitions import load_transitions, read_manifest
 from fd.training.checkpoint import Checkpoint
-from fd.training.flow_training import pretrain
+from fd.training.flow_training import kept_name, kept_steps, pretrain
 from fd.training.loop import Run, Schedule
-from fd.training.random_streams import generator
 from fd.training.replay import Replay
-from stages.cell import machine, making
+from stages.cell import machine, making, untrained_flow
 
 app = typer.Typer(add_completion=False)
 
@@ -41,19 +39,23 @@ def command(
     arrays, manifest = load_transitions(data / task), read_manifest(data / task)
     depends = [manifest.sha256, seeds, network.model_dump(), section.model_dump(), *on.numerics]
     with making("pretrain", task, out / task, depends) as cell:
-        flow = observing(
-            network.observed(manifest.obs_shape, place), network.encoder, network.hidden,
-            generators=[generator(seed, "weights", 0) for seed in seeds],
-            inputs=manifest.act_dim + 1, outputs=manifest.act_dim,
-        ).to(on.device)  # fmt: skip
+        flow = untrained_flow(network, manifest, seeds, place).to(on.device)
         schedule = Schedule(section.steps, section.batch_size, section.log_every, save_every=section.log_every)
-        checkpoint = Checkpoint(cell.work, cell.built, lambda step: None)
+        record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
+
+        kept = kept_steps(schedule)
+
+        def keep(step: int) -> None:
+            if step in kept:
+                file = cell.built / (FLOW if step == schedule.steps else kept_name(step))
+                weights = {f"flow.{name}": value for name, value in flow.state_dict().items()}
+                write_tensors(file, weights, record | {"steps": step})
+
+        checkpoint = Checkpoint(cell.work, cell.built, keep)
         replay = Replay.of(arrays, on.device, frame_stack=network.frame_stack)
         run = Run(seeds, schedule, checkpoint, cell.label, on.execution)
         with memory.telling_what_fits(run.label, seeds=len(seeds), fixed=replay.nbytes):
             pretrain(flow, replay, run, learning_rate=section.learning_rate, augmentation=network.augmentation)
-        record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
-        write_tensors(cell.built / FLOW, {f"flow.{name}": value for name, value in flow.state_dict().items()}, record)
         cell.publish(record)
 
 

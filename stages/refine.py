@@ -7,11 +7,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import torch
 import typer
-from torch import Tensor
 
-from fd.errors import FdError
 from fd.method.agent import Agent
 from fd.policy import snapshot_name
 from fd.runtime import memory
@@ -39,7 +36,7 @@ from fd.training.policy_training import refine
 from fd.training.random_streams import generator
 from fd.training.replay import Replay
 from fd.training.snapshot import write_snapshot
-from stages.cell import Cell, machine, making
+from stages.cell import Cell, machine, making, pretrained
 
 app = typer.Typer(add_completion=False)
 
@@ -66,7 +63,7 @@ def command(
     schedule = Schedule(section.steps, section.batch_size, section.log_every, save_every=section.evaluate_every)
     agent = Agent(spec, [generator(seed, "weights", 0) for seed in seeds]).to(on.device)
     flow_file = behaviour / task / FLOW
-    flow = pretrained(flow_file, data / task, seeds, on.device)
+    flow, _ = pretrained(flow_file, data / task, seeds, on.device)
     if spec.behaviour == "frozen":
         load_net(agent.flow, flow, "flow.", flow_file)
     origin = {"task": task, "method": method, "data_sha256": manifest.sha256, "flow_sha256": digest(flow_file)}
@@ -94,21 +91,6 @@ def command(
                 snapshot(step)
         made = {"seeds": seeds, "steps": schedule.steps, "bank": 0 if bank is None else section.bank}
         cell.publish(origin | made)
-
-
-def pretrained(file: Path, data: Path, seeds: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
-    """Weights of the behaviour flows that `pretrain` trained on a data folder for these seeds.
-
-    Raises:
-        FdError: they were trained on different data or seeds, or the file is damaged.
-    """
-    tensors, record = read_tensors(file, device)
-    known = record.get("data_sha256") == read_manifest(data).sha256
-    if not known or tuple(record.get("seeds", ())) != seeds:
-        raise FdError(
-            f"{file}: was trained on different data or seeds {record.get('seeds')}, allowed: {data}, {list(seeds)}"
-        )
-    return tensors
 
 
 def keep_state(cell: Cell, schedule: Schedule, data_sha256: dict[str, str]) -> None:

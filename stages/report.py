@@ -1,4 +1,4 @@
-"""Stage `report`: evals/, runs/, behaviour/, data/ -> reports/<suite>/: tables, figures, metrics and the main page."""
+"""Stage `report`: evals/, runs/, geometry/, behaviour/, data/ -> reports/<suite>/: tables, figures, metrics and the main page."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ import typer
 
 from fd.reference import published as reference
 from fd.report import main_page
-from fd.results import estimates, origins, training_log
+from fd.results import estimates, flow_shape, origins, training_log
 from fd.results.grid import grid_of
-from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
+from fd.runtime.command_line import (
+    BehaviourOption,
+    DataOption,
+    EvalsOption,
+    GeometryOption,
+    ParamsOption,
+    RunsOption,
+    main,
+)
 from fd.settings.settings_file import read_settings
 from fd.storage.files import write_folder
 from fd.storage.outputs import check_file
@@ -26,6 +34,7 @@ def command(
     runs: RunsOption = Path("runs"),
     data: DataOption = Path("data"),
     behaviour: BehaviourOption = Path("behaviour"),
+    geometry: GeometryOption = Path("geometry"),
     published: Annotated[Path, typer.Option("--reference", help="Folder of the published scores.")] = Path("reference"),
     out: Annotated[Path, typer.Option(help="Folder of the reports; each suite has its own subfolder.")] = Path(
         "reports"
@@ -39,6 +48,7 @@ def command(
     plan = grid_of(values, values.methods)
     check_file(out / plan.suite / "report.md")
     found = estimates.gather_estimates(plan, evals)
+    provenance = origins.gather_provenance(plan, data=data, behaviour=behaviour, runs=runs, evals=evals)
     files = main_page.render_report(
         found,
         training={
@@ -46,7 +56,8 @@ def command(
             for task in plan.tasks
             for method in plan.constrained
         },
-        provenance=origins.gather_provenance(plan, data=data, behaviour=behaviour, runs=runs, evals=evals),
+        shapes=flow_shape.gather_shapes(plan, geometry, provenance),
+        provenance=provenance,
         reference=reference.load_reference(published),
     )
     write_folder(out / plan.suite, files)

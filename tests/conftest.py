@@ -1,4 +1,4 @@
-"""What many tests share: fixed random numbers, and a tiny project with data and a pretrained flow."""
+"""What many tests share: fixed random numbers, and a tiny project with data, a pretrained flow and its geometry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import torch
 from edits import outcome, write_params
 
-from stages import download, pretrain
+from stages import download, geometry, pretrain
 
 TASK = "umaze"
 LONGEST = [f"test_{name}.py" for name in ("sources", "pipeline", "kill", "training_stages", "theory", "environments")]
@@ -60,13 +60,13 @@ def settings(*methods: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project folder with data/umaze and behaviour/umaze, made by the stages; copy it, leave it as it is."""
+    """A project folder with data/umaze, behaviour/umaze and geometry/umaze.json, made by the stages; copy it, leave it as it is."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MINARI_DATASETS_PATH", raising=False)
         write_params(folder, settings())
-        for stage in (download, pretrain):
+        for stage in (download, pretrain, geometry):
             code, told = outcome(stage.app, ["--task", TASK])
             assert code == 0, told
     return folder

@@ -111,6 +111,8 @@ def write_suite(root: Path, params: dict[str, Any], *, score: Score, constraint:
         shared = {"task": task, "seeds": params["seeds"], "steps": params["refine"]["steps"], "machine": MACHINE}
         shared |= {"data_sha256": {"actions": "00"}, "versions": {"torch": "2.13.0", "numpy": "2.4.0"}}
         write_record(root / "behaviour" / f"{task}.json", shared | {"seconds": 61.2, "files": {FLOW: "00"}})
+        of_flow = {"task": task, "seeds": params["seeds"], "data_sha256": {"actions": "00"}, "flow_sha256": "00"}
+        write_record(root / "geometry" / f"{task}.json", of_flow | flow_shape(STEPS))
         evaluated = {"seconds": 20.0, "steps_per_second": 1234.0, "machine": MACHINE, "versions": {"mujoco": "4.0.0"}}
         for method in params["methods"]:
             write_cell(root, params, (task, method), score, constraint)
@@ -120,6 +122,37 @@ def write_suite(root: Path, params: dict[str, Any], *, score: Score, constraint:
             write_record(root / "runs" / task / f"{method}.json", shared | of_run | {"files": files})
             of_cell = {"task": task, "method": method, "data_sha256": {"actions": "00"}, "weights": {}}
             write_record(table.with_suffix(".json"), of_cell | evaluated | {"files": digests(table)})
+
+
+def flow_shape(steps: Sequence[int], **changes: Any) -> dict[str, Any]:
+    """What the stage `geometry` says of flows that no longer improve: k is 1.44 of a state and 9 within modes."""
+
+    def spectrum(k: float) -> dict[str, Any]:
+        axes = {"narrowest": [0.1, 0.2, 0.3], "widest": [0.1 * k**0.5, 0.2 * k**0.5, 0.3 * k**0.5]}
+        return axes | {"condition": [k / 2 + 0.5, k, 3 * k], "floor": 0.0, "chance": 1.0}
+
+    ks = {"state": 1.44, "state desmoothed": 2.88, "local": 4.0, "local desmoothed": 16.0, "within modes": 9.0}
+    count = len(steps)
+    return {
+        "sample": {"time": 0.8, "states": 128, "actions": 32, "scores": 512},
+        "steps": list(steps),
+        "loss": {
+            "unseen": False,
+            "data": [0.5, 0.5],
+            "means": [[0.5 + 0.1 / (at + 1)] * 2 for at in range(count)],
+            "errors": [0.01] * count,
+            "fall": [0.001, 0.001],
+        },
+        "conditions": [
+            {"local": [1.0, 2.0, 3.0], "local desmoothed": [1.0, 5.0, 25.0], "within modes": [1.0, 3.0, 9.0]}
+        ]
+        * count,
+        "spectra": {form: spectrum(k) for form, k in ks.items()},
+        "bounded": 0.25,
+        "saddles": 0.03,
+        "within": 0.72,
+        "modes": {"0": 0.1, "1": 0.6, "2": 0.3},
+    } | changes
 
 
 def suite_params(tasks: dict[str, str], methods: Sequence[str]) -> dict[str, Any]:

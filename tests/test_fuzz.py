@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fd.errors import FdError
-from fd.results import episode_scores, origins, training_log
+from fd.results import episode_scores, flow_shape, origins, training_log
 from fd.storage import files
 from fd.storage.files import SEAL, digests, read_record, write_record
 from fd.storage.tensors import read_tensors
@@ -94,6 +94,7 @@ READERS: dict[str, Reader] = {
     "manifest": Reader("manifest.json", lambda path: read_manifest(path.parent), 12),
     "weights": Reader("flow.safetensors", read_tensors, 16),
     "record": Reader("umaze.json", lambda path: origins.read_stage_record(path, {}), 12),
+    "geometry": Reader("geometry.json", lambda path: flow_shape.read_shape(path, {}), 8),
     "log": Reader("umaze/train.csv", read_log, 12),
     "evaluations": Reader("evals/cube/fql.csv", lambda path: episode_scores.read_episodes(path.parent.parent, CELL), 12),
     "record of evaluations": Reader("evals/cube/fql.json", lambda path: episode_scores.read_episodes(path.parent.parent, CELL), 8),
@@ -101,6 +102,7 @@ READERS: dict[str, Reader] = {
     "sealed manifest": Reader("manifest.json", lambda path: read_manifest(path.parent), 6, seal),
     "sealed weights": Reader("flow.safetensors", read_tensors, 6, seal),
     "sealed record": Reader("umaze.json", lambda path: origins.read_stage_record(path, {}), 6, seal),
+    "sealed geometry": Reader("geometry.json", lambda path: flow_shape.read_shape(path, {}), 6, seal),
     "told log": Reader("umaze/train.csv", read_log, 6, tell("../umaze.json")),
     "told evaluations": Reader(
         "evals/cube/fql.csv", lambda path: episode_scores.read_episodes(path.parent.parent, CELL), 6, tell("fql.json")
@@ -116,6 +118,7 @@ def artifacts(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(made / "behaviour" / TASK / "flow.safetensors", folder)
     shutil.copytree(made / "behaviour" / TASK, folder / "umaze")
     shutil.copy(made / "behaviour" / f"{TASK}.json", folder / "umaze.json")
+    shutil.copy(made / "geometry" / f"{TASK}.json", folder / "geometry.json")
     params = suite_params({"cube": "cube-single-play-singletask-task1-v0"}, ["fql"])
     write_suite(folder / "suite", params, score=lambda *_: 50.0, constraint=lambda *_: (1.0, 0.1, 0.1))
     shutil.move(folder / "suite" / "evals", folder)

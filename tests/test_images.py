@@ -27,7 +27,7 @@ from fd.training.augmentation import PADDING, cropped, draw_crops
 from fd.training.bank import BankPlan, build_bank
 from fd.training.policy_training import noise_shapes, updates
 from fd.training.replay import Replay
-from stages import download, pretrain, refine
+from stages import download, geometry, pretrain, refine
 
 CPU = torch.device("cpu")
 SEEDS = (3, 5)
@@ -224,7 +224,7 @@ def test_the_stages_train_on_images_and_the_simulator_shows_what_the_policy_sees
     values["tasks"] = {"cube": task | {"network": {"encoder": [4, 4], "frame_stack": 3, "augmentation": 0.5}}}
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(values))
-    for stage, arguments in ((download, ()), (pretrain, ()), (refine, ("--method", "fidec"))):
+    for stage, arguments in ((download, ()), (pretrain, ()), (geometry, ()), (refine, ("--method", "fidec"))):
         assert program(monkeypatch, stage.app, "--task", "cube", *arguments) == 0
     policy = Policy.load(Path("runs/cube/fidec"))
     env = make_env(read_manifest(Path("data/cube")), frame_stack=policy.spec.frame_stack)

@@ -25,7 +25,7 @@ from fd.storage import files
 from fd.storage.files import SEAL, read_record, replacing, write_record, write_text
 from fd.storage.tensors import read_tensors, write_tensors
 from fd.training.checkpoint import STATE, Checkpoint
-from stages import download, evaluate, finetune, pretrain, refine, report
+from stages import download, evaluate, finetune, geometry, pretrain, refine, report
 
 METHOD = "fidec"
 CELL = ["--task", TASK, "--method", METHOD]
@@ -45,7 +45,7 @@ def make(folder: Path, seed: int) -> Path:
         patch.chdir(folder)
         patch.delenv("MINARI_DATASETS_PATH", raising=False)
         write_params(Path(), values)
-        for stage in (download, pretrain):
+        for stage in (download, pretrain, geometry):
             assert outcome(stage.app, CELL[:2])[0] == 0
         for stage in (refine, evaluate):
             assert outcome(stage.app, CELL)[0] == 0
@@ -72,6 +72,8 @@ ARTIFACTS: dict[str, tuple[typer.Typer, Sequence[str]]] = {
     f"data/{TASK}/transitions.npz": (pretrain.app, [*CELL[:2], "--out=other"]),
     f"data/{TASK}/manifest.json": (pretrain.app, [*CELL[:2], "--out=other"]),
     f"behaviour/{TASK}/flow.safetensors": (refine.app, [*CELL, "--out=other"]),
+    f"behaviour/{TASK}/flow_000000020.safetensors": (geometry.app, [*CELL[:2], "--out=other"]),
+    f"geometry/{TASK}.json": (report.app, [f"--reference={ROOT / 'reference'}", "--out=other"]),
     f"runs/{TASK}/{METHOD}/step_000000040.safetensors": (evaluate.app, [*CELL, "--out=other"]),
     f"runs/{TASK}/{METHOD}/flow.safetensors": (evaluate.app, [*CELL, "--out=other"]),
     f"runs/{TASK}/{METHOD}/{STATE}": (finetune.app, [*CELL, "--out=other"]),

@@ -37,7 +37,7 @@ PARTS = (
 METHODS = ("deflow", "fidec", "ifql")
 REFINE, EVALUATE = ({f"{stage}@umaze-{method}" for method in METHODS} for stage in ("refine", "evaluate"))
 PAGES = {"report", "ablate@metric", "regress"}
-CELLS = {"code", "settings", "download@umaze", "pretrain@umaze", "theory"} | REFINE | EVALUATE | PAGES
+CELLS = {"code", "settings", "download@umaze", "pretrain@umaze", "geometry@umaze", "theory"} | REFINE | EVALUATE | PAGES
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,15 @@ def ready(reproduced: Pipeline) -> Iterator[Pipeline]:
 def test_the_whole_pipeline_runs_and_is_then_up_to_date(ready: Pipeline) -> None:
     assert ready.stale() == set()
     assert "Data and pipelines are up to date." in ready.dvc("repro")
-    for name in ("report.md", "scores.md", "scores.csv", "scores.tex", "curves.csv", "learning_curves.svg"):
+    for name in (
+        "report.md",
+        "scores.md",
+        "scores.csv",
+        "scores.tex",
+        "curves.csv",
+        "learning_curves.svg",
+        "behaviour.svg",
+    ):
         assert (ready.folder / "reports" / "tiny" / name).stat().st_size > 0
     for name in ("metric.md", "metric.csv", "metric.svg"):
         assert (ready.folder / "reports" / "tiny" / "ablations" / name).stat().st_size > 0
@@ -155,11 +163,15 @@ def test_dvc_shows_metrics_plots_parameters_and_the_graph(ready: Pipeline) -> No
     assert "fidec" in json.dumps(values) and "umaze" in json.dumps(values)
     assert "fidec" in ready.dvc("metrics", "show")
     graph = ready.dvc("dag", "--dot").replace("\n", "")
-    for edge in ('"download@umaze" -> "pretrain@umaze"', '"refine@umaze-fidec" -> "evaluate@umaze-fidec"'):
+    for edge in (
+        '"download@umaze" -> "pretrain@umaze"',
+        '"geometry@umaze" -> "report"',
+        '"refine@umaze-fidec" -> "evaluate@umaze-fidec"',
+    ):
         assert edge in graph
     page = ready.dvc("plots", "show", "-o", "plots").strip().removeprefix("file://")
     html = Path(page).read_text()
-    assert all(name in html for name in ("learning_curves", "scores", "constraint", "ablations"))
+    assert all(name in html for name in ("learning_curves", "scores", "constraint", "behaviour", "ablations"))
     shutil.rmtree(ready.folder / "plots")
     ready.write(edited("methods", "fidec", "train", "damping", to=0.5)(ready.values))
     diff = json.loads(ready.dvc("params", "diff", "--json"))
@@ -201,15 +213,16 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], set[str]]] = 
     "an override of a task": (edited("tasks", "umaze", "refine", to={"discount": 0.9}), REFINE | PAGES),
     "an override of its evaluation": (edited("tasks", "umaze", "evaluate", to={"episodes": 2}), EVALUATE | PAGES),
     "its data": (edited("tasks", "umaze", "data", "seed", to=1), {"download@umaze"} | PAGES),
-    "the seeds": (edited("seeds", to=[0, 1, 2]), {"pretrain@umaze"} | REFINE | PAGES),
+    "the seeds": (edited("seeds", to=[0, 1, 2]), {"pretrain@umaze", "geometry@umaze"} | REFINE | PAGES),
     "pretraining": (edited("pretrain", "learning_rate", to=2e-3), {"pretrain@umaze", "regress"}),
-    "the network": (edited("network", "hidden", to=[16, 24]), {"pretrain@umaze", "regress"} | REFINE),
+    "the network": (edited("network", "hidden", to=[16, 24]), {"pretrain@umaze", "geometry@umaze", "regress"} | REFINE),
+    "the geometry": (edited("geometry", "states", to=8), {"geometry@umaze"}),
     "the report": (edited("report", "confidence", to=0.9), PAGES - {"regress"}),
     "the theory": (edited("theory", "budget", to=0.004), {"theory"}),
     "the machine": (edited("compute", "threads", to=2), set()),
     "a task more": (
         with_another_task,
-        {"download@umaze-near", "pretrain@umaze-near"}
+        {"download@umaze-near", "pretrain@umaze-near", "geometry@umaze-near"}
         | {f"{stage}@umaze-near-{method}" for stage in ("refine", "evaluate") for method in METHODS}
         | PAGES,
     ),
@@ -249,21 +262,25 @@ def test_a_switch_runs_its_cells_and_a_removed_method_leaves_the_report(ready: P
 CODE_EDITS: dict[str, set[str]] = {
     "fd/wrappers.py": {"download@umaze"} | EVALUATE,
     "fd/policy.py": REFINE | EVALUATE,
-    "fd/runtime/device.py": {"pretrain@umaze", "theory"} | REFINE | EVALUATE,
-    "fd/storage/run_record.py": {"pretrain@umaze"} | REFINE | EVALUATE,
+    "fd/runtime/device.py": {"pretrain@umaze", "geometry@umaze", "theory"} | REFINE | EVALUATE,
+    "fd/storage/run_record.py": {"pretrain@umaze", "geometry@umaze"} | REFINE | EVALUATE,
     "fd/networks/adam.py": {"pretrain@umaze", "theory"} | REFINE,
-    "fd/method/fisher.py": {"theory"} | REFINE,
+    "fd/method/fisher.py": {"geometry@umaze", "theory"} | REFINE,
+    "fd/method/spectra.py": {"geometry@umaze"},
     "fd/method/agent.py": REFINE,
     "fd/settings/report_settings.py": PAGES,
     "fd/simulation/rollout.py": EVALUATE,
     "fd/training/bank.py": REFINE,
     "fd/training/flow_training.py": {"pretrain@umaze"},
+    "fd/training/flow_geometry.py": {"geometry@umaze"},
     "fd/datasets/waypoint.py": {"download@umaze"},
     "fd/reference/published.py": {"report"},
+    "fd/results/flow_shape.py": {"report"},
     "fd/results/statistics.py": PAGES,
     "fd/report/ablation_figure.py": {"ablate@metric"},
     "fd/report/regression.py": {"regress"},
     "fd/theory/gap.py": {"theory"},
+    "stages/geometry.py": {"geometry@umaze"},
     "fd/cli/program.py": set(),
     "stages/refine.py": REFINE,
 }

@@ -42,5 +42,5 @@ def test_python_of_the_readme_runs(tiny_project: Path) -> None:
 
 @pytest.mark.parametrize("name", re.findall(r"^([a-z./]+(?:\.yaml|/)) ", README, flags=re.MULTILINE))
 def test_tree_names_what_is_there(name: str) -> None:
-    made = {"data/", "behaviour/", "runs/", "evals/", ".scratch/"}
+    made = {"data/", "behaviour/", "geometry/", "runs/", "evals/", ".scratch/"}
     assert name in made or (ROOT / name).exists()

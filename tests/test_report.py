@@ -28,7 +28,7 @@ from stages.report import app
 
 FILES = {
     *("report.md", "scores.md", "scores.csv", "scores.tex", "curves.csv", "metrics.json"),
-    *("scores.svg", "learning_curves.svg", "constraint.svg", "published.md", "published.csv"),
+    *("scores.svg", "learning_curves.svg", "constraint.svg", "behaviour.svg", "published.md", "published.csv"),
 }
 # Mean score of a seed over its last two evaluations; the two seeds of a cell are the two entries.
 FINALS = {
@@ -66,7 +66,7 @@ def suite(made: Path, tmp_path: Path) -> Path:
 
 def run(root: Path, out: str = "reports", *arguments: str) -> tuple[int, str]:
     """Exit code and output of the stage, or the message of its FdError."""
-    folders = [f"--{name}={root / name}" for name in ("evals", "runs", "data", "behaviour")]
+    folders = [f"--{name}={root / name}" for name in ("evals", "runs", "data", "behaviour", "geometry")]
     options = [f"--params={root / 'params.yaml'}", f"--reference={ROOT / 'reference'}", f"--out={root / out}"]
     return outcome(app, [*options, *folders, *arguments])
 
@@ -142,6 +142,7 @@ def test_page(report: Path) -> None:
         "scores.svg",
         "learning_curves.svg",
         "constraint.svg",
+        "behaviour.svg",
         "../README.md",
         "published.md",
         "published.csv",
@@ -202,7 +203,7 @@ def test_a_file_of_d4rl_is_published_only_if_that_is_known(
     assert ("- far: the file is not verified, its SHA-256 is not known to be that of" in text) == note
 
 
-@pytest.mark.parametrize("name", ["scores.svg", "learning_curves.svg", "constraint.svg"])
+@pytest.mark.parametrize("name", ["scores.svg", "learning_curves.svg", "constraint.svg", "behaviour.svg"])
 def test_figures_are_xml_without_a_date(report: Path, name: str) -> None:
     text = (report / name).read_text()
     assert ElementTree.fromstring(text).tag.endswith("svg")

@@ -20,12 +20,13 @@ from fd.errors import FdError
 from fd.runtime import memory
 from fd.storage import scratch
 from fd.storage.outputs import check_folder
-from stages import ablate, download, evaluate, pretrain, refine, regress, report, theory
+from stages import ablate, download, evaluate, geometry, pretrain, refine, regress, report, theory
 
 METHOD = "bc"
 STAGES: dict[str, tuple[Typer, Sequence[str], str]] = {  # app, its options, its output
     "download": (download.app, ["--task", TASK], f"data/{TASK}"),
     "pretrain": (pretrain.app, ["--task", TASK], f"behaviour/{TASK}"),
+    "geometry": (geometry.app, ["--task", TASK], f"geometry/{TASK}.json"),
     "refine": (refine.app, ["--task", TASK, "--method", "fidec"], f"runs/{TASK}/fidec"),
     "evaluate": (evaluate.app, ["--task", TASK, "--method", METHOD], f"evals/{TASK}/{METHOD}.csv"),
     "report": (report.app, ["--reference", str(Path(__file__).parent.parent / "reference")], "reports/tiny"),
@@ -75,13 +76,20 @@ def whole(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def temporary_files() -> list[str]:
     """Hidden files in the outputs of the stages."""
-    folders = ("data", "behaviour", "runs", "evals", "reports")
+    folders = ("data", "behaviour", "geometry", "runs", "evals", "reports")
     return [str(path) for folder in folders for path in Path(folder).rglob(".*")]
 
 
 @pytest.mark.parametrize(
     ("stage", "step", "attempts"),
-    [("download", 24_576, 2), ("pretrain", 8_192, 2), ("refine", 16_384, 3), ("evaluate", 0, 1), ("report", 65_536, 1)],
+    [
+        ("download", 24_576, 2),
+        ("pretrain", 8_192, 2),
+        ("geometry", 0, 1),
+        ("refine", 16_384, 3),
+        ("evaluate", 0, 1),
+        ("report", 65_536, 1),
+    ],
 )
 def test_a_full_disk(
     stage: str, step: int, attempts: int, whole: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -104,7 +112,7 @@ def test_a_full_disk(
 
 @pytest.mark.parametrize(
     ("stage", "folder"),
-    [("pretrain", "behaviour"), ("pretrain", ".scratch"), ("refine", "runs"), ("report", "reports")],
+    [("pretrain", "behaviour"), ("pretrain", ".scratch"), ("geometry", "geometry"), ("refine", "runs"), ("report", "reports")],
 )  # fmt: skip
 def test_a_folder_that_can_only_be_read(
     stage: str, folder: str, whole: Path, disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -286,7 +294,7 @@ def test_a_bank_without_room_is_not_drawn(
     assert told.startswith("error: .scratch/banks: No space left") and told.count("\n") == 1
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "refine", "evaluate", "report"])
+@pytest.mark.parametrize("stage", ["pretrain", "geometry", "refine", "evaluate", "report"])
 def test_no_data(
     stage: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -300,7 +308,7 @@ def test_no_data(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("stage", ["pretrain", "refine", "evaluate"])
+@pytest.mark.parametrize("stage", ["pretrain", "geometry", "refine", "evaluate"])
 def test_no_gpu(
     stage: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

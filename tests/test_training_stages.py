@@ -62,7 +62,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_pretrain_writes_flow_log_and_record(tiny_project: Path) -> None:
     folder = tiny_project / "behaviour" / TASK
-    assert {path.name for path in folder.iterdir()} == {FLOW, "train.csv"}
+    assert {path.name for path in folder.iterdir()} == {FLOW, "flow_000000020.safetensors", "train.csv"}
     log = rows(folder / "train.csv")
     assert [(row["step"], row["seed"]) for row in log] == [("20", "0"), ("20", "1"), ("40", "0"), ("40", "1")]
     assert all(float(row["flow_loss"]) > 0 and float(row["grad_norm"]) > 0 and row["dual"] == "" for row in log)

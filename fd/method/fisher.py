@@ -92,13 +92,13 @@ def desmoothed(scores: Tensor, t: float) -> Tensor:
     """
     samples, width = scores.shape[-2:]
     values, vectors = torch.linalg.eigh(scores.mT @ scores / samples)
-    variance = _unsmoothed(1 / values.clamp(min=TRACE_FLOOR, max=1 / (1 - t) ** 2), t)
+    variance = unsmoothed(1 / values.clamp(min=TRACE_FLOOR, max=1 / (1 - t) ** 2), t)
     factor: Tensor = vectors * (width / variance).sqrt().unsqueeze(-2)
     return factor.mT.contiguous()
 
 
-def _unsmoothed(variance: Tensor, t: float | Tensor) -> Tensor:
-    """Variances of the policy from those of its path marginal at time t, at least VARIANCE_FLOOR."""
+def unsmoothed(variance: Tensor, t: float | Tensor) -> Tensor:
+    """Variances of the policy from those of its path marginal at time t, of the same shape, at least VARIANCE_FLOOR."""
     return ((variance - (1 - t) ** 2) / t**2).clamp_min(VARIANCE_FLOOR)
 
 
@@ -139,7 +139,7 @@ def curvature(
     values, vectors = torch.linalg.eigh(hessian(flow, obs, t * actions, t))
     values = values.abs().clamp_min(CURVATURE_FLOOR)
     if desmooth:
-        values = 1 / _unsmoothed(1 / values.minimum(1 / (1 - t) ** 2), t)
+        values = 1 / unsmoothed(1 / values.minimum(1 / (1 - t) ** 2), t)
     rest = None
     if actions.shape[-1] > LEADING:
         values, order = values.sort(dim=-1, descending=True)

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 
 from fd.reference.published import Comparison, Reference, Setting, compare_published
 from fd.report import figures, published_page, tables
+from fd.report.behaviour_figure import behaviour
+from fd.report.behaviour_section import behaviour_section
 from fd.report.constraint_section import constraint_section
 from fd.report.markdown import markdown_table
 from fd.report.style import style, svg
 from fd.report.text import clock, cut, protocol
 from fd.results.estimates import Results
+from fd.results.flow_shape import FlowShape
 from fd.results.grid import Grid, GridTask
 from fd.results.origins import Provenance, RecordedMachine, mixed
 from fd.results.training_log import TrainingLog
@@ -39,6 +42,7 @@ def render_report(
     results: Results,
     *,
     training: Mapping[tuple[str, str], TrainingLog],
+    shapes: Mapping[str, FlowShape],
     provenance: Provenance,
     reference: Reference,
 ) -> dict[str, str]:
@@ -56,12 +60,13 @@ def render_report(
         "published.md": published_page.published_page(results, rows),
         "published.csv": published_page.published_csv(results, rows),
         "metrics.json": tables.metrics_json(results),
-        "report.md": _report(results, training=training, provenance=provenance, comparisons=comparisons),
+        "report.md": _report(results, training=training, shapes=shapes, provenance=provenance, comparisons=comparisons),
     }
     with style():
         files["scores.svg"] = svg(figures.scores(results))
         files["learning_curves.svg"] = svg(figures.learning_curves(results))
         files["constraint.svg"] = svg(figures.constraint(results.plan, training))
+        files["behaviour.svg"] = svg(behaviour(shapes))
     return files
 
 
@@ -76,6 +81,7 @@ def _report(
     results: Results,
     *,
     training: Mapping[tuple[str, str], TrainingLog],
+    shapes: Mapping[str, FlowShape],
     provenance: Provenance,
     comparisons: Mapping[str, Comparison],
 ) -> str:
@@ -98,6 +104,7 @@ def _report(
         "![Learning curves](learning_curves.svg)",
         f"Learning curves. Line: mean over seeds; band: its {plan.percent()} % t-interval{cut(ranges, curves)}."
         + (" Grey: the range of the means of all methods." if plan.many else ""),
+        *behaviour_section(results, shapes),
         *constraint_section(results, training),
         "## Published scores",
         tables.published_markdown(results, comparisons),

@@ -12,6 +12,8 @@ from fd.results.grid import Grid
 from fd.storage.files import read_record
 from fd.storage.transitions import Manifest, read_manifest
 
+FLOW = "flow.safetensors"  # as fd.storage.tensors, which needs torch; reports do without
+
 
 @dataclass(frozen=True)
 class RecordedMachine:
@@ -37,6 +39,10 @@ class Record:
     def weights(self) -> dict[str, str]:
         """The entries of `files` that hold tensors."""
         return {name: sha256 for name, sha256 in self.files.items() if name.endswith(".safetensors")}
+
+    def flow(self) -> str | None:
+        """SHA-256 of the finished behaviour flow."""
+        return self.files.get(FLOW)
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,7 @@ def gather_provenance(plan: Grid, *, data: Path, behaviour: Path, runs: Path, ev
         found.pretrain[task.name] = read_stage_record(behaviour / f"{task.name}.json", wanted)
         for method in plan.methods:
             key = task.name, method
-            flow = next(iter(found.pretrain[task.name].weights().values()), None)
-            of_run = {"method": method, "flow_sha256": flow}
+            of_run = {"method": method, "flow_sha256": found.pretrain[task.name].flow()}
             found.refine[key] = read_stage_record(runs / task.name / f"{method}.json", wanted | of_run)
             of_cell = {"task": task.name, "method": method, "data_sha256": manifest.sha256}
             of_cell |= {"weights": found.refine[key].weights()}

@@ -18,6 +18,7 @@ TaskOption = Annotated[str, typer.Option(help="Name of a task in the settings fi
 MethodOption = Annotated[str, typer.Option(help="Name of a method in the settings file.")]
 DataOption = Annotated[Path, typer.Option(help="Folder of the data, one subfolder per task.")]
 BehaviourOption = Annotated[Path, typer.Option(help="Folder of the behaviour flows, one subfolder per task.")]
+GeometryOption = Annotated[Path, typer.Option(help="Folder of the geometry of the behaviour flows, one file per task.")]
 RunsOption = Annotated[Path, typer.Option(help="Folder of the runs, one subfolder per task.")]
 EvalsOption = Annotated[Path, typer.Option(help="Folder of the evaluations, one subfolder per task.")]
 _ALLOCATOR = re.compile(r"can't allocate memory|Tried to allocate")  # torch's RuntimeErrors, on the CPU and on a GPU

@@ -14,6 +14,7 @@ from fd.method.bounds import Within
 from fd.method.spec import Spec
 from fd.settings.data_settings import Data, Download
 from fd.settings.fields import DISTINCT, Seeds, Slug, Strict
+from fd.settings.geometry_settings import Geometry
 from fd.settings.machine_settings import Compute
 from fd.settings.messages import known, validated
 from fd.settings.online_settings import Finetuning
@@ -76,6 +77,7 @@ class WholeFile(Strict):
     online: Online
     network: Network
     pretrain: Pretrain
+    geometry: Geometry
     refine: Refine
     evaluate: Evaluate
     download: Download

@@ -9,8 +9,21 @@ from fd.method.flow import matching_loss
 from fd.networks.adam import optimiser, step
 from fd.networks.mlp import StackedMLP
 from fd.training.augmentation import cropped, draw_crops
-from fd.training.loop import BLOCK, Draws, Run, train
+from fd.training.loop import BLOCK, Draws, Run, Schedule, train
 from fd.training.replay import Replay
+
+KEPT = 10  # flows of the training that are kept, the last one among them
+
+
+def kept_steps(schedule: Schedule) -> list[int]:
+    """The rows of the log, evenly spaced and at most KEPT, after which the flow is kept; the last is the end of the training."""
+    rows = schedule.steps // schedule.log_every
+    return sorted({schedule.log_every * -(-rows * part // KEPT) for part in range(1, KEPT + 1)})
+
+
+def kept_name(step: int) -> str:
+    """File of the flow after a step before the last one, beside the finished flow."""
+    return f"flow_{step:09d}.safetensors"
 
 
 def pretrain(flow: StackedMLP, replay: Replay, run: Run, *, learning_rate: float, augmentation: float = 0.0) -> None:
