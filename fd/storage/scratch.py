@@ -80,10 +80,10 @@ def _publish(built: Path, out: Path, scratch: Path) -> None:
         try:
             shutil.copytree(built, near, dirs_exist_ok=True)
             os.replace(near, out)
+            gone = built.with_name(f".{built.name}")
+            shutil.rmtree(gone, ignore_errors=True)
+            os.replace(built, gone)  # so that no run resumes from a part of it
         except BaseException:
             shutil.rmtree(near, ignore_errors=True)
             raise
-    gone = scratch.with_name(f".{scratch.name}")  # a kill in the middle leaves no part from which to resume
-    shutil.rmtree(gone, ignore_errors=True)
-    os.replace(scratch, gone)
-    shutil.rmtree(gone)
+    shutil.rmtree(scratch)
