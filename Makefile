@@ -17,17 +17,18 @@ repro: setup
 test: setup
 	$(RUN) pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-# An environment is whole if its Python runs, is new enough, has pip and, if you name PYTHON, is that one. Else it is made anew.
-TOO_OLD := f"{sys.executable} is Python {sys.version.split()[0]}, needed: 3.11 or newer"
-NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11) and $(TOO_OLD))'
+# An environment is whole if its Python runs, is 3.11 or 3.12, has pip and, if you name PYTHON, is that one. Else it is made anew.
+UNFIT := f"{sys.executable} is Python {sys.version.split()[0]}, needed: 3.11 or 3.12"
+FIT := -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)] and $(UNFIT))'
 IDENTITY := -c 'import sys; print(sys.base_prefix, sys.version)'
 GIVEN := $(filter-out file,$(origin PYTHON))
 
 setup:
-	@{ $(BIN)/python $(NEW_ENOUGH) && $(RUN) pip --version; } > /dev/null 2>&1 \
+	@{ $(BIN)/python $(FIT) && $(RUN) pip --version; } > /dev/null 2>&1 \
 		$(if $(GIVEN),&& test "$$($(BIN)/python $(IDENTITY))" = "$$(PATH="$$OUTSIDE" $(PYTHON) $(IDENTITY))") \
 		|| { test ! -e .venv || echo "make: .venv is incomplete or of another Python: it is made anew" >&2; \
-			PATH="$$OUTSIDE" $(PYTHON) $(NEW_ENOUGH) && PATH="$$OUTSIDE" $(PYTHON) -m venv .venv --clear; }
+			PATH="$$OUTSIDE" $(PYTHON) $(FIT) && PATH="$$OUTSIDE" $(PYTHON) -m venv .venv --clear; }
+	@$(RUN) pip check > /dev/null 2>&1 || rm -f $(BIN)/.ready
 	@$(MAKE) --no-print-directory $(BIN)/.ready
 	@head -n 2 $(BIN)/pip | grep --quiet --fixed-strings "$$(pwd -P)/$(BIN)/" \
 		|| echo "make: .venv was made in another folder: make works, activate and scripts do not;" \

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fd.runtime.closure import ROOT, closure, imported, listing, source
+from fd.runtime.closure import ROOT, changed, closure, imported, listing, source
 from stages import code
 
 # What each package may import of the others, beside `errors`; a module of `fd` itself counts as a package.
@@ -127,6 +127,7 @@ def test_the_lists_in_git_are_of_this_code(tmp_path: Path) -> None:
         path.name: path.read_text() for path in (ROOT / "code").iterdir()
     }
     assert (tmp_path / "refine.txt").read_text() == listing("stages.refine")
+    assert changed("stages.refine", listing("stages.refine").replace("\n", "\r\n")) == []
 
 
 KEYS = (

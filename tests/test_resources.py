@@ -268,15 +268,15 @@ def test_a_kill_while_scratch_is_removed_leaves_nothing_to_resume_from(
         return work / "out"
 
     def killed(path: Path, **_: object) -> None:
-        if path.exists():
-            (path / "out/snapshot").unlink()
+        if path == work:
+            next(path.rglob("snapshot")).unlink()
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             scratch.publish(built(), disk / "out", work)
-    assert not work.exists() and len(contents(disk / "out")) == 2
+    assert (work / "state").exists() and not (work / "out").exists() and len(contents(disk / "out")) == 2
     scratch.publish(built(), disk / "out", work)
     assert list(tmp_path.iterdir()) == [disk]
 

@@ -115,16 +115,30 @@ def assert_made_anew(folder: Path, identity: str) -> None:
     assert not pip(folder) and not (folder / ".venv/bin/.ready").exists()
 
 
-def test_a_python_that_is_too_old_is_told_before_anything_is_made(project: Path) -> None:
+@pytest.mark.parametrize("version", ["3.9.1", "3.10.0", "3.13.0"])
+def test_a_python_that_does_not_fit_is_told_before_anything_is_made(version: str, project: Path) -> None:
     shutil.rmtree(project / ".venv")
-    old = project.parent / "python3.9"
-    old.write_text(
-        f'#!/bin/sh\nexec "{PYTHON}" -c "import sys; sys.version_info = (3, 9); sys.version = \'3.9.1 x\'; exec(sys.argv[1])" "$2"\n'
+    other = project.parent / "python"
+    pretend = (
+        f"import sys; sys.version, sys.version_info = '{version} x', ({version.replace('.', ', ')}); exec(sys.argv[1])"
     )
-    old.chmod(0o755)
-    done = subprocess.run(["make", "setup", f"PYTHON={old}"], cwd=project, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "is Python 3.9.1, needed: 3.11 or newer" in done.stderr
+    other.write_text(f'#!/bin/sh\nexec "{PYTHON}" -c "{pretend}" "$2"\n')
+    other.chmod(0o755)
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={other}"], cwd=project, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and f"is Python {version}, needed: 3.11 or 3.12" in done.stderr
     assert not (project / ".venv").exists()
+
+
+def test_a_package_that_another_one_needs_is_missed(project: Path) -> None:
+    (site,) = (project / ".venv/lib").glob("python*/site-packages")
+    for name, needs in (("needed", ""), ("needy", "Requires-Dist: needed==1\n")):
+        (site / f"{name}-1.dist-info").mkdir()
+        (site / f"{name}-1.dist-info/METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{needs}")
+    assert "pip install" not in setup(project)
+    shutil.rmtree(site / "needed-1.dist-info")
+    assert "pip install" in setup(project)
 
 
 def test_a_failed_installation_is_not_taken_for_a_whole_one(project: Path) -> None:

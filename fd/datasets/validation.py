@@ -31,6 +31,8 @@ def validation_episodes(folder: Path, manifest: Manifest) -> Transitions | None:
     needed = [[len(ends), *manifest.obs_shape], [len(ends), manifest.act_dim]]
     if shapes != needed:
         raise FdError(f"{found[0]}: observations and actions have the shapes {shapes}, allowed: {needed}")
-    arrays = assemble(rows["observations"], rows["actions"], rewards=nothing, masks=nothing + 1, ends=ends)
+    arrays = assemble(
+        str(found[0]), rows["observations"], rows["actions"], rewards=nothing, masks=nothing + 1, ends=ends
+    )
     check_transitions(found[0], arrays)
     return arrays

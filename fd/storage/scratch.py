@@ -75,16 +75,17 @@ def _publish(built: Path, out: Path, scratch: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         near = out.with_name(f".{out.name}")  # `out` lies on another disk
+        shutil.rmtree(near, ignore_errors=True)  # what a killed run left of another output
         try:
-            shutil.copytree(built, near, dirs_exist_ok=True)
+            shutil.copytree(built, near)
             os.replace(near, out)
+            gone = built.with_name(f".{built.name}")
+            shutil.rmtree(gone, ignore_errors=True)
+            os.replace(built, gone)  # so that no run resumes from a part of it
         except shutil.Error as error:  # a list of (source, target, reason)
             shutil.rmtree(near, ignore_errors=True)
             raise FdError(f"{out}: cannot be written: {error.args[0][0][2]}") from None
         except BaseException:
             shutil.rmtree(near, ignore_errors=True)
             raise
-    gone = scratch.with_name(f".{scratch.name}")  # a kill in the middle leaves no part from which to resume
-    shutil.rmtree(gone, ignore_errors=True)
-    os.replace(scratch, gone)
-    shutil.rmtree(gone)
+    shutil.rmtree(scratch)
