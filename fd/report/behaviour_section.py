@@ -20,7 +20,8 @@ METHODS = {  # and those that differ from it in the metric alone, by the matrix 
 }
 OWN = "within modes"  # of the policy itself: neither smoothed by the path, nor sampled, nor between modes or cut off by a limit
 FIGURE = (
-    "Above: flow-matching loss of the flows over pretraining, mean over seeds; band: two standard errors to each side. Middle:"
+    "Above: flow-matching loss of the flows over pretraining, mean over seeds; band: two standard errors of its level to each side. The"
+    " fall from one flow to the next is known better, because all are measured on the same states and noise. Middle:"
     " median condition number of the curvature at base actions; band: 10th to 90th percentile within modes. Below: standard"
     " deviations along the narrowest (◂) and the widest axis (▸) of each matrix; symbol: median, bar: 10th to 90th"
     " percentile. Both symbols are at one place if the policy is equally wide along all axes. Dotted: width of the path's"
@@ -168,4 +169,4 @@ def _between(quantiles: Quantiles) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f} %" if share == 0 or share >= 0.005 else "under 1 %"
