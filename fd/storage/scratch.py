@@ -77,8 +77,9 @@ def _publish(built: Path, out: Path, scratch: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         near = out.with_name(f".{out.name}")  # `out` lies on another disk
+        shutil.rmtree(near, ignore_errors=True)  # what a killed run left of another output
         try:
-            shutil.copytree(built, near, dirs_exist_ok=True)
+            shutil.copytree(built, near)
             os.replace(near, out)
             gone = built.with_name(f".{built.name}")
             shutil.rmtree(gone, ignore_errors=True)
