@@ -277,8 +277,10 @@ def test_a_kill_while_scratch_is_removed_leaves_nothing_to_resume_from(
         with pytest.raises(KeyboardInterrupt):
             scratch.publish(built(), disk / "out", work)
     assert (work / "state").exists() and not (work / "out").exists() and len(contents(disk / "out")) == 2
+    (disk / ".out").mkdir()
+    (disk / ".out/of another run").touch()  # which was killed while it copied
     scratch.publish(built(), disk / "out", work)
-    assert list(tmp_path.iterdir()) == [disk]
+    assert list(tmp_path.iterdir()) == [disk] and len(contents(disk / "out")) == 2
 
 
 def test_a_bank_without_room_is_not_drawn(
