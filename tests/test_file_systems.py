@@ -72,7 +72,7 @@ def test_a_home_that_is_needed_and_not_known_is_one_line(
 ) -> None:  # fmt: skip
     values = changed(settings("bc"), "tasks", TASK, "data", to=data)
     write_params(homeless, changed(values, "download", "folder", to="~/.ogbench/data"))
-    assert program(monkeypatch, download.app, "--task", TASK) == 2
+    assert program(monkeypatch, download.app, "--task", TASK, "--reference", str(ROOT / "reference")) == 2
     assert words in one_line(capsys)
     assert {path.name for path in homeless.iterdir()} <= {"params.yaml", ".scratch"}
 
