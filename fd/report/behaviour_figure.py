@@ -72,7 +72,7 @@ def _conditions(axis: Axes, shape: FlowShape, steps: Floats) -> None:
     axis.set_ylim(bottom=1)
     log_scale(axis, span=30)
     axis.margins(x=0.03)
-    axis.set_xlabel("step of pretraining (thousands)")
+    axis.set_xlabel("step (thousands)")
 
 
 def _widths(axis: Axes, shape: FlowShape) -> None:
