@@ -13,7 +13,7 @@ from fd.report import ablation_figure, budget_curves
 from fd.report.csv_text import csv_text
 from fd.report.figures import score_ranges
 from fd.report.markdown import markdown_table
-from fd.report.text import clock, cut, estimates, interval, plus_minus, protocol
+from fd.report.text import clock, cut, estimates, interval, plus_minus, protocol, significant
 from fd.results import training_log
 from fd.results.estimates import Results, gather_estimates, leaders
 from fd.results.grid import Grid
@@ -198,7 +198,7 @@ def _table(found: AblationFindings) -> str:
             cell = found.results.summaries[key]
             score = plus_minus(cell.mean, cell.std)
             measured = found.ends[key] | {"budget": found.results.plan.budgets.get(key, math.nan)}
-            numbers = (_number(measured.get(name, math.nan), 3) for name in ("delta2", "penalty", "budget", "dual"))
+            numbers = (significant(measured.get(name, math.nan), 3) for name in ("delta2", "penalty", "budget", "dual"))
             cells = [task.name, value.label, f"**{score}**" if value.method in best else score]
             rows.append([*cells, interval(cell.low, cell.high), *numbers, clock(found.seconds[key])])
     return markdown_table(head, rows, "llr")
@@ -221,11 +221,7 @@ def _csv(found: AblationFindings) -> str:
                 {"task": task.name, "value": value.label, "method": value.method}
                 | vars(found.results.summaries[key])
                 | {"seeds": len(plan.seeds)}
-                | {name: _number(number, 6) for name, number in numbers.items()}
+                | {name: significant(number, 6) for name, number in numbers.items()}
                 | {"refine_seconds": f"{found.seconds[key]:.1f}"}
             )
     return csv_text(rows)
-
-
-def _number(value: float, digits: int) -> str:
-    return "" if math.isnan(value) else f"{value:.{digits}g}"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from fd.report.markdown import markdown_table
+from fd.report.text import significant
 from fd.results.estimates import Results
 from fd.results.training_log import TENTHS, TrainingLog
 
@@ -92,5 +93,5 @@ def moving(log: TrainingLog) -> bool:
 
 
 def _number(value: float, *, marked: bool = False) -> str:
-    text = "" if math.isnan(value) else f"{value:.3g}"
+    text = significant(value, 3)
     return f"**{text}**" if marked and text else text

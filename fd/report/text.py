@@ -14,6 +14,11 @@ def plus_minus(mean: float, spread: float | None) -> str:
     return f"{mean:.1f}" if spread is None or math.isnan(spread) else f"{mean:.1f} ± {spread:.1f}"
 
 
+def significant(value: float, digits: int) -> str:
+    """A number with so many significant digits, or "" if there is none (nan)."""
+    return "" if math.isnan(value) else f"{value:.{digits}g}"
+
+
 def interval(low: float, high: float) -> str:
     """`[17.6, 23.9]`, or "" if there is no interval (nan)."""
     return "" if math.isnan(low) else f"[{low:.1f}, {high:.1f}]"
