@@ -371,6 +371,21 @@ def test_the_table_has_a_row_per_matrix_beside_the_method_that_uses_it(told: str
     assert len(rows) == 5 and all(rows[place].endswith(end) for place, end in ends.items())
 
 
+def test_of_several_budgets_the_mean_over_the_pairs_is_told(suite: Path) -> None:
+    params = suite_params({"near": "cube-single-play-singletask-task1-v0"}, METHODS)
+    methods = params["methods"]
+    pairs = {f"{name}-{budget}": methods[name] for name in ("deflow", "fidec") for budget in ("0003", "0010")}
+    params["methods"] = pairs | {"fidec-desmooth-0003": methods["fidec"]}
+    gained = {"fidec-0003": 2.0, "fidec-0010": 6.0, "fidec-desmooth-0003": 10.0}
+    write_suite(
+        suite, params, constraint=lambda *_: (1.0, 0.01, 0.004),
+        score=lambda task, method, seed, step, episode: 50 + 10 * seed + gained.get(method, 0),
+    )  # fmt: skip
+    told = page(suite)
+    assert "fidec minus deflow = +4.0 [4.0, 4.0] points, fidec-desmooth minus deflow = +10.0 [10.0, 10.0]" in told
+    assert "the difference is the mean over the pairs" in told
+
+
 def test_without_a_pair_of_methods_the_sentence_says_so(suite: Path) -> None:
     params = suite_params({"near": "cube-single-play-singletask-task1-v0"}, ["bc", "fidec"])
     write_suite(suite, params, score=lambda *_: 50.0, constraint=lambda *_: (1.0, 0.01, 0.004))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 from fd.report.markdown import markdown_table
 from fd.report.text import interval
 from fd.results.estimates import Results
@@ -125,6 +127,8 @@ def _caption(results: Results, shapes: Mapping[str, FlowShape]) -> str:
         text += f" Up to {_percent(floors)} of the matrices of a row have an axis at the floor of the desmoothed width, 0.01."
     if len(plan.seeds) > 1 and any(_gain(results, name, form) for name in shapes for form in METHODS):
         text += f" Score: difference of final scores, paired by seed, with its {plan.percent()} % t-interval over {len(plan.seeds)} seeds."
+        if ISOTROPIC not in plan.methods:
+            text += " Methods that share an ending are pairs, such as one pair per budget; the difference is the mean over the pairs."
     return text
 
 
@@ -145,9 +149,15 @@ def _modes(name: str, shape: FlowShape) -> str:
 
 
 def _gain(results: Results, task: str, form: str) -> Summary | None:
-    """Difference of the final scores of the method that uses a matrix and the isotropic one, paired by seed; None without both."""
-    pair = [results.finals.get((task, method)) for method in (METHODS.get(form, ""), ISOTROPIC)]
-    return None if pair[0] is None or pair[1] is None else summarise(pair[0] - pair[1], results.plan.confidence)
+    """Difference of the final scores of the method that uses a matrix and the isotropic one, paired by seed; None without both.
+
+    If their names go on alike, as in a suite with several budgets (`fidec-0003`, `deflow-0003`), the mean over all such pairs.
+    """
+    scores = {method: found for (name, method), found in results.finals.items() if name == task}
+    endings = [method.removeprefix(ISOTROPIC) for method in scores if method.startswith(ISOTROPIC)]
+    pairs = [(METHODS.get(form, "") + ending, ISOTROPIC + ending) for ending in endings]
+    gains = [scores[method] - scores[isotropic] for method, isotropic in pairs if method in scores]
+    return summarise(np.mean(gains, axis=0), results.plan.confidence) if gains else None
 
 
 def _difference(gain: Summary) -> str:
