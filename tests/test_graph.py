@@ -1,26 +1,57 @@
-"""Ways to execute an update: all give the same numbers; a CUDA graph runs without the host."""
+"""Ways to execute an update: all give the same numbers; a CUDA graph runs without the host.
+
+Without a GPU, tests/tape.py stands for CUDA graphs: it checks what is recorded, not what a GPU makes of it.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import tape
 import torch
-from agents import agent_of, replay_of
+from agents import TRAINED, agent_of, replay_of
 from torch import Tensor
 
+from fd.errors import FdError
 from fd.method.agent import Agent
+from fd.networks import adam
 from fd.networks.adam import optimiser
 from fd.training.bank import Bank
-from fd.training.execution import WARM_UP, Update, executed
-from fd.training.loop import BLOCK, Draws
-from fd.training.policy_training import updates
+from fd.training.checkpoint import Checkpoint
+from fd.training.execution import WARM_UP, Recorded, Update, executed
+from fd.training.loop import BLOCK, Draws, Run, Schedule
+from fd.training.policy_training import refine, updates
 
 ROWS, SIZE, SAMPLES = 400, 32, 4
 SEEDS = (3, 5)
 CPU = torch.device("cpu")
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+# The methods of tests/tiny.yaml and others, as a method of that file and what they change of it.
+METHODS: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in TRAINED} | {
+    "fidec-action": ("fidec", {"metric": "action"}),
+    "fidec-desmooth": ("fidec", {"desmooth": True}),
+    "fidec-local": ("fidec", {"metric": "curvature"}),
+    "fidec-joint": ("fidec", {"behaviour": "joint"}),
+    "iql-ddpgbc": ("iql", {"extraction": "ddpgbc"}),
+    "fidec-fresh": ("fidec", {}),
+    "fidec-stein-fresh": ("fidec-stein", {}),
+}
+
+
+@pytest.fixture(params=[pytest.param("GPU", marks=cuda), "tape"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Where updates are recorded: a GPU, or the CPU with tapes and, as on a GPU, an optimiser of fused kernels alone."""
+    if request.param == "GPU":
+        return torch.device("cuda")
+    tape.install(monkeypatch)
+    monkeypatch.setattr(adam, "LANES", 1, raising=False)
+    return CPU
 
 
 def bank(agent: Agent, seeds: tuple[int, ...], device: torch.device) -> Bank | None:
@@ -34,7 +65,10 @@ def bank(agent: Agent, seeds: tuple[int, ...], device: torch.device) -> Bank | N
         return torch.stack([2 * torch.rand(ROWS, *shape, generator=stream) - 1 for stream in streams]).to(device)
 
     actions, noise = of(SAMPLES, 3), of(SAMPLES, 3)
-    scores = of(spec.fisher_samples, 3) if spec.state_scores else of(SAMPLES, 1, 3) if spec.action_scores else None
+    vectors = 3 if spec.metric == "curvature" else 1
+    scores = (
+        of(spec.fisher_samples, 3) if spec.state_scores else of(SAMPLES, vectors, 3) if spec.action_scores else None
+    )
     return Bank(actions, noise if spec.policy == "onestep" else None, scores)
 
 
@@ -53,9 +87,11 @@ def numbers(update_seeds: tuple[int, ...], step: int, like: list[Tensor]) -> lis
 
 def prepared(method: str, device: torch.device, seeds: tuple[int, ...]) -> tuple[Agent, Update, Draws]:
     """An agent, its update and the random numbers of the steps."""
-    agent = agent_of(method, *seeds).to(device)
-    adam, base = optimiser(agent.trained(), 1e-3), bank(agent, seeds, device)
-    return agent, *updates(agent, adam, replay_of(ROWS, 50, device=device), base, seeds=seeds, batch_size=SIZE)
+    known, changes = METHODS[method]
+    agent = agent_of(known, *seeds, **changes).to(device)
+    base = None if method.endswith("-fresh") else bank(agent, seeds, device)
+    steps = optimiser(agent.trained(), 1e-3)
+    return agent, *updates(agent, steps, replay_of(ROWS, 50, device=device), base, seeds=seeds, batch_size=SIZE)
 
 
 def trained(
@@ -90,14 +126,10 @@ def test_a_compiled_update_is_the_same_update() -> None:
                 assert value == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), (method, name)
 
 
-METHODS = ["fql", "deflow", "fidec", "fidec-stein", "fidec-official", "ifql", "iql", "rebrac"]
-
-
-@cuda
 @pytest.mark.parametrize("method", METHODS)
-def test_replay_of_a_graph_is_the_same_update(method: str) -> None:
+def test_replay_of_a_graph_is_the_same_update(method: str, device: torch.device) -> None:
     """Across the warm-up, the recording and replays, with phases where the method has them."""
-    device, steps = torch.device("cuda"), 2 * WARM_UP + 14
+    steps = 2 * WARM_UP + 14
     ours, metrics = trained(method, device, "graph", steps)
     theirs, expected = trained(method, device, "eager", steps)
     assert_same(ours, theirs, 1e-4, 1e-6)
@@ -120,10 +152,9 @@ def test_a_gpu_follows_the_cpu(method: str) -> None:
                 assert told[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-4), (step, name)
 
 
-@cuda
 @pytest.mark.parametrize("method", METHODS)
-def test_a_seed_alone_is_that_seed_among_eight(method: str) -> None:
-    device, seeds = torch.device("cuda"), tuple(range(8))
+def test_a_seed_alone_is_that_seed_among_eight(method: str, device: torch.device) -> None:
+    seeds = tuple(range(8))
     among, _ = trained(method, device, "graph", 20, seeds)
     alone, _ = trained(method, device, "graph", 20, (3,))
     for (name, a), b in zip(among.state_dict().items(), alone.state_dict().values(), strict=True):
@@ -131,6 +162,20 @@ def test_a_seed_alone_is_that_seed_among_eight(method: str) -> None:
         torch.testing.assert_close(
             own, b.flatten(), rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_state_stays_in_its_memory(method: str, device: torch.device) -> None:
+    """A replay writes where the recording wrote: to the agent's weights, and to the metrics of its phase."""
+    agent, plain, draws = prepared(method, device, SEEDS)
+    weights = [weight.data_ptr() for weight in agent.state_dict().values()]
+    update, period, places = executed(plain, agent, "graph"), agent.spec.policy_every, dict[int, list[int]]()
+    for step in range(period * (WARM_UP + 3)):
+        metrics = update(step % period, draws.at(step))
+        if step >= period * WARM_UP:
+            found = [value.data_ptr() for value in metrics.values()]
+            assert places.setdefault(step % period, found) == found
+    assert [weight.data_ptr() for weight in agent.state_dict().values()] == weights
 
 
 @cuda
@@ -149,3 +194,50 @@ def test_replays_neither_wait_for_the_gpu_nor_allocate(method: str) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+
+
+def recorded(change: Callable[[Tensor], Tensor]) -> list[float]:
+    """A number from 0 on, after each of some updates, recorded and replayed, that add `change` of it."""
+    number = torch.zeros(1)
+
+    def update(phase: int, numbers: list[Tensor]) -> dict[str, Tensor]:
+        number.add_(change(number))
+        return {"number": number}
+
+    run = Recorded(update)
+    return [run(0, [])["number"].item() for _ in range(WARM_UP + 3)]
+
+
+def test_a_tape_plays_what_was_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And neither executes the recording nor counts in Python."""
+    tape.install(monkeypatch)
+    assert recorded(lambda number: number + 1) == [2.0 ** (step + 1) - 1 for step in range(WARM_UP + 3)]
+    steps = itertools.count(1)
+    assert recorded(lambda number: torch.tensor([float(next(steps))])) == [1, 3, 6, 10, 14, 18]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda number: number * number.item(), "reads a number"),
+        (lambda number: number if number > 0 else -number, "reads a number"),
+        (lambda number: number[number >= 0], "reads a number"),
+        (lambda number: torch.linalg.eigvalsh(number.view(1, 1)), "reads a number"),
+        (lambda number: torch.rand(1), "draws a number"),
+        (lambda number: torch.randn(1, generator=torch.Generator().manual_seed(1)), "draws a number"),
+    ],
+)
+def test_a_tape_refuses_what_no_graph_keeps(
+    change: Callable[[Tensor], Tensor], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape.install(monkeypatch)
+    with pytest.raises(RuntimeError, match=told):
+        recorded(change)
+
+
+def test_curvature_afresh_is_refused_before_it_is_recorded(tmp_path: Path) -> None:
+    """It takes eigenvalues, and the host looks whether they were found."""
+    agent, replay = agent_of("fidec", *SEEDS, metric="curvature"), replay_of(ROWS, 50)
+    run = Run(SEEDS, Schedule(2, SIZE, 1, 1), Checkpoint(tmp_path, tmp_path, lambda step: None), "x", "graph")
+    with pytest.raises(FdError, match=r"no CUDA graph can record \(allowed: eager, or a bank\)"):
+        refine(agent, replay, None, run)
