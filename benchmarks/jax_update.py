@@ -18,7 +18,7 @@ Net = list[dict[str, jax.Array]]
 
 def network(key: jax.Array, widths: tuple[int, ...], *, lead: tuple[int, ...] = (), norm: bool = False) -> Net:
     """Layers of an MLP: Xavier uniform weights [*lead, in, out], zero biases; scales and shifts of LayerNorm if `norm`."""
-    layers = []
+    layers: Net = []
     for fan_in, fan_out in itertools.pairwise(widths):
         key, own = jax.random.split(key)
         bound = (6 / (fan_in + fan_out)) ** 0.5

@@ -14,6 +14,7 @@ import stages  # noqa: F401 - it sets variables that torch reads when it is load
 import os
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,7 @@ def command(
     turns: dict[str, Callable[[], float]] = {"JAX": lambda: 1000 * timed(update.steps, seconds, device)}
     for case in OURS:
         variant = Variant(Case(case.method, case.regime, 1, net, case.execution), stock, None)
-        turns[f"{case.method}, {case.execution}"] = lambda variant=variant: variant.turn(seconds)
+        turns[f"{case.method}, {case.execution}"] = partial(variant.turn, seconds)
     found: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds):
         for name in list(turns) if number % 2 == 0 else reversed(turns):
