@@ -14,7 +14,7 @@ from fd.report.markdown import markdown_table
 from fd.runtime.command_line import main
 from fd.storage.files import write_text
 
-TARGETS = (  # of issue and docs: fidec with a bank, 4 x 512, in the default execution of a GPU
+TARGETS = (
     "Targets on a GPU, `fidec` with a bank, networks of 4 x 512: a step of eight seeds takes at most 0.8 ms and at most 2.5 times"
     " that of one seed; 10,000 updates of a seed per second; at most 110 launches."
 )
@@ -31,11 +31,8 @@ def command(
     if not step.is_file():
         raise FdError(f"{step}: no such file; the benchmark of the step failed, see its output above")
     measured = json.loads(step.read_text(encoding="utf-8"))
-    lines = (folder / "parts").read_text(encoding="utf-8").split("\n")
-    parts = [
-        {"part": name, "exit code": int(code), "seconds": int(time)}
-        for name, code, time in map(str.split, filter(None, lines))
-    ]
+    lines = (folder / "parts").read_text(encoding="utf-8").splitlines()
+    parts = [{"part": name, "exit code": int(code), "seconds": int(time)} for name, code, time in map(str.split, lines)]
     here, there = folder / "project" / "reports" / "ci" / "metrics.json", ROOT / "baseline" / "ci.json"
     found: dict[str, Any] = {
         "parts": parts,

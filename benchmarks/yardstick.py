@@ -14,6 +14,7 @@ import stages  # noqa: F401 - it sets variables that torch reads when it is load
 import os
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,7 @@ from benchmarks.step import (
     rounded,
     slug,
     spec_of,
+    spread,
     timed,
 )
 from fd.errors import FdError
@@ -73,7 +75,7 @@ def command(
     update.steps(3)  # compiled now
     turns: dict[str, Callable[[], float]] = {"JAX": lambda: 1000 * timed(update.steps, seconds, device)}
     for case in OURS:
-        variant = Variant(Case(case.method, case.regime, 1, net, case.execution), stock, None)
+        variant = Variant(replace(case, net=net), stock, None)
         turns[f"{case.method}, {case.execution}"] = partial(variant.turn, seconds)
     found: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds):
@@ -92,11 +94,7 @@ def page(result: dict[str, Any]) -> str:
     rows = []
     for name, times in result["ms"].items():
         ratios = [own / jax for own, jax in zip(times, result["ms"]["JAX"], strict=True)]
-        cells = [
-            f"{statistics.median(numbers):.3g} ({' to '.join(f'{edge:.3g}' for edge in quartiles(numbers))})"
-            for numbers in (times, ratios)
-        ]
-        rows.append([name, *cells])
+        rows.append([name, *(spread(statistics.median(numbers), quartiles(numbers)) for numbers in (times, ratios))])
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     parts = [
         f"# Our update beside JAX's on {result['machine']['processor']}",
