@@ -29,7 +29,7 @@ suite() {
     python -m dvc repro report
 }
 
-part tests python -m pytest -q -rs -p no:cacheprovider tests/test_graph.py tests/test_determinism.py tests/test_resources.py
+part tests python -m pytest -rs -p no:cacheprovider tests/test_graph.py tests/test_determinism.py tests/test_resources.py
 part step python -m benchmarks.step --device "$device" --nets "$nets" --seeds 1,8 --methods fidec,fql,fidec-official \
     --regimes bank,joint --executions "$executions" --rounds 4 --transitions 100000 --out "$out/step"
 export -f suite # timeout runs programs, not functions
