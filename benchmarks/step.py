@@ -65,6 +65,7 @@ from fd.errors import FdError
 from fd.method.acting import flow_net
 from fd.method.agent import Agent
 from fd.method.spec import Spec
+from fd.networks.adam import Optimiser
 from fd.report.markdown import markdown_table
 from fd.runtime import limits
 from fd.runtime.command_line import main
@@ -225,10 +226,10 @@ class Stock:
         self._normal = torch.randn(seeds, states, SAMPLES, ACT_DIM, device=device)
         self._actions = self._normal.clamp(-1, 1)
         self._nets: dict[Any, nn.Module] = {}
-        self._moments: dict[nn.Parameter, Any] = {}
-        self._agents: dict[Any, tuple[Agent, torch.optim.Adam]] = {}
+        self._moments: dict[torch.Tensor, Any] = {}
+        self._agents: dict[Any, tuple[Agent, Optimiser]] = {}
 
-    def agent(self, case: Case, spec: Spec) -> tuple[Agent, torch.optim.Adam]:
+    def agent(self, case: Case, spec: Spec) -> tuple[Agent, Optimiser]:
         """Return an agent and its optimiser, with moments as after a step.
 
         Networks of the same shapes are shared, with their moments. Variants that differ only in the source of base actions
@@ -243,10 +244,10 @@ class Stock:
                 shapes = [(weight.shape, weight.requires_grad) for weight in net.parameters()]
                 setattr(agent, name, self._nets.setdefault((name, *shapes), net))
             adam = agent.optimiser()
-            for weight in agent.trained():
-                weight.grad = torch.zeros_like(weight)
+            for own in adam.joined.values():
+                own.matrix.grad = torch.zeros_like(own.matrix)
             adam.step()
-            for weight in agent.trained():
+            for weight in adam.state:
                 adam.state[weight] = self._moments.setdefault(weight, adam.state[weight])
             self._agents[key] = agent, adam
         return self._agents[key]
@@ -300,6 +301,7 @@ class Variant:
         seeds = range(case.seeds)
         one, self._draws = updates(self.agent, adam, stock.replay, bank, seeds=seeds, batch_size=BATCH)
         self._update: Update = one
+        self._joined = list(adam.joined.values())
         self._window = Window(seeds, case.method, BLOCK)
         self._block = self._done = 0
         self.ms, self.shares, self.net_shares = dict[int, float](), list[float](), list[float]()
@@ -322,12 +324,13 @@ class Variant:
 
     def _height(self, count: int) -> int:
         """Return the bytes that so many steps allocate at most, with the gradients that they start from."""
-        for weight in self.agent.trained():
-            weight.grad = None
+        matrices = [own.matrix for own in self._joined]
+        for matrix in matrices:
+            matrix.grad = None
 
         def run() -> None:
-            for weight in self.agent.trained():
-                weight.grad = torch.zeros_like(weight)
+            for matrix in matrices:
+                matrix.grad = torch.zeros_like(matrix)
             self.steps(count)
 
         return allocated(run, self.device)

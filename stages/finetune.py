@@ -13,6 +13,7 @@ import typer
 from fd.errors import FdError
 from fd.method.agent import Agent
 from fd.method.spec import Behaviour
+from fd.networks.adam import Optimiser
 from fd.policy import Policy, snapshot_name
 from fd.runtime import memory
 from fd.runtime.command_line import DataOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
@@ -58,7 +59,9 @@ def command(
     on = machine(compute, offline.spec, seeds=len(seeds), batch_size=settings.batch_size, place=place)
     manifest = read_manifest(data / task)
     agent, adam = resumed(source, offline, settings.behaviour, manifest, on.device)
-    schedule = Schedule(offline.step + settings.steps, settings.batch_size, settings.log_every, settings.evaluate_every)
+    steps = offline.step + settings.steps
+    marks = range(settings.evaluate_every, steps + 1, settings.evaluate_every)
+    schedule = Schedule(steps, settings.batch_size, settings.log_every, marks)
     depends = [settings.model_dump(), acting, asdict(manifest), digest(source / STATE), *on.numerics]
     with making("finetune", f"{task}/{method}", out / task / method, depends) as cell:
         replay = Replay.of(load_transitions(data / task), on.device, frame_stack=agent.spec.frame_stack)
@@ -87,7 +90,7 @@ def command(
 
 def resumed(
     run: Path, last: Policy, behaviour: Behaviour, data: Manifest, device: torch.device
-) -> tuple[Agent, torch.optim.Adam]:  # fmt: skip
+) -> tuple[Agent, Optimiser]:  # fmt: skip
     """The agent and its optimiser at the end of an offline run, from where fine-tuning starts.
 
     Args:

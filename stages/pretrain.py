@@ -40,16 +40,14 @@ def command(
     depends = [manifest.sha256, seeds, network.model_dump(), section.model_dump(), *on.numerics]
     with making("pretrain", task, out / task, depends) as cell:
         flow = untrained_flow(network, manifest, seeds, place).to(on.device)
-        schedule = Schedule(section.steps, section.batch_size, section.log_every, save_every=section.log_every)
+        kept = kept_steps(section.steps, section.log_every)
+        schedule = Schedule(section.steps, section.batch_size, section.log_every, kept)
         record = {"task": task, "seeds": seeds, "steps": schedule.steps, "data_sha256": manifest.sha256}
 
-        kept = kept_steps(schedule)
-
         def keep(step: int) -> None:
-            if step in kept:
-                file = cell.built / (FLOW if step == schedule.steps else kept_name(step))
-                weights = {f"flow.{name}": value for name, value in flow.state_dict().items()}
-                write_tensors(file, weights, record | {"steps": step})
+            file = cell.built / (FLOW if step == schedule.steps else kept_name(step))
+            weights = {f"flow.{name}": value for name, value in flow.state_dict().items()}
+            write_tensors(file, weights, record | {"steps": step})
 
         checkpoint = Checkpoint(cell.work, cell.built, keep)
         replay = Replay.of(arrays, on.device, frame_stack=network.frame_stack)

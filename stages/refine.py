@@ -60,7 +60,8 @@ def command(
     manifest = read_manifest(data / task)
     obs_shape = network.observed(manifest.obs_shape, place)
     spec = spec_of(settings, task, method, obs_shape=obs_shape, act_dim=manifest.act_dim)
-    schedule = Schedule(section.steps, section.batch_size, section.log_every, save_every=section.evaluate_every)
+    marks = list(range(section.evaluate_every, section.steps + 1, section.evaluate_every))
+    schedule = Schedule(section.steps, section.batch_size, section.log_every, marks)
     agent = Agent(spec, [generator(seed, "weights", 0) for seed in seeds]).to(on.device)
     flow_file = behaviour / task / FLOW
     flow, _ = pretrained(flow_file, data / task, seeds, on.device)
@@ -87,7 +88,7 @@ def command(
             if section.keep_state:
                 keep_state(cell, schedule, manifest.sha256)
         else:
-            for step in range(schedule.save_every, schedule.steps + 1, schedule.save_every):
+            for step in marks:
                 snapshot(step)
         made = {"seeds": seeds, "steps": schedule.steps, "bank": 0 if bank is None else section.bank}
         cell.publish(origin | made)

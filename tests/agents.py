@@ -12,6 +12,7 @@ from torch import Tensor
 from fd.method.agent import Agent
 from fd.method.batch import Batch, FlowSamples, Noise
 from fd.method.spec import Spec
+from fd.networks.adam import Optimiser
 from fd.settings.refine_settings import spec_of as spec_of_settings
 from fd.settings.settings_file import read_settings
 from fd.storage.transitions import Transitions
@@ -55,6 +56,16 @@ def drawn(spec: Spec, at: int, *seeds: int) -> tuple[Batch, Noise]:
     if "fisher_t" in numbers:
         numbers["fisher_t"] = 0.7 + 0.2 * numbers["fisher_t"]
     return batch, Noise(**numbers)
+
+
+def gradients(adam: Optimiser, part: str = "") -> list[Tensor]:
+    """The gradient of each parameter, or of those of one part, after a step: [members, numbers]."""
+    found = []
+    for name, (matrix, parameters, _) in adam.joined.items():
+        if name.startswith(part):
+            assert matrix.grad is not None
+            found += [matrix.grad[:, p.storage_offset() :][:, : p[0].numel()] for p in parameters]
+    return found
 
 
 def replay_of(rows: int, episode: int, *, obs: Tensor | None = None, device: torch.device | None = None) -> Replay:

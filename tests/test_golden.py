@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from agents import gradients
 from threefry import child, key_of, normal
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from fd.method.batch import Batch, FlowSamples, Noise
 from fd.method.fisher import penalty
 from fd.method.flow import base_actions
 from fd.method.spec import Spec
+from fd.networks.adam import Optimiser
 from fd.networks.impala import ImpalaEncoder
 from fd.networks.mlp import StackedMLP
 
@@ -110,7 +112,7 @@ def stacked(agent: Agent, parameter: Tensor, value: np.ndarray, seed: int) -> Te
     """View of one seed of a parameter, in the recorded shape."""
     if parameter.dim() == 5:
         return parameter[seed].permute(2, 3, 1, 0)
-    return parameter.view(agent.seeds, -1)[seed].view(value.shape)
+    return parameter.unflatten(0, (agent.seeds, -1))[seed].view(value.shape)
 
 
 @pytest.fixture(autouse=True)
@@ -198,11 +200,11 @@ def told(
     return info
 
 
-def grad_info(agent: Agent, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+def grad_info(agent: Agent, adam: Optimiser, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of the first seed's gradients before clipping: the extreme entries, and the sum over parameters of their norms."""
     norm, clip = metrics["grad_norm"][0], agent.spec.grad_clip
     scale = (clip / (norm + 1e-6)).clamp_max(1) if clip else torch.ones(())
-    grads = [p.grad.view(agent.seeds, -1)[0] / scale for p in agent.trained() if p.grad is not None]
+    grads = [grad.reshape(agent.seeds, -1)[0] / scale for grad in gradients(adam)]
     flat, norms = torch.cat(grads), torch.stack([grad.norm() for grad in grads])
     return {"max": flat.max(), "min": flat.min(), "norm": norms.sum()} | {
         "clip_scale": scale,
@@ -277,7 +279,7 @@ def test_three_updates_are_replayed(path: Path, seeds: int) -> None:
         metrics = update(agent, adam, batch, base, noise)
         sampled = mse(data, f"update{i}/", before, batch, (0, *[0] * i, 1))
         check_info(data, f"update{i}/info/", told(before, batch, base, noise, metrics) | sampled)
-        for name, value in grad_info(agent, metrics).items():
+        for name, value in grad_info(agent, adam, metrics).items():
             if f"update{i}/info/grad/{name}" in data:
                 close(value, data[f"update{i}/info/grad/{name}"], f"update{i}/grad/{name}")
     prefix = "params_after_3_updates/"

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from fd.errors import FdError
 from fd.method.agent import Agent
-from fd.networks import adam
-from fd.networks.adam import optimiser
+from fd.networks.adam import Optimiser
 from fd.training.bank import Bank
 from fd.training.checkpoint import Checkpoint
 from fd.training.execution import WARM_UP, Recorded, Update, executed
@@ -46,11 +45,10 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name i
 
 @pytest.fixture(params=[pytest.param("GPU", marks=cuda), "tape"])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """Where updates are recorded: a GPU, or the CPU with tapes and, as on a GPU, an optimiser of fused kernels alone."""
+    """Where updates are recorded: a GPU, or the CPU with tapes."""
     if request.param == "GPU":
         return torch.device("cuda")
     tape.install(monkeypatch)
-    monkeypatch.setattr(adam, "LANES", 1, raising=False)
     return CPU
 
 
@@ -90,7 +88,7 @@ def prepared(method: str, device: torch.device, seeds: tuple[int, ...]) -> tuple
     known, changes = METHODS[method]
     agent = agent_of(known, *seeds, **changes).to(device)
     base = None if method.endswith("-fresh") else bank(agent, seeds, device)
-    steps = optimiser(agent.trained(), 1e-3)
+    steps = Optimiser(agent.trained(), 1e-3)
     return agent, *updates(agent, steps, replay_of(ROWS, 50, device=device), base, seeds=seeds, batch_size=SIZE)
 
 
@@ -238,6 +236,6 @@ def test_a_tape_refuses_what_no_graph_keeps(
 def test_curvature_afresh_is_refused_before_it_is_recorded(tmp_path: Path) -> None:
     """It takes eigenvalues, and the host looks whether they were found."""
     agent, replay = agent_of("fidec", *SEEDS, metric="curvature"), replay_of(ROWS, 50)
-    run = Run(SEEDS, Schedule(2, SIZE, 1, 1), Checkpoint(tmp_path, tmp_path, lambda step: None), "x", "graph")
+    run = Run(SEEDS, Schedule(2, SIZE, 1, [2]), Checkpoint(tmp_path, tmp_path, lambda step: None), "x", "graph")
     with pytest.raises(FdError, match=r"no CUDA graph can record \(allowed: eager, or a bank\)"):
         refine(agent, replay, None, run)

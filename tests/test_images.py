@@ -17,7 +17,7 @@ from fd.errors import FdError
 from fd.method.agent import Agent, update
 from fd.method.batch import Noise
 from fd.method.flow import base_actions
-from fd.networks.adam import optimiser
+from fd.networks.adam import Optimiser
 from fd.networks.impala import WIDTH, ImpalaEncoder
 from fd.policy import Policy
 from fd.settings.training_settings import Network
@@ -127,15 +127,16 @@ def test_no_gradient_reaches_the_weights_of_a_constant_encoder() -> None:
 @pytest.mark.parametrize("method", TRAINED)
 def test_every_method_learns_from_images(method: str) -> None:
     agent = agent_of(method, *SEEDS, **IMAGES)
-    spec, before = agent.spec, [p.detach().clone() for p in agent.trained()]
+    spec, adam = agent.spec, Optimiser(agent.trained(), 1e-3)
+    before = [p.detach().clone() for p in adam.parameters]
     one, draws = updates(
-        agent, optimiser(agent.trained(), 1e-3), Replay.of(transitions(9, 9), CPU, frame_stack=3), None,
+        agent, adam, Replay.of(transitions(9, 9), CPU, frame_stack=3), None,
         seeds=SEEDS, batch_size=4,
     )  # fmt: skip
     for step in range(2):
         metrics = one(spec.policy_every - 1, draws.at(step))
         assert all(value.isfinite().all() for value in metrics.values())
-    moved = [not torch.equal(p, q) for p, q in zip(agent.trained(), before, strict=True)]
+    moved = [not torch.equal(p, q) for p, q in zip(adam.parameters, before, strict=True)]
     assert all(moved)
 
 
@@ -144,7 +145,7 @@ def test_a_seed_learns_from_images_as_it_does_among_others() -> None:
 
     def trained(*seeds: int) -> Agent:
         agent = agent_of("fidec-official", *seeds, **IMAGES)
-        one, draws = updates(agent, optimiser(agent.trained(), 1e-3), replay, None, seeds=seeds, batch_size=4)
+        one, draws = updates(agent, Optimiser(agent.trained(), 1e-3), replay, None, seeds=seeds, batch_size=4)
         for step in range(3):
             one(0, draws.at(step))
         return agent
@@ -177,7 +178,7 @@ def test_fresh_base_actions_encode_as_one_at_a_time() -> None:
     expected = base_actions(agent.flow, batch.next_obs, noise.next_base, steps=agent.spec.flow_steps)
     torch.testing.assert_close(base.next_act, expected)
     assert not base.act.requires_grad and base.scores is not None and not base.scores.requires_grad
-    assert update(agent, optimiser(agent.trained(), 1e-3), batch, base, noise)["q"].isfinite().all()
+    assert update(agent, Optimiser(agent.trained(), 1e-3), batch, base, noise)["q"].isfinite().all()
 
 
 @pytest.mark.parametrize("best_of", [1, 3])

@@ -21,6 +21,8 @@ from edits import outcome, write_params
 from test_pipeline import ROOT, Pipeline, copied
 
 from fd.errors import FdError
+from fd.networks.adam import Optimiser
+from fd.networks.mlp import StackedMLP
 from fd.storage import files
 from fd.storage.files import SEAL, read_record, replacing, write_record, write_text
 from fd.storage.tensors import read_tensors, write_tensors
@@ -140,8 +142,8 @@ def test_a_bank_that_is_foreign_or_damaged_is_drawn_again(
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    module = torch.nn.Linear(3, 2)
-    adam = torch.optim.Adam(module.parameters())
+    module = StackedMLP((2,), (3, 1), norm=False, generators=[torch.Generator(), torch.Generator()])
+    adam = Optimiser({"net": module}, 1e-3)
     Checkpoint(tmp_path / "work", tmp_path / "out", lambda step: None).save(5, module, adam, [])
     path = tmp_path / "work" / STATE
     content = path.read_bytes()

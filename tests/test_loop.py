@@ -12,6 +12,7 @@ from agents import replay_of
 from fd.errors import FdError
 from fd.method.fisher import state_scores
 from fd.method.flow import base_actions
+from fd.networks.adam import Optimiser
 from fd.networks.mlp import StackedMLP
 from fd.storage.tensors import read_tensors
 from fd.training.bank import Bank, draw_actions, draw_noise, draw_scores, kept_actions
@@ -51,21 +52,19 @@ def fit(folder: Path, steps: int, *, called: list[int] | None = None, **faults: 
     `called` collects the indices of the steps. At those in `faults`, seed 5 has the metric NaN (`nan_at`), infinity (`inf_at`) or a NaN in its weights (`broken_at`).
     """
     module = StackedMLP((2,), (1, 1), norm=False, generators=[torch.Generator().manual_seed(s) for s in (3, 5)])
-    adam = torch.optim.Adam(module.parameters(), lr=0.1)
+    adam = Optimiser({"net": module}, 0.1)
 
     def one(index: int, numbers: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         if called is not None:
             called.append(index)
-        adam.zero_grad()
-        module(torch.ones(2, 1, 1)).sum().backward()
-        adam.step()
+        adam.descend(module(torch.ones(2, 1, 1)).flatten(), clip=0)
         if index == faults.get("broken_at"):
             module.biases[0].data[1] = torch.nan
         value = {faults.get("nan_at"): float("nan"), faults.get("inf_at"): float("inf")}.get(index, float(index))
         return {"grad_norm": torch.zeros(2), "q": torch.tensor([float(index), value])}
 
     checkpoint = Checkpoint(folder / "work", folder / "out", lambda step: None)
-    run = Run((3, 5), Schedule(steps, 1, 5, 10), checkpoint, "refine cube fidec")
+    run = Run((3, 5), Schedule(steps, 1, 5, range(10, steps + 1, 10)), checkpoint, "refine cube fidec")
     train(one, draws(3, 5), module, adam, run, period=steps)
     return module
 

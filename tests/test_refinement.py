@@ -24,7 +24,7 @@ from fd.training.replay import Replay
 from fd.training.snapshot import write_snapshot
 
 ROWS, EPISODE = 2000, 50
-SCHEDULE = Schedule(steps=30, batch_size=8, log_every=5, save_every=10)
+SCHEDULE = Schedule(steps=30, batch_size=8, log_every=5, marks=(10, 20, 30))
 SEEDS = (3, 5)
 
 

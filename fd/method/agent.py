@@ -19,7 +19,7 @@ from fd.method.fisher import Metric, curvature, score, state_scores
 from fd.method.flow import base_actions, matching_loss
 from fd.method.objective import LOG_DUAL_LIMIT, refinement_loss
 from fd.method.spec import Spec
-from fd.networks.adam import optimiser, step
+from fd.networks.adam import Optimiser
 from fd.networks.mlp import StackedMLP
 
 
@@ -58,13 +58,15 @@ class Agent(nn.Module):
         self.log_dual.requires_grad_(spec.dual == "learned")
         self.metric = Metric(spec.metric, spec.damping, spec.normalise)
 
-    def trained(self) -> list[nn.Parameter]:
-        """The parameters that the optimiser steps."""
-        return [p for p in self.parameters() if p.requires_grad]
+    def trained(self) -> dict[str, StackedMLP | nn.Parameter]:
+        """The networks that the optimiser steps, and the multiplier if it is learned."""
+        parts = {name: net for name, net in self.named_children() if isinstance(net, StackedMLP)}
+        parts = {name: net for name, net in parts.items() if next(net.parameters()).requires_grad}
+        return parts | ({"log_dual": self.log_dual} if self.log_dual.requires_grad else {})
 
-    def optimiser(self) -> torch.optim.Adam:
-        """Adam of the trained parameters; the multiplier has a learning rate of its own."""
-        return optimiser(self.trained(), self.spec.learning_rate, {self.log_dual: self.spec.dual_rate})
+    def optimiser(self) -> Optimiser:
+        """Adam of what is trained; the multiplier has a learning rate of its own."""
+        return Optimiser(self.trained(), self.spec.learning_rate, {"log_dual": self.spec.dual_rate})
 
     def act(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Actions [S, B, A] of the policy for obs [S, B, O] and standard normal noise [S, B, A]."""
@@ -198,7 +200,7 @@ def _spread(name: str, numbers: Tensor) -> dict[str, Tensor]:
 
 def update(
     agent: Agent,
-    adam: torch.optim.Adam,
+    adam: Optimiser,
     batch: Batch,
     base: FlowSamples | None,
     noise: Noise,
@@ -221,8 +223,9 @@ def update(
     with torch.no_grad():
         if with_policy:
             for target, online in pairs:
-                torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), agent.spec.tau)
-    metrics["grad_norm"] = step(adam, loss, agent.trained(), clip=agent.spec.grad_clip)
+                matrices = [[own.matrix for own in net.joined] for net in (target, online)]
+                torch._foreach_lerp_(*matrices, agent.spec.tau)
+    metrics["grad_norm"] = adam.descend(loss, clip=agent.spec.grad_clip)
     with torch.no_grad():
         agent.log_dual.clamp_(-LOG_DUAL_LIMIT, LOG_DUAL_LIMIT)
     return metrics

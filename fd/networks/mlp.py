@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn.functional import gelu, layer_norm
 
 from fd.networks.affine import affine
 from fd.networks.impala import WIDTH, ImpalaEncoder
+from fd.networks.joined import join
 
 
 class StackedMLP(nn.Module):
@@ -29,6 +31,9 @@ class StackedMLP(nn.Module):
         generators: one per seed; weights are Xavier uniform, biases zero.
         last_gain: factor on the last layer's weights.
         encoder: of the first input if that is images; `widths` counts its features.
+
+    Attributes:
+        joined: all parameters, those of the encoder too.
 
     Source: arXiv 2502.02538 (architecture), variance scaling (1, fan_avg, uniform).
     """
@@ -55,6 +60,13 @@ class StackedMLP(nn.Module):
         self.biases = nn.ParameterList([torch.zeros(members, 1, o) for _, o in shapes])
         self.scales = nn.ParameterList([torch.ones(members, 1, o) for _, o in shapes[:-1]] if norm else [])
         self.shifts = nn.ParameterList([torch.zeros(members, 1, o) for _, o in shapes[:-1]] if norm else [])
+        self.joined = join(self.parameters())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves or converts the parameters, which separates them, and joins them again."""
+        super()._apply(fn, recurse)
+        self.joined = join(self.parameters())
+        return self
 
     def forward(self, *inputs: Tensor, constant: bool = False) -> Tensor:
         """Outputs [*lead, B, out] for inputs [*lead', B, width], concatenated along the last axis.

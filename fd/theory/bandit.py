@@ -181,7 +181,7 @@ def _critic(plan: Mapping[str, BanditLayout], seeds: Sequence[int], schedule: Th
         return critic_loss(critic, nothing(batch), batch, y)[0]
 
     names = [f"critic of the layout {name}, seed {seed}" for name in plan for seed in seeds]
-    descend(list(critic.parameters()), loss, schedule, clip=0.0, members=names)
+    descend({"critic": critic}, loss, schedule, clip=0.0, members=names)
     return critic.requires_grad_(False)
 
 
@@ -206,7 +206,7 @@ def _distil(bandit: Bandit, alpha: float, schedule: TheorySchedule) -> Tensor:
         obs = nothing(base)
         return distillation_loss(policy, bandit.critic, obs, noise, base, alpha=alpha, normalize_q=False)[0]
 
-    descend(list(policy.parameters()), loss, schedule, clip=0.0, members=bandit.names("fql"))
+    descend({"policy": policy}, loss, schedule, clip=0.0, members=bandit.names("fql"))
     return _shown(policy, bandit.noise)
 
 
@@ -228,7 +228,7 @@ def _refine(
         return _loss(critic, residual, log_dual, batch, scores, budgets, runs[0][0])[0]
 
     names = [name for method, budget in runs for name in bandit.names(f"{method} with budget {budget:g}")]
-    descend([*residual.parameters(), log_dual], loss, schedule, clip=CLIP, members=names)
+    descend({"policy": residual, "log_dual": log_dual}, loss, schedule, clip=CLIP, members=names)
     return residual.requires_grad_(False)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fd.errors import FdError
 from fd.method.flow import matching_loss, velocity
-from fd.networks.adam import optimiser, step
+from fd.networks.adam import Optimiser
 from fd.networks.mlp import StackedMLP
 from fd.settings.theory_settings import TheorySchedule
 from fd.theory.distributions import Mixture
@@ -40,7 +40,7 @@ def time_window(pool: Tensor, index: int, size: int) -> Tensor:
 
 
 def descend(
-    parameters: list[nn.Parameter],
+    parts: Mapping[str, StackedMLP | nn.Parameter],
     loss: Callable[[int], Tensor],
     schedule: TheorySchedule,
     *,
@@ -54,12 +54,12 @@ def descend(
     Raises:
         FdError: training has diverged; the error names those of the S `members`.
     """
-    adam = optimiser(parameters, schedule.learning_rate)
+    adam = Optimiser(parts, schedule.learning_rate)
     for index in range(schedule.steps):
         for group in adam.param_groups:
             group["lr"] = schedule.learning_rate * (1 + math.cos(math.pi * index / schedule.steps)) / 2
-        step(adam, loss(index), parameters, clip=clip)
-    finite = torch.stack([part.detach().reshape(len(members), -1).isfinite().all(dim=-1) for part in parameters])
+        adam.descend(loss(index), clip=clip)
+    finite = torch.stack([part.detach().reshape(len(members), -1).isfinite().all(dim=-1) for part in adam.parameters])
     lost = [name for name, sound in zip(members, finite.all(dim=0).tolist(), strict=True) if not sound]
     if lost:
         raise FdError(f"theory: weights are not finite after training ({'; '.join(lost)}); lower its learning_rate")
@@ -85,7 +85,7 @@ def train_flow(targets: Mapping[str, Mixture], seeds: Sequence[int], schedule: T
         return matching_loss(flow, nothing(act), act, x0=x0, t=t)
 
     names = [f"flow of {name}, seed {seed}" for name in targets for seed in seeds]
-    descend(list(flow.parameters()), loss, schedule, clip=0.0, members=names)
+    descend({"flow": flow}, loss, schedule, clip=0.0, members=names)
     return flow.requires_grad_(False)
 
 

@@ -209,7 +209,7 @@ def _train(
         )[0]  # fmt: skip
 
     names = [case.name for case in cases]
-    descend([*residual.parameters(), log_dual], loss, schedule, clip=CLIP, members=names)
+    descend({"policy": residual, "log_dual": log_dual}, loss, schedule, clip=CLIP, members=names)
     return Trained(residual.double().requires_grad_(False), units, cases)
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fd.errors import FdError
+from fd.networks.adam import Optimiser
 from fd.storage.files import write_text
 from fd.storage.tensors import load_net, read_tensors, write_tensors
 
@@ -51,7 +51,7 @@ class Checkpoint:
         self._rows: list[dict[str, Any]] = []
         self.unlogged: list[Any] = []
 
-    def restore(self, module: nn.Module, adam: torch.optim.Adam) -> int:
+    def restore(self, module: nn.Module, adam: Optimiser) -> int:
         """Loads the last state, if there is one, and returns the steps done.
 
         Raises:
@@ -82,35 +82,21 @@ class Checkpoint:
         writer.writerows(self._rows)
         write_text(self._out / LOG, log.getvalue())
 
-    def save(self, step: int, module: nn.Module, adam: torch.optim.Adam, unlogged: list[Any]) -> None:
+    def save(self, step: int, module: nn.Module, adam: Optimiser, unlogged: list[Any]) -> None:
         """Writes the state from which the run can resume."""
         self._also(step)
         tensors = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
-        trained = _trained(module, adam)
-        for index, state in adam.state_dict()["state"].items():
-            tensors |= {f"adam.{trained[index]}.{key}": value for key, value in state.items()}
+        tensors |= {f"adam.{name}": value for name, value in adam.moments().items()}
         record = {"key": self.folder.name, "step": step, "rows": self._rows, "unlogged": unlogged}
         write_tensors(self.folder / STATE, tensors, record)
 
 
-def load_state(path: Path, module: nn.Module, adam: torch.optim.Adam) -> dict[str, Any]:
+def load_state(path: Path, module: nn.Module, adam: Optimiser) -> dict[str, Any]:
     """Loads the state that a Checkpoint saved into a module and its optimiser, and returns its record.
 
-    Newly trained parameters start with fresh optimiser state; optimiser state of parameters no longer trained is dropped.
+    Networks that were not trained before begin with fresh moments; moments of networks no longer trained are dropped.
     """
     tensors, record = read_tensors(path, next(module.parameters()).device)
     load_net(module, tensors, "net.", path)
-    state: dict[int, dict[str, Tensor]] = {}
-    for index, parameter in enumerate(_trained(module, adam)):
-        prefix = f"adam.{parameter}."
-        found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        if found:
-            state[index] = found
-    adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
+    adam.load_moments({name.removeprefix("adam."): tensor for name, tensor in tensors.items()})
     return record
-
-
-def _trained(module: nn.Module, adam: torch.optim.Adam) -> list[str]:
-    """Names of the parameters that the optimiser steps, in its order."""
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    return [names[parameter] for group in adam.param_groups for parameter in group["params"]]

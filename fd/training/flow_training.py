@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from fd.method.flow import matching_loss
-from fd.networks.adam import optimiser, step
+from fd.networks.adam import Optimiser
 from fd.networks.mlp import StackedMLP
 from fd.training.augmentation import cropped, draw_crops
-from fd.training.loop import BLOCK, Draws, Run, Schedule, train
+from fd.training.loop import BLOCK, Draws, Run, train
 from fd.training.replay import Replay
 
 KEPT = 10  # flows of the training that are kept, the last one among them
 
 
-def kept_steps(schedule: Schedule) -> list[int]:
+def kept_steps(steps: int, log_every: int) -> list[int]:
     """The rows of the log, evenly spaced and at most KEPT, after which the flow is kept; the last is the end of the training."""
-    rows = schedule.steps // schedule.log_every
-    return sorted({schedule.log_every * -(-rows * part // KEPT) for part in range(1, KEPT + 1)})
+    rows = steps // log_every
+    return sorted({log_every * -(-rows * part // KEPT) for part in range(1, KEPT + 1)})
 
 
 def kept_name(step: int) -> str:
@@ -36,8 +36,7 @@ def pretrain(flow: StackedMLP, replay: Replay, run: Run, *, learning_rate: float
         learning_rate: of Adam.
         augmentation: probability that a batch's images are cropped.
     """
-    parameters = list(flow.parameters())
-    adam = optimiser(parameters, learning_rate)
+    adam = Optimiser({"flow": flow}, learning_rate)
     size, width, device = run.schedule.batch_size, replay.act.shape[1], replay.act.device
 
     def draw(stream: torch.Generator) -> list[Tensor]:
@@ -53,6 +52,6 @@ def pretrain(flow: StackedMLP, replay: Replay, run: Run, *, learning_rate: float
         if crops:
             obs = cropped(obs, crops[0])
         loss = matching_loss(flow, obs, replay.act[rows], x0=x0, t=t)
-        return {"flow_loss": loss.detach(), "grad_norm": step(adam, loss, parameters, clip=0)}
+        return {"flow_loss": loss.detach(), "grad_norm": adam.descend(loss, clip=0)}
 
     train(one, Draws(run.seeds, "pretrain", device, draw), flow, adam, run)

@@ -6,6 +6,7 @@ its last checkpoint with identical output.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fd.errors import FdError
+from fd.networks.adam import Optimiser
 from fd.runtime import signals
 from fd.runtime.progress import Progress
 from fd.training.checkpoint import COLUMNS, Checkpoint
@@ -26,12 +28,16 @@ TOLD = ("flow_loss", "critic_loss", "value_loss", "policy_loss", "q", "penalty",
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length of a run and its marks, in steps; `save_every` divides `steps`, `log_every` divides `save_every`."""
+    """Length of a run, in steps, and the steps after which it is logged and marked.
+
+    Attributes:
+        marks: multiples of `log_every` after which the state and what evaluation needs is saved; the last is `steps`.
+    """
 
     steps: int
     batch_size: int
     log_every: int
-    save_every: int
+    marks: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -101,14 +107,20 @@ class Window:
         Raises:
             FdError: a metric is not finite.
         """
-        columns: dict[str, list[Tensor]] = {}
-        for (step, names), values in zip(self._steps, self._values.cpu(), strict=False):
-            if not self._on_cpu:
-                self._check(step, names, values[: len(names)])
-            for name, value in zip(names, values, strict=False):
-                columns.setdefault(name, []).append(value)
+        values, phases = self._values[: len(self._steps)].cpu(), dict[tuple[str, ...], list[int]]()
+        for row, (_, names) in enumerate(self._steps):
+            phases.setdefault(tuple(names), []).append(row)
+        sums, counts = dict[str, Tensor](), Counter[str]()
+        for names, rows in phases.items():
+            block = values[rows, : len(names)]
+            if not block.isfinite().all():
+                for row in rows:
+                    self._check(self._steps[row][0], list(names), values[row, : len(names)])
+            for name, total in zip(names, block.sum(dim=0), strict=True):
+                sums[name] = sums.get(name, 0) + total
+                counts[name] += len(rows)
         self._steps = []
-        return {name: torch.stack(column).mean(dim=0).tolist() for name, column in columns.items()}
+        return {name: (total / counts[name]).tolist() for name, total in sums.items()}
 
     def state(self) -> list[Any]:
         """The content as JSON values: of every step its number, the names and the values [metrics][S]."""
@@ -135,7 +147,7 @@ class Window:
 
 
 def train(
-    update: Update, draws: Draws, module: nn.Module, adam: torch.optim.Adam, run: Run, *, period: int = 1
+    update: Update, draws: Draws, module: nn.Module, adam: Optimiser, run: Run, *, period: int = 1
 ) -> None:  # fmt: skip
     """Updates a module in every remaining step of a run.
 
@@ -164,7 +176,7 @@ def train(
                 checkpoint.log(at, seeds, means)
                 told = {name: sum(values) / len(values) for name, values in means.items() if name in TOLD}
                 progress.advance(schedule.log_every, text=" ".join(f"{name} {mean:.3g}" for name, mean in told.items()))
-            marked, signal = at % schedule.save_every == 0, signals.asked()
+            marked, signal = at in schedule.marks, signals.asked()
             if marked or signal is not None:
                 _check_weights(module, seeds, at, label)
                 if marked:

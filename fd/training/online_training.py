@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fd.errors import FdError
 from fd.method.agent import Agent
+from fd.networks.adam import Optimiser
 from fd.policy import Policy
 from fd.simulation.lockstep import Lockstep, Order
 from fd.storage.transitions import ACTION_BOUND
@@ -44,7 +45,7 @@ class Interaction:
 
 
 def finetune(
-    agent: Agent, adam: torch.optim.Adam, experience: Experience, interaction: Interaction, run: Run
+    agent: Agent, adam: Optimiser, experience: Experience, interaction: Interaction, run: Run
 ) -> None:  # fmt: skip
     """Continues the training of every seed.
 

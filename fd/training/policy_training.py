@@ -12,6 +12,7 @@ from fd.method.agent import Agent, update
 from fd.method.batch import Noise
 from fd.method.fisher import EXACT_DIVERGENCE
 from fd.method.spec import Spec
+from fd.networks.adam import Optimiser
 from fd.training.augmentation import draw_crops
 from fd.training.bank import Bank
 from fd.training.execution import Update
@@ -39,7 +40,7 @@ def refine(agent: Agent, replay: Replay, bank: Bank | None, run: Run) -> None:
 
 
 def updates(
-    agent: Agent, adam: torch.optim.Adam, replay: Replay, bank: Bank | None, *, seeds: Sequence[int], batch_size: int,
+    agent: Agent, adam: Optimiser, replay: Replay, bank: Bank | None, *, seeds: Sequence[int], batch_size: int,
     purpose: str = "refine", choose: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Update, Draws]:  # fmt: skip
     """One update of every seed on its own batch, and the random numbers of the steps; phases: see `Spec.policy_every`.

@@ -115,7 +115,7 @@ def pretraining(**changes: object) -> int:
     flow = on_gpu(partial(flow_net, spec))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flow_training, "train", lambda one, draws, *others: caught.append((one, draws)))
-        run = Run(SEEDS, Schedule(10, BATCH, 5, 5), None, "pretrain")
+        run = Run(SEEDS, Schedule(10, BATCH, 5, [10]), None, "pretrain")
         flow_training.pretrain(flow, replay_of(spec), run, learning_rate=1e-3, augmentation=spec.augmentation)
     return launches(*caught[0])
 
