@@ -317,7 +317,7 @@ class Variant:
             self.height = self._height(self.period)
         self.flop = counter.get_total_flops() // self.period
         if case.execution != "eager":
-            self._update = executed(one, self.agent, case.execution)
+            self._update = executed(one, self.agent, case.execution, case.method)
             self.steps(self.period)
             recorded = case.execution.endswith("graph")
             self.height = self._height((WARM_UP if recorded else 1) * self.period)  # the last of each phase

@@ -16,13 +16,16 @@ import tape
 import torch
 from agents import TRAINED, agent_of, replay_of
 from torch import Tensor
+from torch._inductor import metrics as compiler
+from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.step import computes
 from fd.errors import FdError
 from fd.method.agent import Agent
 from fd.networks.adam import Optimiser
 from fd.training.bank import Bank
 from fd.training.checkpoint import Checkpoint
-from fd.training.execution import WARM_UP, Recorded, Update, executed
+from fd.training.execution import WARM_UP, Recorded, Update, executed, execution
 from fd.training.loop import BLOCK, Draws, Run, Schedule
 from fd.training.policy_training import refine, updates
 
@@ -97,7 +100,7 @@ def trained(
 ) -> tuple[Agent, list[dict[str, list[float]]]]:
     """An agent after some updates, and the metrics of each."""
     agent, update, draws = prepared(method, device, seeds)
-    update, like, metrics = executed(update, agent, execution), draws.at(0), []
+    update, like, metrics = executed(update, agent, execution, method), draws.at(0), []
     for step in range(steps):
         told = update(step % agent.spec.policy_every, numbers(seeds, step, like))
         metrics.append({name: value.tolist() for name, value in told.items()})
@@ -122,6 +125,35 @@ def test_a_compiled_update_is_the_same_update() -> None:
             assert ours.keys() == theirs.keys()
             for name, value in ours.items():
                 assert value == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), (method, name)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
+def test_a_compiled_update_is_few_operations() -> None:
+    """fidec with a bank and four hidden layers: the kernels that the compiler makes, and the operations that it leaves as they are.
+
+    The kernels of the CPU stand for those of a GPU, where the compiler joins the same operations.
+    """
+    agent = agent_of("fidec", *SEEDS, hidden=(16, 16, 16, 16))
+    plain, draws = updates(
+        agent, agent.optimiser(), replay_of(ROWS, 50), bank(agent, SEEDS, CPU), seeds=SEEDS, batch_size=SIZE
+    )
+    update, before = executed(plain, agent, "compiled", "fidec"), compiler.generated_kernel_count
+    update(0, draws.at(0))
+    kernels = compiler.generated_kernel_count - before
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        update(0, draws.at(1))
+    others = sum(event.count for event in profiler.key_averages() if computes(event.key))
+    assert kernels > 20 and others > 40
+    assert kernels + others <= 110
+
+
+def test_auto_is_a_compiled_graph_where_torch_can_compile(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execution("auto", CPU) == "eager"
+    chosen, told = execution("auto", torch.device("cuda")), capsys.readouterr().err
+    if chosen == "compiled-graph":
+        assert torch.cuda.is_available() and not told
+    else:
+        assert chosen == "graph" and told.startswith("compute.execution: graph, because torch cannot compile here: ")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -167,7 +199,7 @@ def test_state_stays_in_its_memory(method: str, device: torch.device) -> None:
     """A replay writes where the recording wrote: to the agent's weights, and to the metrics of its phase."""
     agent, plain, draws = prepared(method, device, SEEDS)
     weights = [weight.data_ptr() for weight in agent.state_dict().values()]
-    update, period, places = executed(plain, agent, "graph"), agent.spec.policy_every, dict[int, list[int]]()
+    update, period, places = executed(plain, agent, "graph", method), agent.spec.policy_every, dict[int, list[int]]()
     for step in range(period * (WARM_UP + 3)):
         metrics = update(step % period, draws.at(step))
         if step >= period * WARM_UP:
@@ -180,7 +212,7 @@ def test_state_stays_in_its_memory(method: str, device: torch.device) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_replays_neither_wait_for_the_gpu_nor_allocate(method: str) -> None:
     agent, plain, draws = prepared(method, torch.device("cuda"), SEEDS)
-    update: Update = executed(plain, agent, "graph")
+    update: Update = executed(plain, agent, "graph", method)
     for step in range(4 * WARM_UP):
         update(step % agent.spec.policy_every, draws.at(step))
     torch.cuda.synchronize()

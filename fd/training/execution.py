@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from fd.errors import FdError
+from fd.errors import FdError, one_line
 
 # (phase, random numbers) -> metrics. Phases differ in their operations; no phase may read a number of a GPU on the CPU.
 Update = Callable[[int, list[Tensor]], dict[str, Tensor]]
@@ -21,9 +22,13 @@ Update = Callable[[int, list[Tensor]], dict[str, Tensor]]
 WARM_UP = 3  # updates of a phase before it is recorded; meanwhile libraries and the optimiser allocate lasting memory
 
 
-def executed(update: Update, module: nn.Module, execution: str) -> Update:
-    """The update, executed as `execution` says; compiling it means compiling its calls of `module`."""
+def executed(update: Update, module: nn.Module, execution: str, label: str) -> Update:
+    """The update, executed as `execution` says; compiling it means compiling its calls of `module`, within the first updates.
+
+    `label`: of the run, in what is said meanwhile.
+    """
     if execution.startswith("compiled"):
+        print(f"{label}: compiling, a minute the first time", file=sys.stderr, flush=True)
         module.compile(dynamic=False)
     return Recorded(update) if execution.endswith("graph") else update
 
@@ -65,14 +70,22 @@ def execution(choice: str, device: torch.device) -> str:
     """How updates run: `eager`; `compiled` by torch.compile; as a CUDA `graph`; or `compiled-graph`, both.
 
     Args:
-        choice: one of these, or `auto`: `graph` on a GPU, `eager` on the CPU.
+        choice: one of these, or `auto`: on the CPU `eager`; on a GPU `compiled-graph`, or `graph` and a line that says why torch cannot
+            compile for it.
         device: on which they run.
 
     Raises:
         FdError: the device or the machine does not support it.
     """
     if choice == "auto":
-        return "graph" if device.type == "cuda" else "eager"
+        if device.type == "cpu":
+            return "eager"
+        try:
+            torch.compile(torch.nn.functional.gelu)(torch.ones(16, device=device))
+        except Exception as error:  # noqa: BLE001 - whatever the compiler, Triton or the driver raises
+            print(f"compute.execution: graph, because torch cannot compile here: {one_line(error)}", file=sys.stderr)
+            return "graph"
+        return "compiled-graph"
     if choice.endswith("graph") and device.type != "cuda":
         raise FdError(f"compute.execution: {choice!r} needs a GPU (allowed on the CPU: auto, eager, compiled)")
     names = [os.environ.get("CXX", "g++")] if device.type == "cpu" else [os.environ.get("CC", "gcc"), "clang"]

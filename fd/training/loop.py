@@ -166,7 +166,7 @@ def train(
     done = checkpoint.restore(module, adam)
     window = Window(seeds, label, schedule.log_every)
     window.restore(checkpoint.unlogged, next(module.parameters()))
-    update = executed(update, module, run.execution)
+    update = executed(update, module, run.execution, label)
     with Progress(schedule.steps, label, done=done) as progress, signals.deferred():
         for index in range(done, schedule.steps):
             at = index + 1

@@ -68,7 +68,7 @@ def finetune(
         agent, adam, experience.replay, None, seeds=seeds, batch_size=run.schedule.batch_size, purpose="online",
         choose=experience.choose,
     )  # fmt: skip
-    one, device = executed(one, agent, run.execution), experience.replay.act.device
+    one, device = executed(one, agent, run.execution, run.label), experience.replay.act.device
     width = interaction.acting["best_of"] * agent.spec.act_dim
     noise = Draws(
         seeds, "acting", device, lambda stream: [torch.randn(BLOCK, 1, width, generator=stream, device=device)]
