@@ -223,8 +223,8 @@ def update(
     with torch.no_grad():
         if with_policy:
             for target, online in pairs:
-                matrices = [[own.matrix for own in net.joined] for net in (target, online)]
-                torch._foreach_lerp_(*matrices, agent.spec.tau)
+                slow, fast = ([own.matrix for own in net.joined] for net in (target, online))
+                torch._foreach_lerp_(slow, fast, agent.spec.tau)
     metrics["grad_norm"] = adam.descend(loss, clip=agent.spec.grad_clip)
     with torch.no_grad():
         agent.log_dual.clamp_(-LOG_DUAL_LIMIT, LOG_DUAL_LIMIT)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from fd.networks.joined import join, rows
+from fd.networks.joined import Joined, join, rows
 from fd.networks.mlp import StackedMLP
 
 
@@ -31,7 +31,7 @@ class Optimiser(torch.optim.Adam):
         learning_rate: float,
         rates: Mapping[str, float] | None = None,
     ) -> None:
-        self.joined, groups = {}, []
+        self.joined, groups = dict[str, Joined](), []
         for name, part in parts.items():
             joined = join([part]) if isinstance(part, nn.Parameter) else part.joined
             self.joined |= {f"{name}.{place}": own for place, own in enumerate(joined)}

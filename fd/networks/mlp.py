@@ -64,7 +64,7 @@ class StackedMLP(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves or converts the parameters, which separates them, and joins them again."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.joined = join(self.parameters())
         return self
 

@@ -108,8 +108,8 @@ class Window:
             FdError: a metric is not finite.
         """
         values, phases = self._values[: len(self._steps)].cpu(), dict[tuple[str, ...], list[int]]()
-        for row, (_, names) in enumerate(self._steps):
-            phases.setdefault(tuple(names), []).append(row)
+        for row, (_, found) in enumerate(self._steps):
+            phases.setdefault(tuple(found), []).append(row)
         sums, counts = dict[str, Tensor](), Counter[str]()
         for names, rows in phases.items():
             block = values[rows, : len(names)]
