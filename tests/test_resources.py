@@ -292,8 +292,8 @@ def test_a_bank_without_room_is_not_drawn(
     shutil.rmtree(".scratch/banks")
     resize(disk, free=16_384)
     assert program(monkeypatch, app, *options) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: .scratch/banks: No space left") and told.count("\n") == 1
+    _, told = capsys.readouterr().err.splitlines()  # the first says where it computes
+    assert told.startswith("error: .scratch/banks: No space left")
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "geometry", "refine", "evaluate", "report"])
