@@ -16,7 +16,7 @@ from fd.errors import FdError
 from fd.method.spec import Spec
 from fd.networks.mlp import StackedMLP, observing
 from fd.runtime import memory
-from fd.runtime.device import select_device
+from fd.runtime.device import device_name, select_device, tell_device
 from fd.settings.machine_settings import Compute
 from fd.settings.training_settings import Network
 from fd.storage import run_record, scratch
@@ -34,11 +34,13 @@ class Machine:
     Attributes:
         device: device of the networks.
         execution: how an update is executed, see `fd.training.execution.execution`.
+        tf32: see `fd.runtime.device.set_precision`.
         numerics: choices that affect results and that DVC does not track, as JSON values.
     """
 
     device: torch.device
     execution: str
+    tf32: bool
     numerics: list[Any]
 
 
@@ -61,7 +63,7 @@ def machine(compute: Compute, network: Network | Spec, *, seeds: int, batch_size
     )  # fmt: skip
     memory.check_memory(network.hidden, seeds=seeds, batch_size=batch_size, device=device, place=place)
     how = execution(compute.execution, device)
-    return Machine(device, how, [device.type, how, compute.tf32, compute.deterministic])
+    return Machine(device, how, compute.tf32, [device_name(device), how, compute.tf32, compute.deterministic])
 
 
 def untrained_flow(network: Network, manifest: Manifest, seeds: Sequence[int], place: str) -> StackedMLP:
@@ -99,6 +101,7 @@ class Cell:
         name: name of the cell, `task` or `task/method`.
         out: final folder of the cell; its record is the JSON file beside it.
         work: scratch folder that keeps its state while it is unfinished.
+        device: device that trains it.
         start: time (`time.monotonic`) at which the stage began.
     """
 
@@ -106,6 +109,7 @@ class Cell:
     name: str
     out: Path
     work: Path
+    device: torch.device
     start: float
 
     @property
@@ -120,17 +124,16 @@ class Cell:
 
     def publish(self, record: dict[str, Any]) -> None:
         """Writes the record of the cell, and moves the finished folder to `out`."""
-        run_record.write_run_record(
-            self.out.with_name(f"{self.out.name}.json"), record, output=self.built, start=self.start
-        )
+        path = self.out.with_name(f"{self.out.name}.json")
+        run_record.write_run_record(path, record, output=self.built, device=self.device, start=self.start)
         scratch.publish(self.built, self.out, self.work)
 
 
 @contextmanager
-def making(stage: str, name: str, out: Path, depends: Sequence[Any]) -> Iterator[Cell]:
-    """Locks a cell against other processes while it is made.
+def making(stage: str, name: str, out: Path, on: Machine, depends: Sequence[Any]) -> Iterator[Cell]:
+    """Locks a cell against other processes while it is made, and tells where and how.
 
-    Interrupted work resumes if the code and `depends` (JSON values) are the same.
+    Interrupted work resumes if the code, the numerics of the machine and `depends` (JSON values) are the same.
 
     Raises:
         FdError: the output cannot be written, or another process is making the cell.
@@ -139,4 +142,6 @@ def making(stage: str, name: str, out: Path, depends: Sequence[Any]) -> Iterator
     check_folder(out)
     check_file(out.with_name(f"{out.name}.json"))
     with scratch.claimed(stage, name):
-        yield Cell(stage, name, out, scratch.folder(stage, name, *depends), start)
+        cell = Cell(stage, name, out, scratch.folder(stage, name, *depends, *on.numerics), on.device, start)
+        tell_device(cell.label, on.device, execution=on.execution, tf32=on.tf32)
+        yield cell

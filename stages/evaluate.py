@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from fd.runtime.command_line import DataOption, EvalsOption, MethodOption, ParamsOption, RunsOption, TaskOption, main
-from fd.runtime.device import select_device
+from fd.runtime.device import select_device, tell_device
 from fd.settings.machine_settings import Compute
 from fd.settings.settings_file import read_settings
 from fd.settings.simulation_settings import Act, Evaluate
@@ -38,6 +38,7 @@ def command(
     for suffix in ("csv", "json"):
         check_file(out / task / f"{method}.{suffix}", cached=True)
     with scratch.claimed("evaluate", f"{task}/{method}"):
+        tell_device(f"evaluate {task} {method}", device)
         evaluate(subject, out, settings, workers=compute.workers, device=device)
 
 

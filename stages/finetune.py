@@ -24,6 +24,7 @@ from fd.settings.simulation_settings import Act, Evaluate
 from fd.simulation.environments import make_env
 from fd.simulation.lockstep import Lockstep
 from fd.storage.files import digest
+from fd.storage.run_record import check_device
 from fd.storage.tensors import FLOW, write_tensors
 from fd.storage.transitions import Manifest, load_transitions, read_manifest
 from fd.training.checkpoint import STATE, Checkpoint, load_state
@@ -59,11 +60,12 @@ def command(
     on = machine(compute, offline.spec, seeds=len(seeds), batch_size=settings.batch_size, place=place)
     manifest = read_manifest(data / task)
     agent, adam = resumed(source, offline, settings.behaviour, manifest, on.device)
+    check_device(runs / task / f"{method}.json", on.device)
     steps = offline.step + settings.steps
     marks = range(settings.evaluate_every, steps + 1, settings.evaluate_every)
     schedule = Schedule(steps, settings.batch_size, settings.log_every, marks)
-    depends = [settings.model_dump(), acting, asdict(manifest), digest(source / STATE), *on.numerics]
-    with making("finetune", f"{task}/{method}", out / task / method, depends) as cell:
+    depends = [settings.model_dump(), acting, asdict(manifest), digest(source / STATE)]
+    with making("finetune", f"{task}/{method}", out / task / method, on, depends) as cell:
         replay = Replay.of(load_transitions(data / task), on.device, frame_stack=agent.spec.frame_stack)
         experience = Experience(replay, seeds=len(seeds), steps=settings.steps, balanced=settings.balanced)
         origin = {"task": task, "method": method, "data_sha256": manifest.sha256}

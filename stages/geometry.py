@@ -11,7 +11,7 @@ from torch import Tensor
 from fd.datasets.validation import validation_episodes
 from fd.errors import FdError
 from fd.runtime.command_line import BehaviourOption, DataOption, GeometryOption, ParamsOption, TaskOption, main
-from fd.runtime.device import select_device
+from fd.runtime.device import select_device, tell_device
 from fd.runtime.progress import Progress
 from fd.settings.geometry_settings import Geometry
 from fd.settings.machine_settings import Compute
@@ -50,6 +50,7 @@ def command(
     last = behaviour / task / FLOW
     files = [*sorted((behaviour / task).glob("flow_*.safetensors")), last]
     steps, losses, conditions = list[int](), list[Tensor](), list[dict[str, list[float]]]()
+    tell_device(f"geometry {task}", device)
     with scratch.claimed("geometry", task), Progress(len(files), f"geometry {task}", unit="flows") as progress:
         for file in files:
             weights, record = pretrained(file, data / task, seeds, device)

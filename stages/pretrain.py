@@ -37,8 +37,8 @@ def command(
         settings.part(Compute, "compute"), network, seeds=len(seeds), batch_size=section.batch_size, place=place
     )
     arrays, manifest = load_transitions(data / task), read_manifest(data / task)
-    depends = [manifest.sha256, seeds, network.model_dump(), section.model_dump(), *on.numerics]
-    with making("pretrain", task, out / task, depends) as cell:
+    depends = [manifest.sha256, seeds, network.model_dump(), section.model_dump()]
+    with making("pretrain", task, out / task, on, depends) as cell:
         flow = untrained_flow(network, manifest, seeds, place).to(on.device)
         kept = kept_steps(section.steps, section.log_every)
         schedule = Schedule(section.steps, section.batch_size, section.log_every, kept)

@@ -27,6 +27,7 @@ from fd.settings.settings_file import read_settings
 from fd.settings.training_settings import Network
 from fd.storage import scratch
 from fd.storage.files import digest
+from fd.storage.run_record import check_device
 from fd.storage.tensors import FLOW, load_net, read_tensors, write_tensors
 from fd.storage.transitions import load_transitions, read_manifest
 from fd.training.bank import BankPlan, build_bank
@@ -65,12 +66,13 @@ def command(
     agent = Agent(spec, [generator(seed, "weights", 0) for seed in seeds]).to(on.device)
     flow_file = behaviour / task / FLOW
     flow, _ = pretrained(flow_file, data / task, seeds, on.device)
+    check_device(behaviour / f"{task}.json", on.device)
     if spec.behaviour == "frozen":
         load_net(agent.flow, flow, "flow.", flow_file)
     origin = {"task": task, "method": method, "data_sha256": manifest.sha256, "flow_sha256": digest(flow_file)}
     sizes = {"bank": section.bank, "memory": section.bank_memory}
-    depends = [asdict(spec), asdict(schedule), sizes, seeds, origin["flow_sha256"], *on.numerics]
-    with making("refine", f"{task}/{method}", out / task / method, depends) as cell:
+    depends = [asdict(spec), asdict(schedule), sizes, seeds, origin["flow_sha256"]]
+    with making("refine", f"{task}/{method}", out / task / method, on, depends) as cell:
         snapshot = partial(write_snapshot, cell.built, agent, seeds=seeds, origin=origin)
         run = Run(seeds, schedule, Checkpoint(cell.work, cell.built, snapshot), cell.label, on.execution)
         if spec.acts_by_flow and spec.behaviour == "frozen":

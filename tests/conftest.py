@@ -49,6 +49,18 @@ def _fixed_random_numbers() -> Iterator[None]:
     yield
 
 
+@pytest.fixture(autouse=True)
+def _full_precision() -> Iterator[None]:
+    """Tests begin without TF32 and leave the precision as it was."""
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    yield
+    for switch, allowed in zip(switches, before, strict=True):
+        switch.allow_tf32 = allowed
+
+
 def settings(*methods: str) -> dict[str, Any]:
     """tests/tiny.yaml cut down to the waypoint task and, where methods are named, to these, without ablations."""
     values: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "tiny.yaml").read_text())

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from edits import change_params, outcome
-from example_suite import STEPS, edit_record, rewrite, suite_params, write_suite
+from example_suite import MACHINE, STEPS, edit_record, rewrite, suite_params, write_suite
 
 from fd.report.ablation_figure import FigureLayout
 from fd.report.ablation_page import axis_of
@@ -202,6 +202,10 @@ def test_only_the_methods_of_the_axis_are_read(suite: Path) -> None:
             "train.csv:2: penalty is '', allowed: a number",
         ),
         (lambda root: edit_record(root / "runs/far/bc.json", seeds=[0]), "bc.json: seeds is [0], but [0, 4] is needed"),
+        (
+            lambda root: edit_record(root / "runs/far/bc.json", machine=MACHINE | {"gpu": "Example GPU"}),
+            "runs/far/bc.json: was trained on Example GPU, but",
+        ),
         (lambda root: write_record(root / "runs/far/bc.json", {}), "bc.json: field 'task' is missing"),
         (lambda root: change_params(root, lambda p: p["seeds"].append(7)), "evals/near/bc.csv: seed 7 is missing"),
         (

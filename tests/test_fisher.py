@@ -17,12 +17,16 @@ from torch.func import jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fd.method.fisher import (
+    EIGH,
     EXACT_DIVERGENCE,
     VARIANCE_FLOOR,
     Metric,
     basis,
+    curvature,
     desmoothed,
     divergence,
+    eigh,
+    eigvalsh,
     mean_trace,
     penalty,
     score,
@@ -391,3 +395,41 @@ def test_desmoothed_noisy_scores_keep_their_directions() -> None:
     true = torch.linalg.eigvalsh(flow.covariance.inverse())
     assert (after / true - 1).abs()[:2].max() < 0.2
     assert after[-1] > 5 * before[-1] and (before < 1.1 / (1 - t0) ** 2).all()
+
+
+FLOW = StackedMLP((1,), (1 + 3 + 1, 8, 3), norm=False, generators=[torch.Generator()])
+
+
+class Largest(TorchDispatchMode):
+    """The most matrices of which one call computes the eigenvalues."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "_linalg_eigh" in str(func):
+            self.most = max(self.most, args[0].shape[:-2].numel())
+        return func(*args, **kwargs or {})
+
+
+def test_eigenvalues_of_many_matrices_are_computed_in_parts_without_a_change_of_a_bit() -> None:
+    half = torch.randn(2, EIGH + 5, 3, 3)
+    matrices = half + half.mT
+    values, vectors = eigh(matrices)
+    expected = torch.linalg.eigh(matrices)
+    assert torch.equal(values, expected[0]) and torch.equal(vectors, expected[1])
+    assert vectors.stride() == expected[1].stride()
+    assert torch.equal(eigvalsh(matrices), torch.linalg.eigvalsh(matrices))
+
+
+@pytest.mark.parametrize(
+    "solve",
+    [
+        eigvalsh,
+        partial(desmoothed, t=0.8),
+        lambda x: curvature(FLOW, x[:, :, 0, :1], x[:, :, 0], x[:, :, 0, :1], desmooth=True),
+    ],
+)
+def test_no_call_computes_the_eigenvalues_of_more(solve: Callable[[Tensor], object]) -> None:
+    with Largest() as parts:
+        solve(torch.rand(1, 2 * EIGH, 3, 3))
+    assert parts.most == EIGH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from fd.method.fisher import state_scores
 from fd.method.flow import base_actions
 from fd.networks.adam import Optimiser
 from fd.networks.mlp import StackedMLP
+from fd.storage.locks import locked
 from fd.storage.tensors import read_tensors
-from fd.training.bank import Bank, draw_actions, draw_noise, draw_scores, kept_actions
+from fd.training.bank import Bank, draw_actions, draw_noise, draw_scores, drop_oldest, kept_actions
 from fd.training.checkpoint import Checkpoint
 from fd.training.loop import BLOCK, Draws, Run, Schedule, Window, train
 from fd.training.random_streams import PURPOSES, generator
@@ -196,3 +198,30 @@ def test_kept_actions_are_used_for_their_key_only(tmp_path: Path) -> None:
     assert torch.equal(kept(torch.zeros_like(noise), "a"), first)
     assert not torch.equal(kept(torch.zeros_like(noise), "b"), first)
     assert torch.equal(kept(noise, "a"), first)
+
+
+def test_base_actions_used_longest_ago_are_dropped_and_those_in_use_stay(tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "used", "old", "older", "oldest")):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(bytes(100))
+        os.utime(path, (1e9 - age, 1e9 - age))
+    (tmp_path / "other").write_bytes(bytes(1000))
+
+    def left() -> set[str]:
+        return {path.stem for path in tmp_path.glob("*.safetensors")}
+
+    with locked(tmp_path / "oldest.safetensors.lock"):  # another process reads it
+        drop_oldest(tmp_path / "new.safetensors", 100, most=500)
+        assert left() == {"new", "used", "old", "older", "oldest"}
+        drop_oldest(tmp_path / "new.safetensors", 150, most=400)
+        assert left() == {"new", "used", "oldest"}
+    drop_oldest(tmp_path / "new.safetensors", 10**6, most=400)
+    assert left() == {"new"} and (tmp_path / "other").exists()
+
+
+def test_base_actions_that_are_read_count_as_used(tmp_path: Path) -> None:
+    path = tmp_path / "cube.safetensors"
+    for _ in range(2):
+        kept_actions(lambda: torch.zeros(1), path, "a", torch.device("cpu"))
+        assert path.stat().st_mtime > 1e9 + 1
+        os.utime(path, (1e9, 1e9))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from agents import agent_of
 from edits import change_params, contents, refused
-from example_suite import MACHINE
+from example_suite import MACHINE, edit_record
 from safetensors.torch import load_file
 from typer import Typer
 from typer.testing import CliRunner
@@ -453,6 +453,16 @@ def test_a_run_without_its_state_is_one_line(tiny_project: Path) -> None:
     assert not Path("online").exists()
 
 
+def test_a_run_of_another_device_is_one_line(tiny_project: Path) -> None:
+    change_params(Path(), going("fql"))
+    offline("fql")
+    record = Path("runs", TASK, "fql.json")
+    edit_record(record, machine=MACHINE | {"gpu": "Example GPU"})
+    with pytest.raises(FdError, match=r"^runs/umaze/fql.json: was trained on Example GPU, this is cpu"):
+        run("fql")
+    assert not Path("online").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -548,6 +558,12 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
     call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
     first = Path("reports", "tiny", "online", "all.md").read_text().splitlines()[0]
     assert first.startswith("**Mixed versions: mujoco 4.0.0 and 3.1.6.")
+    trained = Path("online", TASK, "fidec.json")
+    edit_record(trained, machine=MACHINE | {"gpu": "Example GPU"})
+    with pytest.raises(
+        FdError, match=r"^online/umaze/fidec.json: was trained on Example GPU, but runs/umaze/fql.json on cpu"
+    ):
+        call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
     write_evaluations("evals-online", "fidec", rows_of("evals-online", "fidec"), data="11")
     with pytest.raises(FdError, match=r"^online/umaze/fidec.json: data_sha256 belongs to different data"):
         call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))

@@ -102,6 +102,7 @@ def test_the_same_episodes_pass(made: Path) -> None:
 def test_a_baseline_says_what_its_scores_belong_to(made: Path) -> None:
     values = json.loads((made / "baseline" / "example.json").read_text())
     assert values["versions"] == {"mujoco": ["4.0.0"], "numpy": ["2.4.0"], "torch": ["2.13.0"]}
+    assert values["device"] == "cpu"
     assert values["settings"]["refine"]["target_divergence"] == 0.01
     assert values["tasks"]["far"]["data_sha256"] == {"actions": "0" * 64}
     assert values["tasks"]["far"]["methods"]["bc"]["seeds"]["2"] == {"episodes": 40, "successes": 12}
@@ -189,6 +190,10 @@ def _lose(root: Path, change: Callable[[dict], object]) -> None:
             "tasks.far.methods.bc.seeds: ['0', '1'], but others have",
         ),
         (lambda root: _lose(root, lambda b: b.pop("versions")), "baseline/example.json: versions: Field required"),
+        (
+            lambda root: _lose(root, lambda b: b.update(device="Example GPU")),
+            "device: the baseline was trained on Example GPU, the evaluated runs on cpu",
+        ),
         (lambda root: _lose(root, lambda b: b.update(more=1)), "unknown key 'more'"),
         (
             lambda root: _lose(root, lambda b: b["tasks"]["near"]["methods"]["bc"]["seeds"]["0"].update(successes=41)),

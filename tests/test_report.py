@@ -403,11 +403,12 @@ def test_tasks_may_differ_in_their_last_evaluations_and_from_the_published_data(
 
 
 def test_two_machines_are_both_named(suite: Path) -> None:
-    edit_record(suite / "runs" / "near" / "fql.json", machine=MACHINE | {"gpu": "Example GPU"})
+    """Evaluation may use another device: its random numbers come from the CPU."""
+    edit_record(suite / "evals" / "near" / "fql.json", machine=MACHINE | {"gpu": "Example GPU"})
     assert run(suite) == (0, "")
     text = (suite / "reports" / "example" / "report.md").read_text()
     assert "- pretrain, refine, evaluate: Example CPU, 2 cores, 16 GiB, no GPU\n" in text
-    assert "- refine: Example CPU, 2 cores, 16 GiB, Example GPU\n" in text
+    assert "- evaluate: Example CPU, 2 cores, 16 GiB, Example GPU\n" in text
 
 
 @pytest.mark.parametrize(
@@ -439,6 +440,14 @@ def test_two_machines_are_both_named(suite: Path) -> None:
         (
             lambda root: edit_record(root / "evals/far/bc.json", weights={"step_000000500.safetensors": "00"}),
             "evals/far/bc.json: weights do not match the run",
+        ),
+        (
+            lambda root: edit_record(root / "runs/far/bc.json", machine=MACHINE | {"gpu": "Example GPU"}),
+            "runs/far/bc.json: was trained on Example GPU, but",
+        ),
+        (
+            lambda root: edit_record(root / "behaviour/far.json", machine=MACHINE | {"gpu": "Example GPU"}),
+            "behaviour/far.json: was trained on Example GPU, but",
         ),
         (lambda root: edit_record(root / "runs/far/bc.json", "seconds"), "bc.json: field 'seconds' is missing"),
         (

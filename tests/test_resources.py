@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import tape
 import torch
 from conftest import TASK, settings
 from edits import changed, contents, edit, one_line, program, write_params
@@ -20,6 +22,7 @@ from fd.errors import FdError
 from fd.runtime import memory
 from fd.storage import scratch
 from fd.storage.outputs import check_folder
+from fd.training.execution import WARM_UP, Recorded
 from stages import ablate, download, evaluate, geometry, pretrain, refine, regress, report, theory
 
 METHOD = "bc"
@@ -292,8 +295,8 @@ def test_a_bank_without_room_is_not_drawn(
     shutil.rmtree(".scratch/banks")
     resize(disk, free=16_384)
     assert program(monkeypatch, app, *options) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: .scratch/banks: No space left") and told.count("\n") == 1
+    _, told = capsys.readouterr().err.splitlines()  # the first says where it computes
+    assert told.startswith("error: .scratch/banks: No space left")
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "geometry", "refine", "evaluate", "report"])
@@ -329,7 +332,7 @@ def test_more_than_there_is_is_refused_before_it_is_taken() -> None:
     with pytest.raises(FdError) as error:
         memory.check_memory([8192] * 8, seeds=1000, batch_size=256, device=CPU, place="tasks.umaze")
     needed = 1000 * (4 * (4 * 7 * 8192**2 + 256 * 8192) + 512 * 256)
-    assert f"take {needed / 2**30:.3g} GiB at least, cpu has {memory.total_memory(CPU) / 2**30:.3g} GiB" in str(
+    assert f"take {needed / 2**30:.3g} GiB at least, cpu has {memory.usable_memory(CPU) / 2**30:.3g} GiB" in str(
         error.value
     )
     with pytest.raises(FdError, match="batch_size 1000000000 take"):
@@ -357,10 +360,97 @@ def test_seeds_that_fit(usable: int, needed: int, fixed: int, seeds: int, fit: i
     assert f"{f'at most {fit}' if fit else 'not even 1'} would fit" in line and "\n" not in line
 
 
+GIB = 2**30
+WORDS = {
+    "torch": torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"
+    ),
+    "driver": torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A GPU as this process sees it: 8 GiB, 1 of them free, and 4 of its own, of which 1 is not used."""
+    numbers = {
+        "mem_get_info": (GIB, 8 * GIB),
+        "memory_reserved": 4 * GIB,
+        "memory_allocated": 3 * GIB,
+        "max_memory_allocated": 4 * GIB,
+    }
+    for name, number in numbers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device=None, number=number: number)
+    return torch.device("cuda")
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("source", WORDS)
+def test_whoever_says_that_a_gpu_is_full_it_is_one_line(
+    source: str, recorded: bool, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a graph is recorded, CUDA ends the recording with an error of its own, as `torch.cuda.graph` raises it."""
+
+    @contextlib.contextmanager
+    def graph(graph: tape.CUDAGraph, *, stream: tape.Stream) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise torch.AcceleratorError("CUDA error: operation failed due to a previous error during capture")
+
+    def update(phase: int, numbers: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        calls.append(phase)
+        if len(calls) > (WARM_UP if recorded else 0):
+            raise WORDS[source]
+        return {}
+
+    tape.install(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    calls, run = list[int](), Recorded(update)
+    needed = 6 if source == "torch" else 4  # the others do not say how much was asked for
+    line = f"^refine: out of GPU memory: 8 GiB, 5 GiB of it for this process; 8 seeds need at least {needed} GiB"
+    with pytest.raises(FdError, match=line), memory.telling_what_fits("refine", seeds=8, fixed=0):
+        for _ in range(WARM_UP + 1):
+            run(0, [])
+    assert len(calls) == (WARM_UP + 1 if recorded else 1)
+
+
+def test_other_errors_are_not_taken_for_a_full_gpu(gpu: torch.device) -> None:
+    for error in (
+        RuntimeError("shapes differ"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    ):
+        with pytest.raises(RuntimeError, match=str(error)), memory.telling_what_fits("refine", seeds=8, fixed=0):
+            raise error
+
+
+def test_what_a_gpu_has_to_hold_must_fit_into_its_free_memory(gpu: torch.device) -> None:
+    """The free memory, and what this process keeps without using it."""
+    memory.check_room(2 * GIB, gpu, what="base actions", allowed="less")
+    with pytest.raises(
+        FdError,
+        match=r"^base actions take 3 GiB at least, cuda has 2 GiB, the limit of its free memory \(allowed: less\)$",
+    ):
+        memory.check_room(3 * GIB, gpu, what="base actions", allowed="less")
+
+
+@pytest.mark.parametrize("source", WORDS)
+def test_a_full_gpu_outside_training_is_one_line(
+    source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise WORDS[source]
+
+    app = Typer()
+    app.command()(full)
+    assert program(monkeypatch, app) == 2
+    assert one_line(capsys).startswith("error: out of memory: CUDA ")
+
+
 @cuda
 def test_a_full_gpu_says_how_many_seeds_fit() -> None:
     """Each of 8 seeds takes a fifth of the memory, beside a tenth for all."""
-    there = memory.total_memory(torch.device("cuda"))
+    there = memory.usable_memory(torch.device("cuda"))
     line = r"out of GPU memory: .*; 8 seeds need at least .*; at most [1-7] would fit"  # what failed asked for less than all
     with pytest.raises(FdError, match=line), memory.telling_what_fits("refine", seeds=8, fixed=there // 10):
         taken = [torch.empty(there // 10, dtype=torch.uint8, device="cuda")]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from edits import contents, edit, one_line, program
+from edits import contents, edit, one_line, program, refused
 from safetensors.torch import load_file, save_file
 from typer import Typer
 
@@ -25,6 +27,7 @@ from fd.runtime.progress import Progress
 from fd.storage.files import digest, read_record, write_record
 from fd.storage.tensors import FLOW, read_tensors, write_tensors
 from fd.training.checkpoint import COLUMNS
+from fd.training.execution import execution
 from stages import pretrain, refine
 
 ROOT = Path(__file__).parent.parent
@@ -393,6 +396,24 @@ def test_compiling_without_a_compiler_is_one_line(
         run_refine(monkeypatch),
         "compute.execution: 'compiled' needs a compiler, no-such-compiler, and none is installed",
     )
+
+
+def test_compiling_without_the_headers_of_python_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU and on a GPU; CPATH may name the folder of headers that are elsewhere."""
+    for name in ("CC", "CXX"):
+        monkeypatch.setenv(name, sys.executable)  # some program that exists
+    monkeypatch.delenv("CPATH", raising=False)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: "/nowhere")
+    for choice, device, others in (
+        ("compiled", "cpu", "auto, eager"),
+        ("compiled-graph", "cuda", "auto, eager, graph"),
+    ):
+        needed = f"compute.execution: '{choice}' needs Python's headers, and /nowhere/Python.h does not exist;"
+        with refused(f"(allowed: {others})", start=needed):
+            execution(choice, torch.device(device))
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setenv("CPATH", f"/nowhere{os.pathsep}{tmp_path}")
+    assert execution("compiled", torch.device("cpu")) == "compiled"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

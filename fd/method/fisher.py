@@ -19,6 +19,7 @@ TRACE_FLOOR = 1e-6  # of tr F / A, so that normalisation never divides by zero
 TIME_FLOOR = 1e-6  # of 1 - t, likewise
 VARIANCE_FLOOR = 1e-4  # of a desmoothed covariance: standard deviations below 0.01 count as 0.01
 CURVATURE_FLOOR = 1e-2  # of a curvature's eigenvalues: standard deviations above 10 count as 10
+EIGH = 16384  # matrices whose eigenvalues are computed by one call
 EXACT_DIVERGENCE = 8  # widest action whose divergence is exact; above, Hutchinson's estimate
 LEADING = (
     8  # eigenpairs that are kept of the curvature at an action; those of a wider action beyond them count as their mean
@@ -91,10 +92,31 @@ def desmoothed(scores: Tensor, t: float) -> Tensor:
     at most 1 / (1 - t)^2, which only estimates exceed, and those of Sigma_hat to at least VARIANCE_FLOOR.
     """
     samples, width = scores.shape[-2:]
-    values, vectors = torch.linalg.eigh(scores.mT @ scores / samples)
+    values, vectors = eigh(scores.mT @ scores / samples)
     variance = unsmoothed(1 / values.clamp(min=TRACE_FLOOR, max=1 / (1 - t) ** 2), t)
     factor: Tensor = vectors * (width / variance).sqrt().unsqueeze(-2)
     return factor.mT.contiguous()
+
+
+def eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [..., A], ascending, and eigenvectors, as columns [..., A, A], of symmetric matrices [..., A, A].
+
+    At most EIGH matrices go into one call: from about 32,000 on, the batched routine of cuSOLVER fails.
+    """
+    flat = matrices.reshape(-1, *matrices.shape[-2:])
+    if len(flat) <= EIGH:
+        found: tuple[Tensor, Tensor] = torch.linalg.eigh(matrices)
+        return found
+    values, vectors = flat.new_empty(flat.shape[:-1]), torch.empty_like(flat).mT
+    for low in range(0, len(flat), EIGH):
+        values[low : low + EIGH], vectors[low : low + EIGH] = torch.linalg.eigh(flat[low : low + EIGH])
+    return values.view(matrices.shape[:-1]), vectors.mT.view(matrices.shape).mT
+
+
+def eigvalsh(matrices: Tensor) -> Tensor:
+    """The eigenvalues alone; see `eigh`."""
+    parts = matrices.reshape(-1, *matrices.shape[-2:]).split(EIGH)
+    return torch.cat([torch.linalg.eigvalsh(part) for part in parts]).view(matrices.shape[:-1])
 
 
 def unsmoothed(variance: Tensor, t: float | Tensor) -> Tensor:
@@ -136,7 +158,7 @@ def curvature(
         K = min(A, LEADING) vectors [S, B, K, A] and numbers r [S, B] with H = mean_k g_k g_k' + r I. For A <= LEADING this is exact and
         r is None, for 0. For wider actions the K largest eigenvalues are exact, and r is the mean of the others.
     """
-    values, vectors = torch.linalg.eigh(hessian(flow, obs, t * actions, t))
+    values, vectors = eigh(hessian(flow, obs, t * actions, t))
     values = values.abs().clamp_min(CURVATURE_FLOOR)
     if desmooth:
         values = 1 / unsmoothed(1 / values.minimum(1 / (1 - t) ** 2), t)

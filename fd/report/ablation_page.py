@@ -17,7 +17,7 @@ from fd.report.text import clock, cut, estimates, interval, plus_minus, protocol
 from fd.results import training_log
 from fd.results.estimates import Results, gather_estimates, leaders
 from fd.results.grid import Grid
-from fd.results.origins import merged, mixed, read_stage_record
+from fd.results.origins import Record, merged, mixed, one_device, read_stage_record
 from fd.settings.refine_settings import TRAIN, Refine
 from fd.settings.report_settings import Ablation
 from fd.settings.settings_file import SettingsFile
@@ -98,9 +98,11 @@ def gather_ablation(axis: Axis, plan: Grid, *, evals: Path, runs: Path) -> Ablat
     """Results of every task of the plan and every method of the ablation.
 
     Raises:
-        FdError: a file, seed, evaluation or episode is missing, or methods of a task were trained on different data.
+        FdError: a file, seed, evaluation or episode is missing, or methods of a task were trained on different data
+            or devices.
     """
     found = AblationFindings(axis, gather_estimates(plan, evals), {}, {}, [])
+    trained = dict[Path, Record]()
     logged = {value.method: LOGGED.get(value.policy, ()) for value in axis.values}
     for task in plan.tasks:
         wanted: dict[str, Any] = {"task": task.name, "seeds": list(plan.seeds)}
@@ -112,13 +114,15 @@ def gather_ablation(axis: Axis, plan: Grid, *, evals: Path, runs: Path) -> Ablat
                 else {}
             )
             found.ends[key] = log
-            refined = read_stage_record(folder / f"{method}.json", wanted | {"method": method})
+            path = folder / f"{method}.json"
+            refined = trained[path] = read_stage_record(path, wanted | {"method": method})
             of_data = {"data_sha256": refined.data_sha256}
             of_cell = {"task": task.name, "method": method, "weights": refined.weights()} | of_data
             evaluated = read_stage_record(evals / task.name / f"{method}.json", of_cell)
             wanted |= of_data  # all methods of a task
             found.seconds[key] = refined.seconds
             found.versions.extend([refined.versions, evaluated.versions])
+    one_device(trained)
     return found
 
 

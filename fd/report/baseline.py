@@ -1,4 +1,4 @@
-"""A baseline: saved scores of a suite, seed by seed, with their settings, their versions and the hashes of their data.
+"""A baseline: saved scores of a suite, seed by seed, with their settings, versions and device, and the hashes of their data.
 
 The current scores take the same form, so a comparison takes two baselines.
 """
@@ -89,6 +89,7 @@ class Baseline(Strict):
 
     suite: str
     versions: dict[str, list[str]]
+    device: str  # that trained them: `cpu`, or the name of the GPU
     settings: dict[str, Any]
     tasks: Annotated[dict[str, BaselineTask], Field(min_length=1)]
 
@@ -137,7 +138,9 @@ def measured_baseline(values: SettingsFile, results: Results, provenance: Proven
         }
         tasks[task.name] = BaselineTask(data_sha256=manifest.sha256, methods=methods)
     settings = {section: values.at(section) for section in SECTIONS}
-    return Baseline(suite=plan.suite, versions=provenance.versions(), settings=settings, tasks=tasks)
+    return Baseline(
+        suite=plan.suite, versions=provenance.versions(), device=provenance.device, settings=settings, tasks=tasks
+    )  # fmt: skip
 
 
 def _seeds(found: Evaluations, last: int, manifest: Manifest) -> dict[str, Successes | Returns]:

@@ -21,7 +21,7 @@ from fd.report.text import cut, interval, plus_minus
 from fd.results import grid as plans
 from fd.results.episode_scores import EvaluatedCell, read_episodes
 from fd.results.grid import Grid, grid_of
-from fd.results.origins import Record, merged, mixed, read_stage_record
+from fd.results.origins import Record, merged, mixed, one_device, read_stage_record
 from fd.results.statistics import Floats, Summary, summarise
 from fd.settings.online_settings import Finetuning
 from fd.settings.settings_file import SettingsFile
@@ -108,19 +108,19 @@ def gather_online(
 
     Raises:
         FdError: there is no such page; a file, seed, evaluation or episode is missing; start and end were trained on
-            different data; or the evaluated weights are not those of the run.
+            different data or devices; or the evaluated weights are not those of the run.
     """
     page, methods = values.at("online", "pages", name), tuple(values.at("online", "methods"))
     plan = grid_of(values, values.methods)
     tasks = {task.name: task for task in plan.tasks}
     goings = tuple(_going(values, tasks[task]) for task in page)
-    curves, records = {}, list[Record]()
+    curves, records, runs = {}, list[Record](), dict[Path, Record]()
     for going in goings:
         task = going.task
         for method in methods:
             file, wanted = Path(task.name, f"{method}.json"), {"task": task.name, "method": method}
             for part in (start, end):
-                trained = read_stage_record(part.runs / file, wanted)
+                trained = runs[part.runs / file] = read_stage_record(part.runs / file, wanted)
                 wanted["data_sha256"] = trained.data_sha256
                 records.append(read_stage_record(part.evals / file, wanted | {"weights": trained.weights()}))
             parts = [
@@ -128,6 +128,7 @@ def gather_online(
                 for folder, steps in ((start.evals, task.steps), (end.evals, going.steps))
             ]
             curves[task.name, method] = np.concatenate(parts, axis=1)
+    one_device(runs)
     printed, known = _printed(reference), benchmark(reference)
     published = {going.task.name: _pairs(printed, known, going) for going in goings}
     reasons = {going.task.name: _reason(going) for going in goings}

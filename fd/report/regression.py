@@ -66,10 +66,15 @@ def compare_with_baseline(before: Baseline, after: Baseline, rule: Regress) -> V
     """The verdict on the scores `after` against the baseline `before`.
 
     Raises:
-        FdError: their tasks, methods or data differ, or the baseline has a single seed.
+        FdError: their tasks, methods, data or devices differ, or the baseline has a single seed.
     """
     _same_cells(before, after)
     _same_data(before, after)
+    if before.device != after.device:
+        raise FdError(
+            f"device: the baseline was trained on {before.device}, the evaluated runs on {after.device}, and their random"
+            " numbers differ (allowed: the same device)"
+        )
     before = _ordered(before, after)
     names = [(task, method) for task in after.tasks for method in after.methods]
     same = [_table(before, *name) == _table(after, *name) for name in names]

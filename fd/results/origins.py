@@ -36,6 +36,11 @@ class Record:
     data_sha256: Any  # of every array of the data, by name; None if a stage does not record it
     files: dict[str, str]  # SHA-256 of the files that the stage made, by name
 
+    @property
+    def device(self) -> str:
+        """Name of the GPU that the stage used, or `cpu`."""
+        return self.machine.gpu or "cpu"
+
     def weights(self) -> dict[str, str]:
         """The entries of `files` that hold tensors."""
         return {name: sha256 for name, sha256 in self.files.items() if name.endswith(".safetensors")}
@@ -53,6 +58,7 @@ class Provenance:
     pretrain: dict[str, Record]
     refine: dict[tuple[str, str], Record]
     evaluate: dict[tuple[str, str], Record]
+    device: str  # that trained all of them
 
     def records(self) -> dict[str, list[Record]]:
         """Records of every stage that keeps time, in the order of the pipeline."""
@@ -84,29 +90,46 @@ def mixed(versions: Mapping[str, list[str]]) -> list[str]:
     return [f"**Mixed versions: {several}. The scores may not be comparable with each other.**"] if several else []
 
 
+def one_device(trained: Mapping[Path, Record]) -> str:
+    """The device that trained all cells with these records, by path; FdError if there are several, as their random numbers differ."""
+    (first, record), *others = trained.items()
+    for path, other in others:
+        if other.device != record.device:
+            raise FdError(
+                f"{path}: was trained on {other.device}, but {first} on {record.device}, and their random numbers differ"
+                " (allowed: one device for all, see compute.device)"
+            )
+    return record.device
+
+
 def gather_provenance(plan: Grid, *, data: Path, behaviour: Path, runs: Path, evals: Path) -> Provenance:
     """Provenance of the grid of the plan, from the four folders of the pipeline.
 
     Raises:
         FdError: a record is missing, corrupt or lacks a field; its dataset, task, method, seeds or data do not match the plan
-            and the manifest; its flow is not the pretrained one; or its weights are not those of the run.
+            and the manifest; its flow is not the pretrained one; its weights are not those of the run; or cells were trained
+            on several devices.
     """
-    found = Provenance({}, {}, {}, {})
+    manifests, pretrain = dict[str, Manifest](), dict[str, Record]()
+    refine, evaluate = dict[tuple[str, str], Record](), dict[tuple[str, str], Record]()
+    trained = dict[Path, Record]()
     for task in plan.tasks:
         folder = data / task.name
-        manifest = found.manifests[task.name] = read_manifest(folder)
+        manifest = manifests[task.name] = read_manifest(folder)
         if manifest.dataset != task.dataset:
             raise FdError(f"{folder}: dataset {manifest.dataset!r}, but params.yaml says {task.dataset!r}")
         wanted = {"task": task.name, "seeds": list(plan.seeds), "data_sha256": manifest.sha256}
-        found.pretrain[task.name] = read_stage_record(behaviour / f"{task.name}.json", wanted)
+        path = behaviour / f"{task.name}.json"
+        pretrain[task.name] = trained[path] = read_stage_record(path, wanted)
         for method in plan.methods:
             key = task.name, method
-            of_run = {"method": method, "flow_sha256": found.pretrain[task.name].flow()}
-            found.refine[key] = read_stage_record(runs / task.name / f"{method}.json", wanted | of_run)
+            of_run = {"method": method, "flow_sha256": pretrain[task.name].flow()}
+            path = runs / task.name / f"{method}.json"
+            refine[key] = trained[path] = read_stage_record(path, wanted | of_run)
             of_cell = {"task": task.name, "method": method, "data_sha256": manifest.sha256}
-            of_cell |= {"weights": found.refine[key].weights()}
-            found.evaluate[key] = read_stage_record(evals / task.name / f"{method}.json", of_cell)
-    return found
+            of_cell |= {"weights": refine[key].weights()}
+            evaluate[key] = read_stage_record(evals / task.name / f"{method}.json", of_cell)
+    return Provenance(manifests, pretrain, refine, evaluate, one_device(trained))
 
 
 def _field(values: Mapping[str, Any], name: str, path: Path) -> Any:

@@ -21,7 +21,8 @@ BehaviourOption = Annotated[Path, typer.Option(help="Folder of the behaviour flo
 GeometryOption = Annotated[Path, typer.Option(help="Folder of the geometry of the behaviour flows, one file per task.")]
 RunsOption = Annotated[Path, typer.Option(help="Folder of the runs, one subfolder per task.")]
 EvalsOption = Annotated[Path, typer.Option(help="Folder of the evaluations, one subfolder per task.")]
-_ALLOCATOR = re.compile(r"can't allocate memory|Tried to allocate")  # torch's RuntimeErrors, on the CPU and on a GPU
+# Of torch's RuntimeErrors: on the CPU, and on a GPU by torch, the driver and its libraries.
+_ALLOCATOR = re.compile(r"can't allocate memory|Tried to allocate|CUDA error: out of memory|_STATUS_ALLOC_FAILED")
 ParamsOption = Annotated[Path, typer.Option("--params", help="The settings file.")]
 
 

@@ -16,6 +16,7 @@ from fd.runtime.limits import gib
 NUMBER = 4  # bytes
 COPIES = 4  # of a parameter: itself, its gradient and the two moments of Adam
 DRAWN = 64 * 8  # bytes of row numbers per transition of a batch, drawn for 64 steps at once
+_CUDA = re.compile(r"CUDA error: out of memory|_STATUS_ALLOC_FAILED")  # of the driver, and of its libraries
 _CUDA_ALLOCATOR = re.compile(r"Tried to allocate ([\d.]+) (B|KiB|MiB|GiB|TiB)")
 
 
@@ -25,8 +26,8 @@ def least_memory(hidden: Sequence[int], *, seeds: int, batch_size: int) -> int:
     return seeds * (NUMBER * (COPIES * weights + batch_size * max(hidden)) + DRAWN * batch_size)
 
 
-def total_memory(device: torch.device) -> int:
-    """Bytes of memory of a device; for the CPU, what this process may use of them."""
+def usable_memory(device: torch.device) -> int:
+    """Bytes of memory of a device that this process may use: all that its limits allow on the CPU, what is free on a GPU."""
     return _limit(device)[0]
 
 
@@ -43,8 +44,11 @@ def check_room(size: int, device: torch.device, *, what: str, allowed: str) -> N
 
 
 def _limit(device: torch.device) -> tuple[int, str]:
-    """See `fd.runtime.limits.memory_limit`."""
-    return (int(torch.cuda.mem_get_info(device)[1]), "") if device.type == "cuda" else limits.memory_limit()
+    """See `fd.runtime.limits.memory_limit`; of a GPU, free memory, to which belongs what this process keeps but does not use."""
+    if device.type == "cpu":
+        return limits.memory_limit()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept, "its free memory"
 
 
 def fitting(*, usable: int, needed: int, fixed: int, seeds: int) -> int:
@@ -71,7 +75,9 @@ def telling_what_fits(label: str, *, seeds: int, fixed: int) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as failure:
+        if (error := _cause(failure)) is None:
+            raise
         free, there = torch.cuda.mem_get_info()
         usable, needed = free + torch.cuda.memory_reserved(), torch.cuda.max_memory_allocated() + _asked(error)
         raise FdError(full(label, there=there, usable=usable, needed=needed, fixed=fixed, seeds=seeds)) from None
@@ -87,7 +93,14 @@ def full(label: str, *, there: int, usable: int, needed: int, fixed: int, seeds:
     )
 
 
-def _asked(error: torch.OutOfMemoryError) -> int:
+def _cause(error: BaseException | None) -> BaseException | None:
+    """The error of a full GPU behind an error, or None; while a graph is recorded, another error takes its place."""
+    while error is not None and not (isinstance(error, torch.OutOfMemoryError) or _CUDA.search(str(error))):
+        error = error.__context__
+    return error
+
+
+def _asked(error: BaseException) -> int:
     """Bytes that could not be allocated; 0 if the message does not say."""
     found = _CUDA_ALLOCATOR.search(str(error))
     return int(float(found[1]) * 1024 ** ("B", "KiB", "MiB", "GiB", "TiB").index(found[2])) if found else 0

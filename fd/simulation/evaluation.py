@@ -17,6 +17,7 @@ import torch
 
 from fd.errors import FdError
 from fd.policy import Policy
+from fd.runtime.device import set_precision
 from fd.runtime.progress import Progress
 from fd.settings.simulation_settings import Act as Acting
 from fd.settings.simulation_settings import Evaluate
@@ -74,7 +75,7 @@ def evaluate(subject: Subject, out: Path, settings: Evaluate, *, workers: int, d
     write_text(table, _table(rows))
     record = {"task": subject.task, "method": subject.method, "data_sha256": subject.manifest.sha256}
     record |= {"weights": weights} | speed
-    run_record.write_run_record(table.with_suffix(".json"), record, output=table, start=start)
+    run_record.write_run_record(table.with_suffix(".json"), record, output=table, device=device, start=start)
     shutil.rmtree(work)
 
 
@@ -96,7 +97,8 @@ def _return_range(manifest: Manifest) -> tuple[float, float]:
 
 
 def load_actor(subject: Subject, device: torch.device, step: int) -> Act:
-    """Load a snapshot's policy in a simulator process."""
+    """Load a snapshot's policy in a simulator process, which has the precision of every evaluation: float32."""
+    set_precision(tf32=False)
     return acting(_policy(subject, step, device), device, **subject.acting.model_dump())
 
 

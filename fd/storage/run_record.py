@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from fd.errors import FdError
 from fd.runtime import limits
-from fd.storage.files import digests, write_record
+from fd.runtime.device import device_name
+from fd.storage.files import digests, read_record, write_record
 
 PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "minari", "gymnasium", "gymnasium-robotics", "dvc")
 
@@ -27,8 +29,8 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def machine_facts() -> dict[str, str | int | float | None]:
-    """CPU model, cores and memory in GiB that this process may use, and GPU (None without one)."""
+def machine_facts(device: torch.device) -> dict[str, str | int | float | None]:
+    """CPU model, cores and memory in GiB that this process may use, and the GPU that it used (None: the CPU)."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -36,21 +38,39 @@ def machine_facts() -> dict[str, str | int | float | None]:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cpu": cpu,
         "cores": limits.cores(),
         "memory_gib": round(limits.memory_limit(alone=False)[0] / 2**30, 1),
-        "gpu": gpu,
+        "gpu": device_name(device) if device.type == "cuda" else None,
     }
 
 
-def write_run_record(path: Path, record: dict[str, Any], *, output: Path, start: float) -> None:
-    """Writes a stage's record as JSON, with versions, machine and the seconds since `start` (of `time.monotonic`).
+def write_run_record(path: Path, record: dict[str, Any], *, output: Path, device: torch.device, start: float) -> None:
+    """Writes a stage's record as JSON, with versions, machine, device and the seconds since `start` (of `time.monotonic`).
 
     The record is a file beside the output, because the output has the same bytes on every run and the seconds do not. It holds the
     SHA-256 of each file of the output, a folder or a file, so that readers can check them.
     """
     seconds = {"seconds": round(time.monotonic() - start, 1)}
-    made = {"files": digests(output), "versions": package_versions(), "machine": machine_facts()}
+    made = {"files": digests(output), "versions": package_versions(), "machine": machine_facts(device)}
     write_record(path, record | made | seconds)
+
+
+def check_device(record: Path, device: torch.device) -> None:
+    """Checks that a cell was trained on the device that continues its work: another one draws other random numbers.
+
+    Args:
+        record: of the cell, see `write_run_record`.
+        device: of this process.
+
+    Raises:
+        FdError: it was trained on another device, or there is no such record.
+    """
+    machine = read_record(record, "the stage that trained it writes it").get("machine")
+    trained, here = (machine.get("gpu") if isinstance(machine, dict) else None) or "cpu", device_name(device)
+    if trained != here:
+        raise FdError(
+            f"{record}: was trained on {trained}, this is {here}, whose random numbers differ (allowed: the same device, see"
+            " compute.device, or run that stage again)"
+        )

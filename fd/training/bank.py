@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import Timeout
 from torch import Tensor
 
 from fd.errors import FdError
@@ -25,6 +29,7 @@ from fd.training.random_streams import generator
 from fd.training.replay import Replay
 
 CHUNK = {"cpu": 1024, "cuda": 65536}  # flow inputs of one seed per pass: they fit the CPU's caches or fill the GPU
+SHARE = 0.25  # of a disk that kept base actions may take, all tasks together
 IMAGES = 512  # images of one seed per pass; each has a million activations
 
 
@@ -122,6 +127,7 @@ def build_bank(
     key = f"{plan.key} {device.type} {samples} {spec.flow_steps} {spec.flow_solver}"
 
     def draw() -> Tensor:
+        drop_oldest(plan.path, noise.nbytes, most=SHARE * shutil.disk_usage(plan.path.parent).total)
         make_room(plan.path.parent, noise.nbytes)
         return draw_actions(
             flow, replay, noise, steps=spec.flow_steps, solver=spec.flow_solver, label=f"{label}: bank"
@@ -174,6 +180,7 @@ def kept_actions(draw: Callable[[], Tensor], path: Path, key: str, device: torch
             try:
                 tensors, record = read_tensors(path, device)
                 if record.get("key") == key:
+                    os.utime(path)  # the age of a file is the time since its last use, see `drop_oldest`
                     return tensors["actions"]
                 del tensors
             except FdError as error:
@@ -181,6 +188,32 @@ def kept_actions(draw: Callable[[], Tensor], path: Path, key: str, device: torch
         actions = draw()
         write_tensors(path, {"actions": actions}, {"key": key})
         return actions
+
+
+def drop_oldest(path: Path, size: int, *, most: float) -> None:
+    """Removes base actions of other tasks, the ones used longest ago first, until all take at most `most` bytes with a new file.
+
+    Those that another process reads or writes stay. Removed ones are drawn again when a method needs them.
+
+    Args:
+        path: of the new file, whose lock this process holds.
+        size: of the new file, in bytes.
+        most: bytes that all files beside it may take, itself included.
+    """
+    used = dict[Path, os.stat_result]()
+    for other in set(path.parent.glob("*.safetensors")) - {path}:
+        with contextlib.suppress(FileNotFoundError):  # another process has dropped it
+            used[other] = other.stat()
+    taken = size + sum(status.st_size for status in used.values())
+    for other in sorted(used, key=lambda file: used[file].st_mtime):
+        if taken <= most:
+            return
+        try:
+            with locked(other.with_name(f"{other.name}.lock"), 0):
+                other.unlink(missing_ok=True)
+        except Timeout:
+            continue
+        taken -= used[other].st_size
 
 
 def draw_scores(

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import sysconfig
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -89,9 +91,15 @@ def execution(choice: str, device: torch.device) -> str:
     if choice.endswith("graph") and device.type != "cuda":
         raise FdError(f"compute.execution: {choice!r} needs a GPU (allowed on the CPU: auto, eager, compiled)")
     names = [os.environ.get("CXX", "g++")] if device.type == "cpu" else [os.environ.get("CC", "gcc"), "clang"]
+    others = "auto, eager" if device.type == "cpu" else "auto, eager, graph"
     if choice.startswith("compiled") and not any(map(shutil.which, names)):
-        others = "auto, eager" if device.type == "cpu" else "auto, eager, graph"
         raise FdError(
             f"compute.execution: {choice!r} needs a compiler, {' or '.join(names)}, and none is installed (allowed: {others})"
+        )
+    headers = [sysconfig.get_path("include"), *os.environ.get("CPATH", "").split(os.pathsep)]
+    if choice.startswith("compiled") and not any(Path(folder, "Python.h").exists() for folder in headers):
+        raise FdError(
+            f"compute.execution: {choice!r} needs Python's headers, and {headers[0]}/Python.h does not exist; Debian and Ubuntu"
+            f" have them in python3-dev (allowed: {others})"
         )
     return choice

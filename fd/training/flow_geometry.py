@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fd.method import spectra
-from fd.method.fisher import VARIANCE_FLOOR, hessian, state_scores
+from fd.method.fisher import VARIANCE_FLOOR, eigvalsh, hessian, state_scores
 from fd.method.flow import base_actions, matching_loss
 from fd.networks.mlp import StackedMLP
 from fd.training.replay import Replay
@@ -139,7 +139,7 @@ def measured(flow: StackedMLP, states: Tensor, actions: Tensor, sample: Sample) 
     scores = state_scores(flow, states, many, x0=noise.expand_as(many), t=t, formula="exact")
     local, bounded = _curvatures(flow, states, few, sample.time)
     return {
-        "state": torch.linalg.eigvalsh(scores.mT @ scores / sample.scores).flatten(0, 1),
+        "state": eigvalsh(scores.mT @ scores / sample.scores).flatten(0, 1),
         "local": local,
         "bounded": bounded,
         "modes": spectra.count_modes(flow, states, few, sample.time).flatten(),
@@ -203,8 +203,7 @@ def _curvatures(flow: StackedMLP, states: Tensor, actions: Tensor, time: float) 
     flat = actions.flatten(1, 2)
     t = torch.full_like(flat[..., :1], time)
     matrices = hessian(flow, states.repeat_interleave(actions.shape[2], dim=1), t * flat, t)
-    values: Tensor = torch.linalg.eigvalsh(matrices)
-    return values.flatten(0, 1), (flat.abs() > BOUND).any(dim=-1).flatten()
+    return eigvalsh(matrices).flatten(0, 1), (flat.abs() > BOUND).any(dim=-1).flatten()
 
 
 def _passes(flow: StackedMLP, replay: Replay, sample: Sample, count: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,6 +1,7 @@
 """Random streams that depend only on their address: (seed, purpose, block).
 
 No state of a stream needs to be saved: a resumed run, a seed trained alone and a seed among others draw the same numbers.
+A GPU draws other numbers than the CPU from the same stream, and large draws differ between kinds of GPU, too.
 """
 
 from __future__ import annotations
