@@ -61,6 +61,8 @@ def command(
     schedule = Schedule(offline.step + settings.steps, settings.batch_size, settings.log_every, settings.evaluate_every)
     depends = [settings.model_dump(), acting, asdict(manifest), digest(source / STATE), *on.numerics]
     with making("finetune", f"{task}/{method}", out / task / method, depends) as cell:
+        spec = agent.spec
+        cell.announce(steps=schedule.steps, budget=spec.target_divergence if spec.policy == "residual" else None)
         replay = Replay.of(load_transitions(data / task), on.device, frame_stack=agent.spec.frame_stack)
         experience = Experience(replay, seeds=len(seeds), steps=settings.steps, balanced=settings.balanced)
         origin = {"task": task, "method": method, "data_sha256": manifest.sha256}
