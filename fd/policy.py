@@ -131,7 +131,7 @@ class Policy:
         wanted = (seeds, rows, best_of * act_dim)
         if noise is None:
             noise = torch.randn(wanted, device=given.device)
-        if noise.shape != wanted:
+        if list(noise.shape) != list(wanted):
             raise FdError(f"noise: shape {list(noise.shape)}, allowed: {list(wanted)}")
         states = given.expand(seeds, rows, *shape)
         noise = noise.reshape(seeds, rows * best_of, act_dim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +21,11 @@ from fd.runtime.device import device_name, select_device, tell_device
 from fd.settings.machine_settings import Compute
 from fd.settings.training_settings import Network
 from fd.storage import run_record, scratch
+from fd.storage.files import write_record
 from fd.storage.outputs import check_file, check_folder
 from fd.storage.tensors import read_tensors
 from fd.storage.transitions import Manifest, read_manifest
+from fd.storage.unfinished import ANNOUNCED
 from fd.training.execution import execution
 from fd.training.random_streams import generator
 
@@ -121,6 +124,11 @@ class Cell:
     def label(self) -> str:
         """Name of the cell in progress bars and error messages."""
         return f"{self.stage} {self.name.replace('/', ' ')}"
+
+    def announce(self, *, steps: int, budget: float | None = None) -> None:
+        """Writes what `fidec watch` shows beside the log of the unfinished cell: machine, steps, and budget if it has one."""
+        facts = {"label": self.label, "host": socket.gethostname(), "steps": steps, "budget": budget}
+        write_record(self.work / ANNOUNCED, facts)
 
     def publish(self, record: dict[str, Any]) -> None:
         """Writes the record of the cell, and moves the finished folder to `out`."""

@@ -66,6 +66,8 @@ def command(
     schedule = Schedule(steps, settings.batch_size, settings.log_every, marks)
     depends = [settings.model_dump(), acting, asdict(manifest), digest(source / STATE)]
     with making("finetune", f"{task}/{method}", out / task / method, on, depends) as cell:
+        spec = agent.spec
+        cell.announce(steps=schedule.steps, budget=spec.target_divergence if spec.policy == "residual" else None)
         replay = Replay.of(load_transitions(data / task), on.device, frame_stack=agent.spec.frame_stack)
         experience = Experience(replay, seeds=len(seeds), steps=settings.steps, balanced=settings.balanced)
         origin = {"task": task, "method": method, "data_sha256": manifest.sha256}

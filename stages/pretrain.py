@@ -49,6 +49,7 @@ def command(
             weights = {f"flow.{name}": value for name, value in flow.state_dict().items()}
             write_tensors(file, weights, record | {"steps": step})
 
+        cell.announce(steps=schedule.steps)
         checkpoint = Checkpoint(cell.work, cell.built, keep)
         replay = Replay.of(arrays, on.device, frame_stack=network.frame_stack)
         run = Run(seeds, schedule, checkpoint, cell.label, on.execution)

@@ -75,6 +75,7 @@ def command(
     with making("refine", f"{task}/{method}", out / task / method, on, depends) as cell:
         snapshot = partial(write_snapshot, cell.built, agent, seeds=seeds, origin=origin)
         run = Run(seeds, schedule, Checkpoint(cell.work, cell.built, snapshot), cell.label, on.execution)
+        cell.announce(steps=schedule.steps, budget=spec.target_divergence if spec.policy == "residual" else None)
         if spec.acts_by_flow and spec.behaviour == "frozen":
             shutil.copyfile(flow_file, cell.built / FLOW)
         bank = None

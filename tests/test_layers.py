@@ -25,6 +25,7 @@ ALLOWED = {
     "method": "networks",
     "settings": "storage method",
     "policy": "storage networks method",
+    "export": "networks method policy",
     "simulation": "runtime storage settings policy wrappers",
     "training": "runtime storage networks method policy simulation",
     "datasets": "runtime storage settings simulation wrappers",
@@ -32,7 +33,7 @@ ALLOWED = {
     "results": "storage settings",
     "report": "storage method settings policy reference results",
     "theory": "networks method settings report",
-    "cli": "runtime storage settings reference results report",
+    "cli": "runtime storage settings policy export reference results report",
 }
 OUTSIDE = {"stages", "benchmarks"}  # may import everything, and nothing imports them
 

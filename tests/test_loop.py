@@ -78,6 +78,17 @@ def test_a_row_is_the_mean_since_the_last_one(tmp_path: Path) -> None:
     assert rows == [(str(at), seed, at - 3.0) for at in (5, 10, 15, 20) for seed in ("3", "5")]
 
 
+def test_the_log_can_be_read_up_to_the_last_row_and_a_resumed_run_repeats_none(tmp_path: Path) -> None:
+    def steps() -> list[str]:
+        return [line.split(",")[0] for line in (tmp_path / "work" / "progress.csv").read_text().splitlines()]
+
+    with pytest.raises(FdError):
+        fit(tmp_path, 20, nan_at=17)
+    assert steps() == ["step", "5", "5", "10", "10", "15", "15"]
+    fit(tmp_path, 20)
+    assert (tmp_path / "work" / "progress.csv").read_bytes() == (tmp_path / "out" / "train.csv").read_bytes()
+
+
 @pytest.mark.parametrize(("fault", "shown"), [("nan_at", "nan"), ("inf_at", "inf")])
 @pytest.mark.parametrize("index", [10, 12, 14])
 def test_a_metric_that_is_no_number_ends_the_run_at_its_step(

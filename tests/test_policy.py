@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import zipfile
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,16 +13,22 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from agents import agent_of
 from conftest import TASK
+from edits import contents, outcome
+from example_suite import ROOT
 from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+from fd.cli.program import app
 from fd.errors import FdError
+from fd.export import Acting, of_one_seed, onnx_bytes
 from fd.method.acting import act, displace
 from fd.networks.mlp import StackedMLP
 from fd.policy import Policy, snapshot_name
 from fd.simulation.environments import make_env
+from fd.storage.files import digest
 from fd.storage.tensors import FLOW, read_tensors, write_tensors
 from fd.storage.transitions import read_manifest
 from stages import refine
@@ -220,3 +228,90 @@ def test_a_damaged_run_is_told(project: Path, tmp_path: Path) -> None:
     (folder / FLOW).unlink()
     with pytest.raises(FdError, match=r"flow\.safetensors: no such file"):
         Policy.load(folder)
+
+
+def exported(project: Path, method: str, out: Path, *how: str) -> None:
+    code, told = outcome(app, ["export", f"runs/{TASK}/{method}", "--seed", "1", "--out", str(out), *how])
+    assert code == 0 and told.startswith(f"{out}: obs [B, 4], noise [B, "), told
+
+
+ACTING = [(method, {}) for method in ("bc", "fql", "iql", "rebrac", "fidec-official")]
+ACTING += [("ifql", {"best_of": 4}), ("fidec", {"best_of": 3, "refinements": 2})]
+
+
+@pytest.mark.parametrize(("method", "how"), ACTING)
+def test_an_exported_policy_acts_as_ours(method: str, how: dict[str, int], project: Path, tmp_path: Path) -> None:
+    """One state or many, in onnxruntime and as a program of torch.export."""
+    runtime = pytest.importorskip("onnxruntime", reason="needs the optional extra `export`")
+    options = [text for name, value in how.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    for name in ("policy.onnx", "policy.pt2"):
+        exported(project, method, tmp_path / name, *options)
+    session = runtime.InferenceSession(tmp_path / "policy.onnx")
+    program = torch.export.load(tmp_path / "policy.pt2").module()
+    policy = Policy.load(Path("runs", TASK, method))
+    for states in (1, 2, 33):
+        obs, noise = torch.randn(states, 4), torch.randn(states, 2 * how.get("best_of", 1))
+        ours = policy.act(obs, noise.expand(2, -1, -1), **how)[1]
+        (theirs,) = session.run(["action"], {"obs": obs.numpy(), "noise": noise.numpy()})
+        torch.testing.assert_close(torch.from_numpy(theirs), ours, atol=1e-5, rtol=0)
+        torch.testing.assert_close(program(obs, noise), ours, atol=1e-5, rtol=0)
+    record = json.loads(session.get_modelmeta().custom_metadata_map["fd"])
+    assert (record["task"], record["method"], record["seed"], record["step"]) == (TASK, method, 1, 40)
+    assert record["snapshot_sha256"] == digest(Path("runs", TASK, method, snapshot_name(40)))
+
+
+def test_a_file_of_torch_export_needs_no_optional_package_and_tells_nothing_of_the_machine(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fd.export.find_spec", lambda name: None)
+    exported(project, "fidec", tmp_path / "policy.pt2", "--step", "20")
+    extra = {"fd": ""}
+    torch.export.load(tmp_path / "policy.pt2", extra_files=extra)
+    assert json.loads(extra["fd"])["step"] == 20
+    with zipfile.ZipFile(tmp_path / "policy.pt2") as archive:
+        assert not [name for name in archive.namelist() if str(ROOT).encode() in archive.read(name)]
+    code, told = outcome(app, ["export", f"runs/{TASK}/bc", "--seed", "1", "--out", str(tmp_path / "policy.onnx")])
+    assert (code, told.split(":")[0]) == (2, "onnx") and "pip install '.[export]'" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.pt2"]
+
+
+def test_a_policy_that_sees_images_is_exported(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="needs the optional extra `export`")
+    agent = agent_of("fidec", 3, 5, obs_shape=(8, 9, 6), encoder=(4, 5), frame_stack=3)
+    policy = Policy(agent.spec, (3, 5), 1, agent.flow, agent.policy, agent.critic)
+    content = onnx_bytes(Acting(of_one_seed(policy, 5), best_of=2, refinements=1), {})
+    assert str(ROOT).encode() not in content
+    for states in (1, 4):
+        obs, noise = torch.randint(256, (states, 8, 9, 6), dtype=torch.uint8), torch.randn(states, 6)
+        (theirs,) = runtime.InferenceSession(content).run(None, {"obs": obs.numpy(), "noise": noise.numpy()})
+        ours = policy.act(obs, noise.expand(2, -1, -1), best_of=2)[1]
+        torch.testing.assert_close(torch.from_numpy(theirs), ours, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runs/none", "--out", "x.onnx"], "runs/none: holds no snapshot (step_*.safetensors)"),
+        (["data/umaze", "--out", "x.pt2"], "data/umaze: holds no snapshot (step_*.safetensors)"),
+        (["--out", "x.txt"], "--out: x.txt, allowed: a name that ends in .onnx or .pt2"),
+        (["--out", "here.pt2"], "--out: here.pt2: exists already, allowed: a new file"),
+        (["--out", "link.pt2"], "--out: link.pt2: exists already, allowed: a new file"),
+        (["--out", "none/x.pt2"], "--out: none: no such folder, allowed: an existing one"),
+        (["--out", "x.pt2", "--seed", "7"], f"--seed: 7, allowed: those of runs/{TASK}/bc: 0, 1"),
+        (["--out", "x.pt2", "--step", "30"], "step_000000030.safetensors: no such file; run the stage that makes it"),
+        (["--out", "x.pt2", "--best-of", "2"], "best_of: 2, but this policy has no critic (allowed: 1)"),
+        (["--out", "x.pt2", "--refinements", "2"], "refinements: 2 with policy 'flow' (allowed: 1; with a residual, more)"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_told(
+    arguments: list[str], message: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("runs", "data"):
+        (tmp_path / folder).symlink_to(project / folder)
+    monkeypatch.chdir(tmp_path)
+    Path("here.pt2").touch()
+    Path("link.pt2").symlink_to("nowhere")
+    run = [] if arguments[0].startswith(("runs", "data")) else [f"runs/{TASK}/bc"]
+    before = contents(tmp_path)
+    code, told = outcome(app, ["export", *run, "--seed", "0", *arguments])
+    assert (code, told.endswith(message), contents(tmp_path)) == (2, True, before), told

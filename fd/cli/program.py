@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import typer
 
-from fd.cli import check_settings, detection_power, dvc_lock, print_task, select_suite, trace_scores
+from fd.cli import (
+    check_settings,
+    detection_power,
+    dvc_lock,
+    export_policy,
+    print_task,
+    select_suite,
+    trace_scores,
+    watch_runs,
+)
 from fd.runtime import command_line, signals
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Check settings, trace scores and maintain the pipeline. To run the pipeline itself, use `dvc repro` or `make repro`.",
+    help="Check settings, watch runs, trace scores, export policies and maintain the pipeline. To run the pipeline itself, use `dvc repro` or `make repro`.",
 )
 app.command("check")(check_settings.command)
 app.command("suite")(select_suite.command)
 app.command("task")(print_task.command)
 app.command("trace")(trace_scores.command)
+app.command("watch")(watch_runs.command)
+app.command("export")(export_policy.command)
 app.command("power")(detection_power.command)
 app.command("unlock")(dvc_lock.command)
 

@@ -67,7 +67,7 @@ class ImpalaEncoder(nn.Module):
         for layer in range(0, layers, CONVOLUTIONS):
             x = _pooled(convolved(x, layer))
             x = x + convolved(convolved(x.relu(), layer + 1).relu(), layer + 2)
-        x = x.relu().view(len(x), seeds, -1, *x.shape[2:]).permute(1, 0, 3, 4, 2).flatten(2)  # [S, B, H * W * C]
+        x = x.relu().view(x.shape[0], seeds, -1, *x.shape[2:]).permute(1, 0, 3, 4, 2).flatten(2)  # [S, B, H * W * C]
         return gelu(affine(bias, x, weight), approximate="tanh")
 
 

@@ -14,6 +14,7 @@ from fd.errors import FdError
 from fd.networks.adam import Optimiser
 from fd.storage.files import write_text
 from fd.storage.tensors import load_net, read_tensors, write_tensors
+from fd.storage.unfinished import PROGRESS
 
 STATE = "state.safetensors"
 LOG = "train.csv"
@@ -57,30 +58,29 @@ class Checkpoint:
         Raises:
             FdError: it is damaged or belongs to another run.
         """
-        path = self.folder / STATE
-        if not path.exists() or not self._resumable:
-            return self._start
-        record = load_state(path, module, adam)
-        if record["key"] != self.folder.name:
-            raise FdError(f"{path}: belongs to {record['key']}; remove it")
-        self._rows, self.unlogged = record["rows"], record["unlogged"]
-        return int(record["step"])
+        path, step = self.folder / STATE, self._start
+        if path.exists() and self._resumable:
+            record = load_state(path, module, adam)
+            if record["key"] != self.folder.name:
+                raise FdError(f"{path}: belongs to {record['key']}; remove it")
+            self._rows, self.unlogged, step = record["rows"], record["unlogged"], int(record["step"])
+        write_text(self.folder / PROGRESS, _table(self._rows, header=True))
+        return step
 
     def log(self, step: int, seeds: Sequence[int], metrics: dict[str, list[float]]) -> None:
         """Adds a row per seed: the metrics' means since the last row."""
-        for i, seed in enumerate(seeds):
-            self._rows.append(
-                {"step": step, "seed": seed} | {name: f"{values[i]:.6g}" for name, values in metrics.items()}
-            )
+        rows = [
+            {"step": step, "seed": seed} | {name: f"{values[i]:.6g}" for name, values in metrics.items()}
+            for i, seed in enumerate(seeds)
+        ]
+        self._rows += rows
+        with (self.folder / PROGRESS).open("a", encoding="utf-8", newline="\n") as file:
+            file.write(_table(rows))
 
     def mark(self, step: int) -> None:
         """Writes the snapshot and the log of this step; the caller then saves the state."""
         self._snapshot(step)
-        log = io.StringIO()
-        writer = csv.DictWriter(log, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        write_text(self._out / LOG, log.getvalue())
+        write_text(self._out / LOG, _table(self._rows, header=True))
 
     def save(self, step: int, module: nn.Module, adam: Optimiser, unlogged: list[Any]) -> None:
         """Writes the state from which the run can resume."""
@@ -89,6 +89,16 @@ class Checkpoint:
         tensors |= {f"adam.{name}": value for name, value in adam.moments().items()}
         record = {"key": self.folder.name, "step": step, "rows": self._rows, "unlogged": unlogged}
         write_tensors(self.folder / STATE, tensors, record)
+
+
+def _table(rows: Sequence[dict[str, Any]], *, header: bool = False) -> str:
+    """Rows of the log as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def load_state(path: Path, module: nn.Module, adam: Optimiser) -> dict[str, Any]:
