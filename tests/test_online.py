@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -399,6 +400,7 @@ def only_the_second() -> None:
 
     source, folder = Path("runs", TASK, "fql"), Path("single", TASK, "fql")
     folder.mkdir(parents=True)
+    shutil.copy(f"{source}.json", f"{folder}.json")
     snapshot = "step_000000040.safetensors"
     for name in (snapshot, STATE):
         tensors, record = read_tensors(source / name)
