@@ -25,7 +25,8 @@ part() {
 
 suite() {
     git clone --quiet . "$out/project" && cd "$out/project" || return
-    sed "s/device: auto/device: $device/" suites/ci.yaml > params.yaml
+    sed "s/device: cpu, execution: eager, tf32: false/device: $device, execution: auto, tf32: true/" suites/ci.yaml > params.yaml
+    grep "device: $device, execution: auto" params.yaml || return
     python -m dvc repro report
 }
 

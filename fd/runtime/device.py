@@ -34,7 +34,7 @@ def select_device(
             is no GPU; or it cannot be deterministic.
     """
     found = torch.device("cuda" if device != "cpu" and _has_gpu(device) else "cpu")
-    if device == "cuda" != found.type:
+    if device == "cuda" and found.type == "cpu":
         raise FdError("compute.device: 'cuda', but torch sees no GPU (allowed here: auto, cpu)")
     if found.type == "cuda" and deterministic:
         if images:
