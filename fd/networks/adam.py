@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
@@ -31,14 +32,14 @@ class Optimiser(torch.optim.Adam):
         learning_rate: float,
         rates: Mapping[str, float] | None = None,
     ) -> None:
-        self.joined, groups = dict[str, Joined](), []
+        self.joined, groups = dict[str, Joined](), defaultdict[float, list[Tensor]](list)
         for name, part in parts.items():
             joined = join([part]) if isinstance(part, nn.Parameter) else part.joined
             self.joined |= {f"{name}.{place}": own for place, own in enumerate(joined)}
-            rate = learning_rate * (rates or {}).get(name, 1.0)
-            groups.append({"params": [own.matrix for own in joined], "lr": rate})
+            groups[(rates or {}).get(name, 1.0)] += [own.matrix for own in joined]
         self.parameters = [parameter for own in self.joined.values() for parameter in own.parameters]
-        super().__init__(groups, learning_rate, fused=True, capturable=self.parameters[0].is_cuda)
+        of_rates = [{"params": matrices, "lr": rate * learning_rate} for rate, matrices in groups.items()]
+        super().__init__(of_rates, learning_rate, fused=True, capturable=self.parameters[0].is_cuda)
 
     def descend(self, loss: Tensor, *, clip: float) -> Tensor:
         """One step on losses [S]; each seed's gradient is clipped to the global norm `clip` (0: no clipping). Returns the norms [S].
