@@ -33,7 +33,7 @@ def test_linked_files_exist() -> None:
 def test_python_of_the_readme_runs(tiny_project: Path) -> None:
     result = CliRunner().invoke(refine.app, ["--task", "umaze", "--method", "fidec"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     space = {"observation": np.zeros(4)}
     exec(code.replace("runs/cube-single/fidec", "runs/umaze/fidec"), space)  # noqa: S102 - the README's own lines
     action = space["action"]

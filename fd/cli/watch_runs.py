@@ -82,13 +82,13 @@ def _table(run: Running, width: int) -> Table:
         budget = f" / budget {cell.budget:g}" if name == "penalty" and cell.budget else ""
         table.add_column(name.replace("_", " ") + budget + (" (log)" if scales[name][2] else ""))
     points = max((width - 6) // max(len(shown), 1) - 12, 4)
-    for seed, rows in run.rows.groupby("seed"):
-        cells = []
+    for seed in sorted(run.rows["seed"].unique()):
+        rows, cells = run.rows[run.rows["seed"] == seed], []
         for name in shown:
             values = rows[name].dropna().tolist()
             over = cell.budget is not None and name == "penalty" and bool(values) and values[-1] > cell.budget
             cells.append(_curve(values, scales[name], points, style="red" if over else ""))
-        table.add_row(f"{int(seed)}", *cells)  # type: ignore[call-overload]
+        table.add_row(f"{seed:.0f}", *cells)
     return table
 
 
