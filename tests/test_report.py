@@ -27,7 +27,7 @@ from fd.storage.files import digests, write_folder, write_record, write_text
 from stages.report import app
 
 FILES = {
-    *("report.md", "scores.md", "scores.csv", "scores.tex", "curves.csv", "metrics.json"),
+    *("index.html", "report.md", "scores.md", "scores.csv", "scores.tex", "curves.csv", "metrics.json"),
     *("scores.svg", "learning_curves.svg", "constraint.svg", "behaviour.svg", "published.md", "published.csv"),
 }
 # Mean score of a seed over its last two evaluations; the two seeds of a cell are the two entries.

@@ -1,0 +1,47 @@
+"""Pages are templates of Jinja2 in the folder `templates`; the modules of the pages compute the values.
+
+The lists in `code/` name no templates: in dvc.yaml, a stage depends on the templates of its pages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from fd.report.markdown import markdown_table
+from fd.report.text import clock, interval, percent, plus_minus, significant
+
+FOLDER = Path(__file__).parent / "templates"
+TEMPLATES = Environment(
+    loader=FileSystemLoader(FOLDER),
+    autoescape=select_autoescape(["html.jinja"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+TEMPLATES.filters |= {
+    "clock": clock,
+    "interval": lambda pair: interval(*pair),
+    "percent": percent,
+    "plus_minus": lambda pair: plus_minus(*pair),
+    "significant": significant,
+    "table": lambda table: markdown_table(*table),
+    "thousands": lambda number: f"{number:,}",
+}
+WRAPPED = re.compile(r"(?<=\S)\n(?![\s|#]|- |!\[)")  # the end of a line inside a paragraph
+
+
+def render_markdown(name: str, values: Mapping[str, Any]) -> str:
+    """The page of a Markdown template; every paragraph is one line, so that a page changes only where its text does."""
+    return WRAPPED.sub(" ", TEMPLATES.get_template(name).render(values)).rstrip() + "\n"
+
+
+def render_block(name: str, block: str, values: Mapping[str, Any]) -> str:
+    """One block of a Markdown template."""
+    template = TEMPLATES.get_template(name)
+    return "".join(template.blocks[block](template.new_context(dict(values)))).strip()
