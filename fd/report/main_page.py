@@ -12,7 +12,6 @@ from fd.report.ablation_page import AblationFindings, ablation_values
 from fd.report.behaviour_figure import behaviour
 from fd.report.behaviour_section import behaviour_section
 from fd.report.constraint_section import constraint_section
-from fd.report.published_page import PublishedRow
 from fd.report.rendering import render_block, render_markdown
 from fd.report.style import style, svg
 from fd.report.table import Table
@@ -68,6 +67,13 @@ def render_report(
         }
     values = _results(results, comparisons) | _provenance(results.plan, provenance)
     values |= {"behaviour": behaviour_section(results, shapes), "constraint": constraint_section(results, training)}
+    turned = {  # methods as rows: a click on the head of a task sorts them
+        "scores": tables.scores_table(results, comparisons, turned=True),
+        "caption": tables.caption(results, turned=True),
+        "time": _time(results.plan, provenance, turned=True),
+    }
+    run = [row for row in rows if row.scope == "task" and row.here]
+    published = published_page.published_values(results, run) if run else None
     return drawn | {
         "scores.md": f"{tables.scores_markdown(results)}\n\n{tables.caption(results)}\n",
         "scores.csv": tables.scores_csv(results),
@@ -77,45 +83,34 @@ def render_report(
         "published.csv": published_page.published_csv(results, rows),
         "metrics.json": tables.metrics_json(results),
         "report.md": render_markdown(TEMPLATE, values),
-        "index.html": _web_page(results, values, comparisons, rows, ablations, online, drawn),
+        "index.html": _web_page(values | turned, published, ablations, online, drawn),
     }
 
 
 def _web_page(
-    results: Results,
     values: Mapping[str, Any],
-    comparisons: Mapping[str, Comparison],
-    rows: Sequence[PublishedRow],
+    published: Mapping[str, Any] | None,
     ablations: Sequence[AblationFindings],
     online: Sequence[str],
     drawn: Mapping[str, str],
 ) -> str:
-    """The sections of report.md, each ablation, and every published score of the suite's tasks."""
-    web = {
-        **values,
-        "scores": tables.scores_table(results, comparisons, turned=True),
-        "caption": tables.caption(results, turned=True),
-    }
-    sections = {name: render_block(TEMPLATE, name, web) for name in SECTIONS if web.get(name, True)}
+    """The sections of report.md, every published score of the suite's tasks, and the ablations, as HTML."""
+    sections = {name: render_block(TEMPLATE, name, values) for name in SECTIONS if values.get(name, True)}
     found = {each.axis.name: ablation_values(each, "ablations/") for each in ablations}
-    run = [row for row in rows if row.scope == "task" and row.here]
-    figures = {f"ablations/{name}.svg": figure for name, (_, figure) in found.items()}
-    return render_web_page(
-        "main_page.html.jinja",
-        {
-            "plan": results.plan,
-            "mixed": values["mixed"],
-            "sections": {name: text for name, text in sections.items() if text},
-            "titles": SECTIONS,
-            "ablations": {
-                name: [render_block(ABLATION, block, each) for block in ("difference", "findings")]
-                for name, (each, _) in found.items()
-            },
-            "published": published_page.published_values(results, run) if run else None,
-            "online": online,
+    page = {
+        "plan": values["plan"],
+        "mixed": values["mixed"],
+        "titles": SECTIONS,
+        "sections": {name: text for name, text in sections.items() if text},
+        "published": published,
+        "ablations": {
+            name: [render_block(ABLATION, block, each) for block in ("difference", "findings")]
+            for name, (each, _) in found.items()
         },
-        {**drawn, **figures},
-    )
+        "online": online,
+    }
+    figures = {f"ablations/{name}.svg": figure for name, (_, figure) in found.items()}
+    return render_web_page("main_page.html.jinja", page, {**drawn, **figures})
 
 
 def _setting(task: GridTask, provenance: Provenance) -> Setting:
@@ -157,7 +152,7 @@ def _provenance(plan: Grid, provenance: Provenance) -> dict[str, Any]:
         "mixed": mixed(provenance.versions()),
         "data": _data(plan, provenance),
         "manifests": [provenance.manifests[task.name] for task in plan.tasks],
-        "time": _time(plan, provenance),
+        "time": _time(plan, provenance, turned=plan.many),
         "seconds": {stage: sum(record.seconds for record in of_stage) for stage, of_stage in records.items()},
         "rates": [r.steps_per_second for r in provenance.evaluate.values() if r.steps_per_second is not None],
         "machines": machines,
@@ -179,8 +174,8 @@ def _data(plan: Grid, provenance: Provenance) -> Table:
     return Table(head, rows, "lllrrrrl")
 
 
-def _time(plan: Grid, provenance: Provenance) -> Table:
-    head = ["" if plan.many else "task", "pretrain", *(f"{method}: refine + evaluate" for method in plan.methods)]
+def _time(plan: Grid, provenance: Provenance, *, turned: bool) -> Table:
+    head = ["" if turned else "task", "pretrain", *(f"{method}: refine + evaluate" for method in plan.methods)]
     rows = []
     for task in plan.tasks:
         cells = [task.name, clock(provenance.pretrain[task.name].seconds)]
@@ -189,4 +184,4 @@ def _time(plan: Grid, provenance: Provenance) -> Table:
             cells.append(" + ".join(clock(record.seconds) for record in pair))
         rows.append(cells)
     table = Table(head, rows, "lr")
-    return table.turned() if plan.many else table
+    return table.turned() if turned else table

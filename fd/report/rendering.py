@@ -10,12 +10,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context, select_autoescape
+from jinja2.runtime import Context
 
 from fd.report.markdown import markdown_table
 from fd.report.text import clock, interval, percent, plus_minus, significant
 
+NOTE, WARNING, END = "\ue000", "\ue001", "\ue002"  # around a part of a text that a web page sets apart
 FOLDER = Path(__file__).parent / "templates"
+
+
+@pass_context
+def note(context: Context, text: str) -> str:
+    """An explanation, which a web page hides until somebody asks for it."""
+    return f"{NOTE}{text}{END}" if context.get("web") else text
+
+
+@pass_context
+def warning(context: Context, text: str) -> str:
+    """A text that a reader must see."""
+    return f"{WARNING}{text}{END}" if context.get("web") else text
+
+
 TEMPLATES = Environment(
     loader=FileSystemLoader(FOLDER),
     autoescape=select_autoescape(["html.jinja"]),
@@ -27,11 +43,13 @@ TEMPLATES = Environment(
 TEMPLATES.filters |= {
     "clock": clock,
     "interval": lambda pair: interval(*pair),
+    "note": note,
     "percent": percent,
     "plus_minus": lambda pair: plus_minus(*pair),
     "significant": significant,
     "table": lambda table: markdown_table(*table),
     "thousands": lambda number: f"{number:,}",
+    "warning": warning,
 }
 WRAPPED = re.compile(r"(?<=\S)\n(?![\s|#]|- |!\[)")  # the end of a line inside a paragraph
 
@@ -42,6 +60,6 @@ def render_markdown(name: str, values: Mapping[str, Any]) -> str:
 
 
 def render_block(name: str, block: str, values: Mapping[str, Any]) -> str:
-    """One block of a Markdown template."""
+    """One block of a Markdown template, for a web page."""
     template = TEMPLATES.get_template(name)
-    return "".join(template.blocks[block](template.new_context(dict(values)))).strip()
+    return "".join(template.blocks[block](template.new_context({**values, "web": True}))).strip()

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from markdown_it.rules_inline import StateInline
 from markupsafe import Markup
 
-from fd.report.rendering import TEMPLATES
+from fd.report.rendering import END, NOTE, TEMPLATES, WARNING
 from fd.report.style import BACKGROUND, COLOURS, DARK
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -23,6 +23,11 @@ PAINTS |= {BACKGROUND: "var(--band)", "#e4e4e4": "var(--line)"}
 PAINTS |= {colour: f"var(--colour-{place}, {colour})" for place, colour in enumerate(COLOURS)}
 PAINTS = {colour.lower(): paint for colour, paint in PAINTS.items()}  # as matplotlib writes them
 PAINT = re.compile("|".join(PAINTS))
+PARTS = re.compile(f"([{NOTE}{WARNING}{END}])")
+BOXES = {
+    NOTE: Markup("<details><summary>How to read this</summary>{}</details>"),
+    WARNING: Markup('<div class="warning">{}</div>'),
+}
 POINT = 4 / 3  # pixels
 
 
@@ -39,8 +44,17 @@ def render_web_page(name: str, values: Mapping[str, Any], figures: Mapping[str, 
     parser.add_render_rule("image", _image)
     parser.add_render_rule("table_open", lambda *_: '<div class="table" tabindex="0"><table>')
     parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
+
+    def html(text: str) -> Markup:
+        # Texts and parts that are set apart, in turn; the mark is an item of its own.
+        parts = PARTS.split(text)
+        return Markup("").join(
+            BOXES.get(mark, Markup("{}")).format(Markup(parser.render(part, {"figures": figures})))
+            for mark, part in zip(["", *parts[1::2]], parts[::2], strict=True)
+        )
+
     page = TEMPLATES.overlay()
-    page.filters = TEMPLATES.filters | {"html": lambda text: Markup(parser.render(text, {"figures": figures}))}
+    page.filters = TEMPLATES.filters | {"html": html}
     return page.get_template(name).render(values)
 
 
