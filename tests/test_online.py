@@ -539,7 +539,7 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
         "umaze,fidec,end,42.00,2.83,16.59,67.41,2",
         "umaze,fidec,gain,10.00,0.00,10.00,10.00,2",
     ]
-    assert "<td style=\"text-align:right\">22.0 ± 2.8 [-3.4, 47.4]</td>" in found["all.html"].decode()
+    assert '<td style="text-align:right">22.0 ± 2.8 [-3.4, 47.4]</td>' in found["all.html"].decode()
     page = found["all.md"].decode()
     assert (
         "| umaze | fql | 40 to 60 | 22.0 ± 2.8 [-3.4, 47.4] | 32.0 ± 2.8 [6.6, 57.4] | 10.0 ± 0.0 [10.0, 10.0] |"

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context,
 from jinja2.runtime import Context
 
 from fd.report.markdown import markdown_table
-from fd.report.text import clock, interval, percent, plus_minus, significant
+from fd.report.text import clock, percent, significant
 
 NOTE, WARNING, END = "\ue000", "\ue001", "\ue002"  # around a part of a text that a web page sets apart
 FOLDER = Path(__file__).parent / "templates"
@@ -42,10 +42,8 @@ TEMPLATES = Environment(
 )
 TEMPLATES.filters |= {
     "clock": clock,
-    "interval": lambda pair: interval(*pair),
     "note": note,
     "percent": percent,
-    "plus_minus": lambda pair: plus_minus(*pair),
     "significant": significant,
     "table": lambda table: markdown_table(*table),
     "thousands": lambda number: f"{number:,}",

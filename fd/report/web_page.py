@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_inline import StateInline
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from fd.report.rendering import END, NOTE, TEMPLATES, WARNING
 from fd.report.style import BACKGROUND, COLOURS, DARK
@@ -36,7 +36,7 @@ def render_web_page(name: str, values: Mapping[str, Any], figures: Mapping[str, 
 
     Args:
         name: of the template; it extends web_page.html.jinja.
-        values: of the template.
+        values: of the template, which also has `html`: Markdown as HTML.
         figures: SVG documents, by the name by which `![text](name)` refers to them.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -53,9 +53,7 @@ def render_web_page(name: str, values: Mapping[str, Any], figures: Mapping[str, 
             for mark, part in zip(["", *parts[1::2]], parts[::2], strict=True)
         )
 
-    page = TEMPLATES.overlay()
-    page.filters = TEMPLATES.filters | {"html": html}
-    return page.get_template(name).render(values)
+    return TEMPLATES.get_template(name).render({**values, "html": html})
 
 
 def embedded(document: str, name: str, text: str) -> str:
@@ -85,10 +83,12 @@ def embedded(document: str, name: str, text: str) -> str:
 
 
 def _image(renderer: Any, tokens: Any, place: int, options: Any, env: Any) -> str:
-    """`![text](name)` as the figure of that name."""
+    """`![text](name)` as the figure of that name; as text, if there is none: then it is part of a user's name."""
     token = tokens[place]
     name = str(token.attrGet("src"))
     text = " ".join(renderer.renderInlineAsText(token.children, options, env).split())
+    if name not in env["figures"]:
+        return str(escape(f"![{text}]({name})"))
     return f'<span class="figure" tabindex="0">{embedded(env["figures"][name], name, text)}</span>'
 
 
