@@ -175,7 +175,7 @@ def _data(plan: Grid, provenance: Provenance) -> Table:
 
 
 def _time(plan: Grid, provenance: Provenance, *, turned: bool) -> Table:
-    head = ["" if turned else "task", "pretrain", *(f"{method}: refine + evaluate" for method in plan.methods)]
+    head = ["stage" if turned else "task", "pretrain", *(f"{method}: refine + evaluate" for method in plan.methods)]
     rows = []
     for task in plan.tasks:
         cells = [task.name, clock(provenance.pretrain[task.name].seconds)]
