@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fd.reference import published as reference
-from fd.report import main_page
+from fd.report import ablation_page, main_page
 from fd.results import estimates, flow_shape, origins, training_log
 from fd.results.grid import grid_of
 from fd.runtime.command_line import (
@@ -59,6 +59,11 @@ def command(
         shapes=flow_shape.gather_shapes(plan, geometry, provenance),
         provenance=provenance,
         reference=reference.load_reference(published),
+        ablations=[
+            ablation_page.gather_ablation(axis, grid_of(values, axis.methods()), evals=evals, runs=runs)
+            for axis in (ablation_page.axis_of(values, name) for name in plan.ablations)
+        ],
+        online=list(values.at("online", "pages")),
     )
     write_folder(out / plan.suite, files)
 

@@ -1,4 +1,4 @@
-"""Stage `report-online`: runs/, evals/, online/, evals-online/ -> reports/<suite>/online/<page>.md, .csv, .svg: a page of params.yaml."""
+"""Stage `report-online`: runs/, evals/, online/, evals-online/ -> reports/<suite>/online/<page>.html, .md, .csv, .svg: a page of params.yaml."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jinja2.meta import find_referenced_templates
 
+from fd.report import rendering
 from fd.runtime.closure import ROOT, changed, closure, imported, listing, source
 from stages import code
 
@@ -101,6 +104,7 @@ def test_training_needs_torch_and_numpy_only() -> None:
             assert not roots - allowed - sys.stdlib_module_names, f"{module}: {roots}"
 
 
+TEMPLATES = "fd/report/templates"
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PROGRAMS = sorted({stage["cmd"].split()[2] for stage in STAGES.values()} - {"stages.code"})
 
@@ -109,8 +113,25 @@ PROGRAMS = sorted({stage["cmd"].split()[2] for stage in STAGES.values()} - {"sta
 def test_a_stage_depends_on_the_list_of_its_program(stage: str) -> None:
     program = STAGES[stage]["cmd"].split()[2].removeprefix("stages.")
     listed = [path for path in STAGES[stage]["deps"] if path.startswith(("code/", "fd", "stages"))]
-    assert listed == [f"code/{program}.txt"]
+    assert [path for path in listed if not path.startswith(TEMPLATES)] == [f"code/{program}.txt"]
     assert STAGES["code"]["outs"] == [{"code": {"cache": False, "persist": True}}]
+
+
+def test_a_stage_depends_on_the_templates_of_its_pages() -> None:
+    """Those that its modules name, and what these include or extend; the whole folder if they are many."""
+    for name, stage in STAGES.items():
+        modules = {m for m in closure(stage["cmd"].split()[2]) if m.startswith("fd.report.")}
+        waiting = [
+            word for module in modules for word in re.findall(r'"(\w+\.\w+\.jinja)"', source(module).read_text())
+        ]
+        needed = set[str]()
+        while waiting:
+            template = waiting.pop()
+            needed.add(f"{TEMPLATES}/{template}")
+            tree = rendering.TEMPLATES.parse((rendering.FOLDER / template).read_text())
+            waiting += [str(other) for other in find_referenced_templates(tree)]
+        listed = {path for path in stage["deps"] if path.startswith(TEMPLATES)}
+        assert listed == needed or (listed == {TEMPLATES} and len(needed) > 1), name
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

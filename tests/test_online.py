@@ -539,7 +539,7 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
     for _ in range(2):
         call(report_online.app, "--page", "all", "--reference", str(ROOT / "reference"))
         found = contents("reports/tiny/online")
-        assert found.keys() == {"all.md", "all.csv", "all.svg"}
+        assert found.keys() == {"all.html", "all.md", "all.csv", "all.svg"}
     assert found["all.csv"].decode().splitlines() == [
         "task,method,quantity,mean,std,low,high,seeds",
         "umaze,fql,start,22.00,2.83,-3.41,47.41,2",
@@ -549,6 +549,7 @@ def test_the_page_has_start_end_and_gain(tiny_project: Path) -> None:
         "umaze,fidec,end,42.00,2.83,16.59,67.41,2",
         "umaze,fidec,gain,10.00,0.00,10.00,10.00,2",
     ]
+    assert '<td style="text-align:right">22.0 ± 2.8 [-3.4, 47.4]</td>' in found["all.html"].decode()
     page = found["all.md"].decode()
     assert (
         "| umaze | fql | 40 to 60 | 22.0 ± 2.8 [-3.4, 47.4] | 32.0 ± 2.8 [6.6, 57.4] | 10.0 ± 0.0 [10.0, 10.0] |"

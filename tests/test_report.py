@@ -27,7 +27,7 @@ from fd.storage.files import digests, write_folder, write_record, write_text
 from stages.report import app
 
 FILES = {
-    *("report.md", "scores.md", "scores.csv", "scores.tex", "curves.csv", "metrics.json"),
+    *("index.html", "report.md", "scores.md", "scores.csv", "scores.tex", "curves.csv", "metrics.json"),
     *("scores.svg", "learning_curves.svg", "constraint.svg", "behaviour.svg", "published.md", "published.csv"),
 }
 # Mean score of a seed over its last two evaluations; the two seeds of a cell are the two entries.
@@ -310,6 +310,7 @@ def test_published_figures_stand_beside_ours_under_the_same_protocol(suite: Path
     text = (suite / "reports" / "example" / "report.md").read_text()
     assert "| cube | fql | 90.0 ± 0.0 | 97 ± 2 | FQL paper, arXiv 2502.02538, Table 3 (8 (4 pixel) seeds) |" in text
     assert "success_timing post, ours pre" in text
+    assert "<small>published 97 ± 2</small>" in (suite / "reports" / "example" / "index.html").read_text()
     assert "93.5" not in text  # another paper's figure for FQL, from its final checkpoint
     row = cells(suite, "cube-single-task1")  # comparable, so without a mark
     assert row[:5] == [

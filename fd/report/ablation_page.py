@@ -12,7 +12,8 @@ from typing import Any
 from fd.report import ablation_figure, budget_curves
 from fd.report.csv_text import csv_text
 from fd.report.figures import score_ranges
-from fd.report.markdown import markdown_table
+from fd.report.rendering import render_markdown
+from fd.report.table import Table
 from fd.report.text import clock, cut, estimates, interval, plus_minus, protocol, significant
 from fd.results import training_log
 from fd.results.estimates import Results, gather_estimates, leaders
@@ -25,16 +26,7 @@ from fd.settings.simulation_settings import Act
 
 LOGGED = {"residual": training_log.COLUMNS, "onestep": ("penalty",)}  # columns in the log, by policy
 COLUMNS = ("delta2", "penalty", "dual")
-NOTE = (
-    "Mean δ² (averaged over the dimensions of an action), penalty and multiplier are means over seeds and the last"
-    " tenth of training; they are empty if a method has none. Mean δ² belongs to one application of the residual and is"
-    " the same quantity in all rows. A penalty is in its method's own metric; the budget bounds it if the multiplier is"
-    " learned. Refine: wall-clock time of all seeds together, minutes:seconds."
-)
-FIGURE = (
-    "Above: score. Symbol and bar: mean and interval as in the table{cut}; dots: the seeds. Below: mean δ²"
-    " at the end of training, if a method has one."
-)
+TEMPLATE = "ablation_page.md.jinja"
 
 
 @dataclass(frozen=True)
@@ -128,25 +120,34 @@ def gather_ablation(axis: Axis, plan: Grid, *, evals: Path, runs: Path) -> Ablat
 
 def render_ablation(found: AblationFindings) -> dict[str, str]:
     """Text of every file of the ablation, by name; equal inputs give equal bytes."""
-    name = found.axis.name
+    name, (values, figure) = found.axis.name, ablation_values(found)
+    return {f"{name}.md": render_markdown(TEMPLATE, values), f"{name}.csv": _csv(found), f"{name}.svg": figure}
+
+
+def ablation_values(found: AblationFindings, folder: str = "") -> tuple[dict[str, Any], str]:
+    """Values of the template, and the figure, to whose file the page refers in this folder."""
     columns = [(value.label, value.method) for value in found.axis.values]
     moved = {key: end["delta2"] for key, end in found.ends.items() if "delta2" in end}
-    values = [(value.label, value.method, value.settings) for value in found.axis.values]
-    curves = budget_curves.budget_curves(values, found.results.plan.budgets)
+    settings = [(value.label, value.method, value.settings) for value in found.axis.values]
+    curves = budget_curves.budget_curves(settings, found.results.plan.budgets)
     drawn = {method for curve in curves for method in curve.methods.values()} or set(found.axis.methods())
     shown = [(task, summary) for (task, method), summary in found.results.summaries.items() if method in drawn]
     if curves:
-        about = [budget_curves.curves_table(found.results, curves, moved), budget_curves.CAPTION]
-        figure, caption = budget_curves.render_curves(found.results, curves, moved), budget_curves.FIGURE
+        figure = budget_curves.render_curves(found.results, curves, moved)
     else:
-        about = []
-        figure, caption = ablation_figure.render_ablation_figure(found.results, columns, moved), FIGURE
-    told = caption.format(cut=cut(score_ranges(found.results), shown))
+        figure = ablation_figure.render_ablation_figure(found.results, columns, moved)
     return {
-        f"{name}.md": _page(found, [*about, f"![Scores and mean δ² of every value]({name}.svg)", told]),
-        f"{name}.csv": _csv(found),
-        f"{name}.svg": figure,
-    }
+        "mixed": mixed(merged(found.versions)),
+        "axis": found.axis,
+        "plan": found.results.plan,
+        "keys": list(dict.fromkeys(key for value in found.axis.values for key in value.settings)),
+        "estimates": estimates(found.results.plan),
+        "protocol": protocol(found.results.plan),
+        "table": _table(found),
+        "curves": budget_curves.curves_table(found.results, curves, moved) if curves else None,
+        "folder": folder,
+        "cut": cut(score_ranges(found.results), shown),
+    }, figure
 
 
 def _settings(settings: SettingsFile, method: str, overridden: Sequence[str]) -> dict[str, str]:
@@ -168,31 +169,7 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _page(found: AblationFindings, last: list[str]) -> str:
-    axis, plan = found.axis, found.results.plan
-    alone = len(plan.seeds) == 1
-    bold = "the highest of a task" + ("" if alone else ", and every other value whose interval overlaps its interval")
-    keys = dict.fromkeys(key for value in axis.values for key in value.settings)
-    parts = [
-        *mixed(merged(found.versions)),
-        f"# Ablation `{axis.name}` of the suite `{plan.suite}`",
-        f"What differs: {axis.about}. In `params.yaml`: {', '.join(f'`{key}`' for key in keys) or 'nothing'}.",
-        "\n".join(_line(value) for value in axis.values),
-        f"{estimates(plan)} Bold: {bold}.",
-        protocol(plan),
-        _table(found),
-        NOTE,
-        *last,
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _line(value: Value) -> str:
-    settings = "".join(f", `{key}` {shown}" for key, shown in value.settings.items())
-    return f"- {value.label}: method `{value.method}`{settings}"
-
-
-def _table(found: AblationFindings) -> str:
+def _table(found: AblationFindings) -> Table:
     head = ["task", "value", "score", "interval", "mean δ²", "penalty", "budget", "multiplier", "refine"]
     rows = []
     for task in found.results.plan.tasks:
@@ -205,7 +182,7 @@ def _table(found: AblationFindings) -> str:
             numbers = (significant(measured.get(name, math.nan), 3) for name in ("delta2", "penalty", "budget", "dual"))
             cells = [task.name, value.label, f"**{score}**" if value.method in best else score]
             rows.append([*cells, interval(cell.low, cell.high), *numbers, clock(found.seconds[key])])
-    return markdown_table(head, rows, "llr")
+    return Table(head, rows, "llr")
 
 
 def _best(found: AblationFindings, task: str) -> set[str]:

@@ -12,24 +12,13 @@ from matplotlib.figure import Figure
 from scipy.special import stdtr
 
 from fd.report.figures import MARKERS, score_range
-from fd.report.markdown import markdown_table
 from fd.report.style import COLOURS, WIDTH, style, svg
+from fd.report.table import Table
 from fd.report.text import interval, plus_minus
 from fd.results.estimates import Results
 from fd.results.statistics import Floats, summarise
 
 LEAST = 3  # budgets of a curve
-
-CAPTION = (
-    "Each curve is one metric at several budgets, everything else equal. Best: the budget with the highest mean score; because it is"
-    " chosen by the same seeds, it flatters every curve alike. Minus the first curve: mean difference over seeds, which share"
-    " data and behaviour flow, with its t-interval, and the p value of a paired t-test that the difference is zero: at the best budget"
-    " of each, and of the mean over all budgets that both curves have, for which nothing was chosen."
-)
-FIGURE = (
-    "Above: score against the budget. Below: score against mean δ² at the end of training, the same quantity for every metric. Symbol and"
-    " bar: mean over seeds and its t-interval{cut}."
-)
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ def budget_curves(
     return curves if len(curves) > 1 else []
 
 
-def curves_table(results: Results, curves: Sequence[BudgetCurve], moved: Mapping[tuple[str, str], float]) -> str:
+def curves_table(results: Results, curves: Sequence[BudgetCurve], moved: Mapping[tuple[str, str], float]) -> Table:
     """Best budget of every curve, and its difference from the first curve, task by task."""
     head = [
         "task",
@@ -98,7 +87,7 @@ def curves_table(results: Results, curves: Sequence[BudgetCurve], moved: Mapping
                 pairs = [results.finals[task, curve.methods[b]] - results.finals[task, first.methods[b]] for b in both]
                 cells += _compared(np.mean(pairs, axis=0), results) if pairs else ["", ""]
             rows.append([task, curve.name, *cells, *[""] * (len(head) - 2 - len(cells))])
-    return markdown_table(head, rows, "llr")
+    return Table(head, rows, "llr")
 
 
 def best_budget(results: Results, task: str, curve: BudgetCurve) -> float:

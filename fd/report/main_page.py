@@ -1,40 +1,41 @@
-"""The report's main page, and the text of every file of a report."""
+"""The report's main page as Markdown and as one HTML file, and the text of every file of a report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fd.reference.published import Comparison, Reference, Setting, compare_published
 from fd.report import figures, published_page, tables
+from fd.report.ablation_page import TEMPLATE as ABLATION
+from fd.report.ablation_page import AblationFindings, ablation_values
 from fd.report.behaviour_figure import behaviour
 from fd.report.behaviour_section import behaviour_section
 from fd.report.constraint_section import constraint_section
-from fd.report.markdown import markdown_table
+from fd.report.rendering import render_block, render_markdown
 from fd.report.style import style, svg
+from fd.report.table import Table
 from fd.report.text import clock, cut, protocol
+from fd.report.web_page import render_web_page
 from fd.results.estimates import Results
 from fd.results.flow_shape import FlowShape
 from fd.results.grid import Grid, GridTask
-from fd.results.origins import Provenance, RecordedMachine, mixed
+from fd.results.origins import Provenance, mixed
 from fd.results.training_log import TrainingLog
 
-INTRODUCTION = (
-    "Written by the stage `report` from the evaluations of every task and method in `params.yaml`."
-    " [README.md](../README.md) says what each file claims."
-)
-GENERATED = (
-    "A data set that is generated here is not the published set of the same name: it is newly drawn from the same"
-    " simulator, and may be smaller."
-)
-UNMARKED = "With success: `-` where the data do not mark success."
-UNVERIFIED = (
-    "Not verified: the SHA-256 of the file is not one that [reference/d4rl_files.csv](../../reference/d4rl_files.csv)"
-    " has for this data set."
-)
-PUBLISHED = (
-    "[published.md](published.md) lists all tasks of the benchmark, our scores beside every published score;"
-    " [published.csv](published.csv) has the same numbers."
-)
+TEMPLATE = "main_page.md.jinja"
+SECTIONS = {  # of the HTML file, by the block of the template; the introduction has no title
+    "introduction": "",
+    "scores": "Scores",
+    "curves": "Learning curves",
+    "published": "Published scores",
+    "behaviour": "The behaviour before refinement",
+    "constraint": "The constraint",
+    "ablations": "Ablations",
+    "data": "Data",
+    "time": "Time, machine, versions",
+    "again": "How to get each number again",
+}
 TIMING = {"pre": "state before the step", "post": "state after the step"}
 
 
@@ -45,29 +46,71 @@ def render_report(
     shapes: Mapping[str, FlowShape],
     provenance: Provenance,
     reference: Reference,
+    ablations: Sequence[AblationFindings],
+    online: Sequence[str],
 ) -> dict[str, str]:
-    """Text of every file of the report, by name; equal inputs give equal bytes."""
+    """Text of every file of the report, by name; equal inputs give equal bytes.
+
+    `online` names the pages of the stage `report-online`, to which the HTML file has links.
+    """
     settings = {task.name: _setting(task, provenance) for task in results.plan.tasks}
     comparisons = {
         name: compare_published(reference, setting, results.plan.methods) for name, setting in settings.items()
     }
     rows = published_page.published_rows(results, reference, settings)
-    files = {
+    with style():
+        drawn = {
+            "scores.svg": svg(figures.scores(results)),
+            "learning_curves.svg": svg(figures.learning_curves(results)),
+            "constraint.svg": svg(figures.constraint(results.plan, training)),
+            "behaviour.svg": svg(behaviour(shapes)),
+        }
+    values = _results(results, comparisons) | _provenance(results.plan, provenance)
+    values |= {"behaviour": behaviour_section(results, shapes), "constraint": constraint_section(results, training)}
+    turned = {  # methods as rows: a click on the head of a task sorts them
+        "scores": tables.scores_table(results, comparisons, turned=True),
+        "caption": tables.caption(results, turned=True),
+        "time": _time(results.plan, provenance, turned=True),
+    }
+    run = [row for row in rows if row.scope == "task" and row.here]
+    published = published_page.published_values(results, run) if run else None
+    return drawn | {
         "scores.md": f"{tables.scores_markdown(results)}\n\n{tables.caption(results)}\n",
         "scores.csv": tables.scores_csv(results),
         "scores.tex": tables.scores_latex(results),
         "curves.csv": tables.curves_csv(results),
-        "published.md": published_page.published_page(results, rows),
+        "published.md": render_markdown("published_page.md.jinja", published_page.published_values(results, rows)),
         "published.csv": published_page.published_csv(results, rows),
         "metrics.json": tables.metrics_json(results),
-        "report.md": _report(results, training=training, shapes=shapes, provenance=provenance, comparisons=comparisons),
+        "report.md": render_markdown(TEMPLATE, values),
+        "index.html": _web_page(values | turned, published, ablations, online, drawn),
     }
-    with style():
-        files["scores.svg"] = svg(figures.scores(results))
-        files["learning_curves.svg"] = svg(figures.learning_curves(results))
-        files["constraint.svg"] = svg(figures.constraint(results.plan, training))
-        files["behaviour.svg"] = svg(behaviour(shapes))
-    return files
+
+
+def _web_page(
+    values: Mapping[str, Any],
+    published: Mapping[str, Any] | None,
+    ablations: Sequence[AblationFindings],
+    online: Sequence[str],
+    drawn: Mapping[str, str],
+) -> str:
+    """The sections of report.md, every published score of the suite's tasks, and the ablations, as HTML."""
+    sections = {name: render_block(TEMPLATE, name, values) for name in SECTIONS if values.get(name, True)}
+    found = {each.axis.name: ablation_values(each, "ablations/") for each in ablations}
+    page = {
+        "plan": values["plan"],
+        "mixed": values["mixed"],
+        "titles": SECTIONS,
+        "sections": {name: text for name, text in sections.items() if text},
+        "published": published,
+        "ablations": {
+            name: [render_block(ABLATION, block, each) for block in ("difference", "findings")]
+            for name, (each, _) in found.items()
+        },
+        "online": online,
+    }
+    figures = {f"ablations/{name}.svg": figure for name, (_, figure) in found.items()}
+    return render_web_page("main_page.html.jinja", page, {**drawn, **figures})
 
 
 def _setting(task: GridTask, provenance: Provenance) -> Setting:
@@ -77,54 +120,47 @@ def _setting(task: GridTask, provenance: Provenance) -> Setting:
     )
 
 
-def _report(
-    results: Results,
-    *,
-    training: Mapping[tuple[str, str], TrainingLog],
-    shapes: Mapping[str, FlowShape],
-    provenance: Provenance,
-    comparisons: Mapping[str, Comparison],
-) -> str:
+def _results(results: Results, comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
+    """Values of the template about scores."""
     plan, ranges = results.plan, figures.score_ranges(results)
-    finals = [(task, summary) for (task, _), summary in results.summaries.items()]
-    curves = [(task, spot) for task, method in results.summaries for _, spot in results.curve(task, method)]
-    names = (", ".join(items) for items in ([task.name for task in plan.tasks], plan.methods, map(str, plan.seeds)))
-    parts = [
-        *mixed(provenance.versions()),
-        f"# Results of the suite `{plan.suite}`",
-        INTRODUCTION,
-        "Tasks: {}. Methods: {}. Seeds: {}.".format(*names),
-        protocol(plan),
-        *_ablations(plan),
-        "## Scores",
-        tables.scores_markdown(results),
-        tables.caption(results),
-        "![Final scores](scores.svg)",
-        f"Final scores. Symbol and bar: mean and interval as in the table{cut(ranges, finals)}; dots: the seeds.",
-        "![Learning curves](learning_curves.svg)",
-        f"Learning curves. Line: mean over seeds; band: its {plan.percent()} % t-interval{cut(ranges, curves)}."
-        + (" Grey: the range of the means of all methods." if plan.many else ""),
-        *behaviour_section(results, shapes),
-        *constraint_section(results, training),
-        "## Published scores",
-        tables.published_markdown(results, comparisons),
-        PUBLISHED,
-        "## Data",
-        _data(plan, provenance),
-        "## Time, machine, versions",
-        _time(plan, provenance),
-        _machines(provenance),
-        _versions(provenance),
-    ]
-    return "\n\n".join(parts) + "\n"
+    curves = {key: [spot for _, spot in results.curve(*key)] for key in results.summaries}
+    ends: dict[str, dict[str, tuple[float, float]]] = {}
+    for (task, method), spots in curves.items():
+        ends.setdefault(task, {})[method] = spots[0].mean, spots[-1].mean
+    return {
+        "plan": plan,
+        "protocol": protocol(plan),
+        "scores": tables.scores_table(results),
+        "caption": tables.caption(results),
+        "cut_scores": cut(ranges, [(task, summary) for (task, _), summary in results.summaries.items()]),
+        "cut_curves": cut(ranges, [(task, spot) for (task, _), spots in curves.items() for spot in spots]),
+        "ends": ends,
+        "published": tables.comparable_table(results, comparisons),
+        "comparisons": comparisons,
+    }
 
 
-def _ablations(plan: Grid) -> list[str]:
-    links = [f"[{name}](ablations/{name}.md)" for name in plan.ablations]
-    return [f"Ablations: {', '.join(links)}."] if links else []
+def _provenance(plan: Grid, provenance: Provenance) -> dict[str, Any]:
+    """Values of the template about data, time, machines and versions."""
+    records = provenance.records()
+    machines: dict[str, dict[str, None]] = {}  # to the stages that ran on them
+    for stage, of_stage in records.items():
+        for machine in (record.machine for record in of_stage):
+            words = f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib:.0f} GiB, {machine.gpu or 'no GPU'}"
+            machines.setdefault(words, {})[stage] = None
+    return {
+        "mixed": mixed(provenance.versions()),
+        "data": _data(plan, provenance),
+        "manifests": [provenance.manifests[task.name] for task in plan.tasks],
+        "time": _time(plan, provenance, turned=plan.many),
+        "seconds": {stage: sum(record.seconds for record in of_stage) for stage, of_stage in records.items()},
+        "rates": [r.steps_per_second for r in provenance.evaluate.values() if r.steps_per_second is not None],
+        "machines": machines,
+        "versions": provenance.versions(),
+    }
 
 
-def _data(plan: Grid, provenance: Provenance) -> str:
+def _data(plan: Grid, provenance: Provenance) -> Table:
     head = ["task", "dataset", "origin", "episodes", "transitions", "with success", "horizon", "score", "reward of"]
     rows = []
     for task in plan.tasks:
@@ -135,17 +171,11 @@ def _data(plan: Grid, provenance: Provenance) -> str:
         counts = [data.episodes, data.transitions, data.successes, data.horizon]
         cells = ["-" if count is None else f"{count:,}" for count in counts]
         rows.append([task.name, f"`{data.dataset}`", origin, *cells, data.score, TIMING[data.success_timing]])
-    manifests = [provenance.manifests[task.name] for task in plan.tasks]
-    notes = [GENERATED]
-    if any(data.successes is None for data in manifests):
-        notes.append(UNMARKED)
-    if not all(data.verified for data in manifests):
-        notes.append(UNVERIFIED)
-    return f"{markdown_table(head, rows, 'lllrrrrl')}\n\n{' '.join(notes)}"
+    return Table(head, rows, "lllrrrrl")
 
 
-def _time(plan: Grid, provenance: Provenance) -> str:
-    head = ["" if plan.many else "task", "pretrain", *(f"{method}: refine + evaluate" for method in plan.methods)]
+def _time(plan: Grid, provenance: Provenance, *, turned: bool) -> Table:
+    head = ["stage" if turned else "task", "pretrain", *(f"{method}: refine + evaluate" for method in plan.methods)]
     rows = []
     for task in plan.tasks:
         cells = [task.name, clock(provenance.pretrain[task.name].seconds)]
@@ -153,33 +183,5 @@ def _time(plan: Grid, provenance: Provenance) -> str:
             pair = provenance.refine[task.name, method], provenance.evaluate[task.name, method]
             cells.append(" + ".join(clock(record.seconds) for record in pair))
         rows.append(cells)
-    sums = {stage: sum(record.seconds for record in records) for stage, records in provenance.records().items()}
-    total = ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in sums.items())
-    rates = [record.steps_per_second for record in provenance.evaluate.values() if record.steps_per_second is not None]
-    text = (
-        f"Wall-clock time of all seeds together, minutes:seconds. By stage: {total}. In all:"
-        f" {clock(sum(sums.values()))}, without generating or downloading the data: that time is not recorded, so that"
-        " equal data have equal bytes."
-    )
-    if rates:
-        text += f" Simulator steps per second of evaluation: {min(rates):,.0f} to {max(rates):,.0f}."
-    return f"{tables.score_table(head, rows, turned=plan.many)}\n\n{text}"
-
-
-def _machines(provenance: Provenance) -> str:
-    used: dict[RecordedMachine, list[str]] = {}
-    for stage, records in provenance.records().items():
-        for machine in dict.fromkeys(record.machine for record in records):
-            used.setdefault(machine, []).append(stage)
-    words = {m: f"{m.cpu}, {m.cores} cores, {m.memory_gib:.0f} GiB, {m.gpu or 'no GPU'}" for m in used}
-    if len(used) == 1:
-        return f"Machine: {next(iter(words.values()))}."
-    return "Machines:\n\n" + "\n".join(f"- {', '.join(stages)}: {words[machine]}" for machine, stages in used.items())
-
-
-def _versions(provenance: Provenance) -> str:
-    named = ", ".join(f"{package} {' and '.join(found)}" for package, found in provenance.versions().items())
-    return (
-        f"Versions: {named}. Scores hold only for this version of mujoco: another version gives different trajectories"
-        " from the same seeds."
-    )
+    table = Table(head, rows, "lr")
+    return table.turned() if turned else table

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Drawing
@@ -15,9 +16,11 @@ from fd.reference.published import REGENERATED, SCORE_COLUMNS
 from fd.reference.tasks import BenchmarkTask, benchmark, find_task, read_table
 from fd.report.csv_text import csv_text
 from fd.report.figures import appearance
-from fd.report.markdown import markdown_table
+from fd.report.rendering import render_block, render_markdown
 from fd.report.style import DARK, WIDTH, style, svg
+from fd.report.table import Table
 from fd.report.text import cut, interval, plus_minus
+from fd.report.web_page import render_web_page
 from fd.results import grid as plans
 from fd.results.episode_scores import EvaluatedCell, read_episodes
 from fd.results.grid import Grid, grid_of
@@ -29,16 +32,7 @@ from fd.settings.settings_file import SettingsFile
 PROTOCOLS = {"o2o_start_1M": 1_000_000, "o2o_end_2M": 2_000_000}  # in scores.csv: steps at start and end
 PER_ROW = 3  # panels
 MEAN = "mean over tasks"
-ABOUT = (
-    "Start: the last evaluation of the offline run. End: the last evaluation online. Steps are counted from the start of the offline run."
-    " Score in percent: mean ± standard deviation over {seeds} seeds, {episodes} episodes each; in brackets the {percent} % t-interval of"
-    " the mean over seeds, which may extend beyond the range of a score. Gain: end minus start, seed by seed. Online, every seed both"
-    " collects data and trains further, so a gain is the effect of both together."
-)
-FIGURE = (
-    "Score over training: offline left of the dashed line, online right of it. Line: mean over seeds; band: its {percent} %"
-    " t-interval{cut}."
-)
+TEMPLATE = "online_page.md.jinja"
 
 
 @dataclass(frozen=True)
@@ -139,8 +133,14 @@ def gather_online(
 def render_online(found: OnlineFindings) -> dict[str, str]:
     """Text of every file of the page, by name; equal inputs give equal bytes."""
     with style():
-        drawing = svg(_figure(found))
-    return {f"{found.name}.md": _page(found), f"{found.name}.csv": _csv(found), f"{found.name}.svg": drawing}
+        drawing = {f"{found.name}.svg": svg(_figure(found))}
+    values = _values(found)
+    web = values | {block: render_block(TEMPLATE, block, values) for block in ("scores", "published")}
+    return drawing | {
+        f"{found.name}.md": render_markdown(TEMPLATE, values),
+        f"{found.name}.html": render_web_page("online_page.html.jinja", web, drawing),
+        f"{found.name}.csv": _csv(found),
+    }
 
 
 def _going(values: SettingsFile, task: plans.GridTask) -> Going:
@@ -187,31 +187,34 @@ def _reason(going: Going) -> str:
     return ""
 
 
-def _page(found: OnlineFindings) -> str:
-    plan = found.plan
-    episodes = " or ".join(map(str, dict.fromkeys(going.task.episodes for going in found.goings)))
-    words = {"seeds": len(plan.seeds), "episodes": episodes, "percent": plan.percent()}
-    parts = [
-        *mixed(found.versions),
-        f"# Offline to online, `{found.name}` of the suite `{plan.suite}`",
-        ABOUT.format(**words),
-        _table(found),
-        f"![Scores over training]({found.name}.svg)",
-        FIGURE.format(**words, cut=cut(*_drawn(found))),
-        "## Published scores",
-        "Start after 1,000,000 steps, end after 2,000,000, mean ± standard deviation, as printed.",
-        _published(found),
-    ]
-    return "\n\n".join(parts) + "\n"
+def _values(found: OnlineFindings) -> dict[str, Any]:
+    """Values of the template."""
+    notes = {}
+    for name, pairs in found.published.items():
+        if not pairs:
+            notes[name] = "there is no published score for this data set"
+        elif found.reasons[name]:
+            notes[name] = f"not comparable with ours; {found.reasons[name]}"
+    rows = [[name, p.method, p.start, p.end, p.source] for name, pairs in found.published.items() for p in pairs]
+    return {
+        "name": found.name,
+        "plan": found.plan,
+        "mixed": mixed(found.versions),
+        "episodes": list(dict.fromkeys(going.task.episodes for going in found.goings)),
+        "table": _table(found),
+        "cut": cut(*_drawn(found)),
+        "published": Table(["task", "method", "start", "end", "source"], rows, "llrrl"),
+        "notes": notes,
+    }
 
 
-def _table(found: OnlineFindings) -> str:
+def _table(found: OnlineFindings) -> Table:
     rows = []
     for name, method, pair in _rows(found):
         steps = next((f"{g.start:,} to {g.end:,}" for g in found.goings if g.task.name == name), "")
         cells = [_cell(summary) for summary in _summaries(pair, found.plan.confidence).values()]
         rows.append([name, method, steps, *cells])
-    return markdown_table(["task", "method", "steps", "start", "end", "gain"], rows, "lllr")
+    return Table(["task", "method", "steps", "start", "end", "gain"], rows, "lllr")
 
 
 def _rows(found: OnlineFindings) -> list[tuple[str, str, tuple[Floats, Floats]]]:
@@ -230,18 +233,6 @@ def _summaries(pair: tuple[Floats, Floats], confidence: float) -> dict[str, Summ
 
 def _cell(summary: Summary) -> str:
     return f"{plus_minus(summary.mean, summary.std)} {interval(summary.low, summary.high)}".rstrip()
-
-
-def _published(found: OnlineFindings) -> str:
-    rows, notes = [], []
-    for name, pairs in found.published.items():
-        rows += [[name, pair.method, pair.start, pair.end, pair.source] for pair in pairs]
-        if not pairs:
-            notes.append(f"- {name}: there is no published score for this data set.")
-        elif found.reasons[name]:
-            notes.append(f"- {name}: not comparable with ours; {found.reasons[name]}.")
-    table = markdown_table(["task", "method", "start", "end", "source"], rows, "llrrl") if rows else ""
-    return "\n\n".join(part for part in (table, "\n".join(notes)) if part)
 
 
 def _csv(found: OnlineFindings) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from fd.reference.published import PublishedFigure, Reference, Setting, obstacle
 from fd.reference.tasks import BenchmarkTask, find_task
 from fd.report.csv_text import csv_text
-from fd.report.markdown import markdown_table
+from fd.report.table import Table
 from fd.report.text import plus_minus
 from fd.results.estimates import Results
 from fd.results.statistics import Summary, summarise
@@ -25,20 +26,6 @@ WHOLE = (
 )  # the mean over all state tasks: its name in scores.csv, and the suite of these tasks
 INCOMPARABLE = "†"
 SECONDARY = "‡"
-ABOUT = (
-    "Offline scores of all tasks of the benchmark. `here`: our score of every method, mean ± standard deviation over seeds. Other"
-    " columns: published scores as `mean ± spread [source]`, one line per source. `best`: the highest published score of any method. A"
-    " score is the percentage of successful episodes; for Adroit, the normalised return."
-)
-MEANS = "Means over the tasks of a family, as printed in the papers; ours if all tasks of the family were run."
-OVERALL = (
-    "Means over the 50 state tasks: as printed and, for every source that has all ten families, the mean over its families; ours if all"
-    " 50 tasks were run."
-)
-MARKS = (
-    f"{SECONDARY} from a secondary source. {INCOMPARABLE} our score is not comparable with the published scores of its row, for the reason"
-    " below."
-)
 COLUMNS = ("scope", "name", "place", "method", "mean", "spread", "seeds", "source", "status")
 
 
@@ -84,34 +71,19 @@ def published_rows(results: Results, reference: Reference, settings: Mapping[str
     return [*found, row("aggregate", name, whole, [*_of(reference.aggregates, name), *means])]
 
 
-def published_page(results: Results, found: Sequence[PublishedRow]) -> str:
-    """The page: tables of the tasks, of the families and of all state tasks, and what their marks mean."""
-    sources = dict.fromkeys(figure.source for row in found for figure in row.figures)
-    numbers = {source: str(number) for number, source in enumerate(sources, 1)}
-
-    def tables(scope: str) -> str:
-        return _table([row for row in found if row.scope == scope], numbers)
-
-    reasons = {row.reason: [other.name for other in found if other.reason == row.reason] for row in found if row.reason}
-    parts = [
-        f"# Published scores beside the suite `{results.plan.suite}`",
-        ABOUT,
-        MARKS,
-        "## Tasks",
-        tables("task"),
-        "## Families",
-        MEANS,
-        tables("family"),
-        "## All state tasks",
-        OVERALL,
-        tables("aggregate"),
-        "## Sources",
-        "\n".join(f"- [{number}] {source}" for source, number in numbers.items()),
-    ]
-    if reasons:
-        lines = [f"- {INCOMPARABLE} {', '.join(names)}: {reason}." for reason, names in reasons.items()]
-        parts += ["## Not comparable", "\n".join(lines)]
-    return "\n\n".join(parts) + "\n"
+def published_values(results: Results, found: Sequence[PublishedRow]) -> dict[str, Any]:
+    """Values of the template: the tables of the tasks, of the families and of all state tasks, and what their marks mean."""
+    sources = {source: str(number) for number, source in enumerate(_sources(found), 1)}
+    reasons: dict[str, list[str]] = {}
+    for row in found:
+        if row.reason:
+            reasons.setdefault(row.reason, []).append(row.name)
+    scopes = {"tasks": "task", "families": "family", "aggregate": "aggregate"}
+    tables = {
+        name: _table(scope, [row for row in found if row.scope == scope], sources) for name, scope in scopes.items()
+    }
+    marks = {"incomparable": INCOMPARABLE, "secondary": SECONDARY}
+    return tables | marks | {"plan": results.plan, "sources": sources, "reasons": reasons}
 
 
 def published_csv(results: Results, found: Sequence[PublishedRow]) -> str:
@@ -133,6 +105,10 @@ def published_csv(results: Results, found: Sequence[PublishedRow]) -> str:
             figure = [item.method, f"{item.mean:g}", spread, item.seeds, item.source, status]
             rows.append([row.scope, row.name, "published", *figure])
     return csv_text(dict(zip(COLUMNS, row, strict=True)) for row in rows)
+
+
+def _sources(found: Sequence[PublishedRow]) -> dict[str, None]:
+    return dict.fromkeys(figure.source for row in found for figure in row.figures)
 
 
 def _of(figures: Sequence[PublishedFigure], name: str) -> list[PublishedFigure]:
@@ -168,7 +144,7 @@ def _whole(reference: Reference, families: set[str]) -> list[PublishedFigure]:
     ]
 
 
-def _table(found: Sequence[PublishedRow], numbers: Mapping[str, str]) -> str:
+def _table(scope: str, found: Sequence[PublishedRow], numbers: Mapping[str, str]) -> Table:
     rows = []
     for row in found:
         here = "<br>".join(f"{method} {plus_minus(value.mean, value.std)}" for method, value in row.here.items())
@@ -176,7 +152,7 @@ def _table(found: Sequence[PublishedRow], numbers: Mapping[str, str]) -> str:
         cells += [_cell([f for f in row.figures if f.method == method], numbers) for method in METHODS]
         best = max(row.figures, key=lambda figure: figure.mean, default=None)
         rows.append([*cells, f"{best.method} {_cell([best], numbers)}" if best else "-"])
-    return markdown_table([found[0].scope, "here", *METHODS, "best"], rows)
+    return Table([scope, "here", *METHODS, "best"], rows)
 
 
 def _cell(figures: Sequence[PublishedFigure], numbers: Mapping[str, str]) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fd.reference.published import METHODS, Comparison, PublishedFigure
 from fd.report.csv_text import csv_text
 from fd.report.markdown import markdown_table
+from fd.report.table import Table
 from fd.report.text import estimates, interval, plus_minus
 from fd.results.estimates import AGGREGATE, Results, leaders
 
@@ -24,10 +25,10 @@ class ScoreRow:
     best: set[str]
 
 
-def caption(results: Results) -> str:
-    """A paragraph that explains the numbers of the table of scores."""
+def caption(results: Results, *, turned: bool | None = None) -> str:
+    """A paragraph that explains the numbers of the table of scores; `turned` as in `scores_table`."""
     plan = results.plan
-    line = "column" if plan.many else "row"
+    line = "column" if (plan.many if turned is None else turned) else "row"
     if len(plan.seeds) == 1:
         text = f"{estimates(plan)} Bold: the highest of a {line}."
     else:
@@ -51,22 +52,29 @@ def caption(results: Results) -> str:
 
 
 def scores_markdown(results: Results) -> str:
-    """The table of scores without its caption: tasks as rows and methods as columns, or transposed if there are many methods."""
+    """The table of scores as Markdown, without its caption."""
+    return markdown_table(*scores_table(results))
+
+
+def scores_table(
+    results: Results, comparisons: Mapping[str, Comparison] | None = None, *, turned: bool | None = None
+) -> Table:
+    """Tasks as rows and methods as columns, or `turned`, by default if there are many methods.
+
+    With `comparisons`, the published scores that are comparable with one of ours stand below it.
+    """
+    plan = results.plan
+    turned = plan.many if turned is None else turned
+    head = ["method" if turned else "task", *plan.methods]
+    beside = _beside(results, comparisons or {})
 
     def cell(row: ScoreRow, method: str) -> str:
         estimate = f"**{row.estimates[method]}**" if method in row.best else row.estimates[method]
-        return f"{estimate}<br>{row.intervals[method]}" if row.intervals else estimate
+        lines = [estimate, row.intervals.get(method, ""), *beside.get((row.name, method), [])]
+        return "<br>".join(line for line in lines if line)
 
-    plan = results.plan
-    rows = [[row.name, *(cell(row, method) for method in plan.methods)] for row in _rows(results)]
-    return score_table(["method" if plan.many else "task", *plan.methods], rows, turned=plan.many)
-
-
-def score_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, turned: bool) -> str:
-    """A table with names in its first column, transposed if `turned`."""
-    if turned:
-        head, *rows = zip(head, *rows, strict=True)
-    return markdown_table(head, rows, "lr")
+    table = Table(head, [[row.name, *(cell(row, method) for method in plan.methods)] for row in _rows(results)], "lr")
+    return table.turned() if turned else table
 
 
 def scores_latex(results: Results) -> str:
@@ -144,19 +152,31 @@ def metrics_json(results: Results) -> str:
     return json.dumps(metrics, indent=1) + "\n"
 
 
-def published_markdown(results: Results, comparisons: Mapping[str, Comparison]) -> str:
-    """Published scores beside ours if they are comparable, and one line per task with the reason."""
+def comparable_table(results: Results, comparisons: Mapping[str, Comparison]) -> Table:
+    """Published scores beside ours, where they are comparable."""
     rows = []
     for task in results.plan.tasks:
         for figure in comparisons[task.name].figures:
-            method = next(name for name in results.plan.methods if METHODS.get(name) == figure.method)
+            method = _method(results, figure)
             here = results.summaries[task.name, method]
             seeds = f"{figure.seeds} seeds" if figure.seeds else "seeds not stated"
             source = f"{figure.source} ({seeds})" + (", secondary source" if figure.secondary else "")
             rows.append([task.name, method, plus_minus(here.mean, here.std), _published(figure), source])
-    table = markdown_table(["task", "method", "here", "published", "source"], rows, "llrrl") if rows else ""
-    notes = "\n".join(f"- {task.name}: {comparisons[task.name].note}." for task in results.plan.tasks)
-    return f"{table}\n\n{notes}" if table else notes
+    return Table(["task", "method", "here", "published", "source"], rows, "llrrl")
+
+
+def _beside(results: Results, comparisons: Mapping[str, Comparison]) -> dict[tuple[str, str], list[str]]:
+    """Published scores by the task and the method of ours."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for task, comparison in comparisons.items():
+        for figure in comparison.figures:
+            found.setdefault((task, _method(results, figure)), []).append(f"published {_published(figure)}")
+    return found
+
+
+def _method(results: Results, figure: PublishedFigure) -> str:
+    """Our name of the method of a published score."""
+    return next(name for name in results.plan.methods if METHODS.get(name) == figure.method)
 
 
 def _rows(results: Results) -> list[ScoreRow]:

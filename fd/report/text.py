@@ -24,6 +24,11 @@ def interval(low: float, high: float) -> str:
     return "" if math.isnan(low) else f"[{low:.1f}, {high:.1f}]"
 
 
+def percent(share: float) -> str:
+    """A share in percent, `12 %`, or `under 1 %` if it would be rounded to none."""
+    return f"{100 * share:.0f} %" if share == 0 or share >= 0.005 else "under 1 %"
+
+
 def cut(ranges: Mapping[str, tuple[float, float]], shown: Sequence[tuple[str, Summary]]) -> str:
     """`, cut at 0 and 100`: where the axes of scores cut the intervals that a figure shows; "" if they cut none.
 
