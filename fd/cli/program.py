@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fd.cli import check_settings, detection_power, dvc_lock, print_task, select_suite, trace_scores
+from fd.cli import check_settings, cluster_commands, detection_power, dvc_lock, print_task, select_suite, trace_scores
 from fd.runtime import command_line, signals
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app.command("task")(print_task.command)
 app.command("trace")(trace_scores.command)
 app.command("power")(detection_power.command)
 app.command("unlock")(dvc_lock.command)
+app.add_typer(cluster_commands.app, name="cluster")
 
 
 def main() -> None:
