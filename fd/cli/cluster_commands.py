@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fd.errors import FdError
+from fd.runtime.command_line import ParamsOption
 from fd.storage.locks import locked
 
 if TYPE_CHECKING:  # DVC takes a second to load, which `fidec --help` can do without
@@ -89,6 +91,40 @@ def collect_command() -> None:
     typer.echo(f"{len(found.done)} of {len(found.cells)} cells collected; dvc repro")
     if len(found.done) < len(found.cells):
         raise typer.Exit(1)
+
+
+@app.command("plan")
+def plan_command(
+    gpus: Annotated[float, typer.Option(min=0.25, help="Number of GPUs.")],
+    globs: Globs = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Number of cores; default: 8 a GPU.")] = None,
+    step: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Milliseconds of a step of refinement on a GPU, where no cell was measured; docs/speed.md."
+        ),
+    ] = 0.4,
+    resources: File = Path("cluster.yaml"),
+    params_file: ParamsOption = Path("params.yaml"),
+) -> None:
+    """Estimate how long all cells take on some GPUs, from the times of cells that ran, or else from their training steps."""
+    from fd.cluster import makespan, pipeline, submission
+    from fd.cluster.resources import read_resources
+    from fd.settings.settings_file import read_settings
+
+    found = pipeline.read_pipeline(ROOT, globs or (), cached=False)
+    needed, cores = read_resources(resources, found.kinds), cores or math.ceil(8 * gpus)
+    for kind, each in needed.items():
+        if each.gpus > gpus or each.cores > cores:
+            raise FdError(
+                f"{resources}: {kind}: {each.gpus:g} GPUs, {each.cores} cores, allowed: up to {gpus:g} and {cores}"
+            )
+    ran = makespan.measured(submission.all_of(ROOT))
+    times = makespan.times(found.cells, ran, read_settings(params_file), needed, step / 1000)
+    seconds = {name: time.seconds for name, time in times.items()}
+    total = makespan.estimate(found.cells, seconds, needed, gpus=gpus, cores=cores)
+    for line in makespan.lines(found.cells, times, total, gpus, cores):
+        typer.echo(line)
 
 
 def _latest() -> Submission:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,46 +20,12 @@ from dvc.repo import Repo
 from dvc.stage.loader import StageLoader
 from dvc.utils.serialize import dump_yaml, load_yaml
 
+from fd.cluster.cells import Cell, Entry, Pipeline
 from fd.errors import FdError, one_line
 from fd.storage.files import replacing
 
 LOCK = "dvc.lock"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]*")  # of a cell: also that of a file and of a job
-Entry = Mapping[str, Any]  # of a stage in dvc.lock
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cached stage.
-
-    Attributes:
-        name: of the stage, for example `refine@umaze-fidec`.
-        kind: its name in dvc.yaml, for example `refine`.
-        needs: names of the cells whose outputs it reads.
-    """
-
-    name: str
-    kind: str
-    needs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """The cells of a project in the order in which `dvc repro` runs them.
-
-    Attributes:
-        cells: by name; those that match the globs, and all that these need.
-        kinds: of all stages of dvc.yaml.
-        done: entry of every cell that needs no run, as its outputs are of the present settings, code and data.
-        sources: files and folders that cells read and no stage makes.
-        cache: DVC's cache.
-    """
-
-    cells: dict[str, Cell]
-    kinds: list[str]
-    done: dict[str, Entry]
-    sources: list[str]
-    cache: Path
 
 
 @contextmanager
@@ -123,7 +88,7 @@ def _split(graph: Any, order: Mapping[str, Any]) -> tuple[dict[str, Cell], list[
             if not NAME.fullmatch(name):
                 raise FdError(f"dvc.yaml: stage {name!r}, allowed on a cluster: letters, digits and _.@-")
             needs = tuple(sorted(above for above in upstream if above in cells))
-            cells[name] = Cell(name, name.split("@")[0], needs)
+            cells[name] = Cell(name, name.split("@")[0], needs, str(stage.cmd))
         elif all(above in before for above in upstream):
             before.append(name)
     return cells, before

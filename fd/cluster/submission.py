@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fd.cluster.pipeline import Cell, Entry, Pipeline
+from fd.cluster.cells import Cell, Entry, Pipeline
 from fd.errors import FdError, one_line
 from fd.storage.files import replacing, write_text
 
@@ -100,7 +100,7 @@ class Submission:
 def load(folder: Path) -> Submission:
     """The submission in a folder."""
     values = json.loads((folder / "plan.json").read_bytes())
-    cells = {name: Cell(name, cell["kind"], tuple(cell["needs"])) for name, cell in values["cells"].items()}
+    cells = {name: Cell(**cell | {"needs": tuple(cell["needs"])}) for name, cell in values["cells"].items()}
     return Submission(**values | {"folder": folder, "cells": cells})
 
 
