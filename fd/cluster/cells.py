@@ -35,7 +35,7 @@ class Pipeline:
         cells: by name; those that match the globs, and all that these need.
         kinds: of all stages of dvc.yaml.
         done: entry of every cell that needs no run, as its outputs are of the present settings, code and data.
-        sources: files and folders that cells read and no stage makes.
+        sources: files and folders that cells and the stages before them read and no cell makes.
         cache: DVC's cache.
     """
 

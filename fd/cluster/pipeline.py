@@ -68,7 +68,7 @@ def read_pipeline(
         if renew and (first := [name for name in before if name in upstream]):
             repo.reproduce(first)
         made = {out.def_path: name for name in chosen for out in order[name].outs}
-        deps = {dep.def_path for name in chosen for dep in order[name].deps}
+        deps = {dep.def_path for name in {*chosen, *upstream} for dep in order[name].deps}
         return Pipeline(
             cells=chosen,
             kinds=list(load_yaml(str(root / "dvc.yaml"))["stages"]),

@@ -20,7 +20,9 @@ from fd.runtime import closure
 from fd.storage.files import replacing, write_text
 from fd.storage.locks import locked
 
-LOOPBACK = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+# Without this, Ray listens on all interfaces, as if other machines were to join; on macOS and Windows it is the default.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 LOG = 2**16  # last bytes of a log that come back from a node without a shared file system
 
 
@@ -114,12 +116,14 @@ def submit(
     Raises:
         FdError: Ray is not installed, or the cluster lacks what a cell needs.
     """
+    os.environ.update(QUIET if address else QUIET | LOOPBACK)  # before Ray is loaded
     try:
         import ray
     except ImportError:
         raise FdError("ray: is not installed, allowed: pip install 'fisher-decorator[ray]'") from None
-    options: dict[str, Any] = {"address": address} if address else {"address": "local", **LOOPBACK}
-    ray.init(**options, logging_level="warning", log_to_driver=False)
+    ray.init(
+        address or "local", include_dashboard=None if address else False, logging_level="error", log_to_driver=False
+    )
     try:
         there = ray.cluster_resources()
         if not there.get("GPU"):
