@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -94,6 +94,7 @@ def main(folder: Path) -> None:
     say(f"refine@a-lost goes on: {log('refine@a-lost').splitlines()[-1]}")
     subprocess.run(("slurmd", "-N", lost, "-c"), check=True)
     until(lambda: began("refine@a-preempted"), "refine@a-preempted does not begin")
+    starts = log("refine@a-preempted").count(": from step ")
     output(
         "sbatch",
         "--partition=high",
@@ -102,12 +103,12 @@ def main(folder: Path) -> None:
         "--output=/dev/null",
         "--wrap=sleep 1",
     )
-    until(lambda: log("refine@a-preempted").count(": from step ") > 1, "not continued after preemption")
+    until(lambda: log("refine@a-preempted").count(": from step ") > starts, "not continued after preemption")
     say(f"refine@a-preempted goes on: {log('refine@a-preempted').splitlines()[-1]}")
     until(lambda: not output("squeue", "--noheader").strip(), "the queue does not end")
     told = output(*FIDEC, "status", code=1)
     print(told)
-    check_faults()
+    check_faults(("plain", "stage", "dvc", "worker", "lost", "preempted"))
     repaired(folder)
 
 
@@ -127,7 +128,8 @@ def on_node(step: psutil.Process, name: str) -> bool:
     )
 
 
-def check_faults() -> None:
+def check_faults(finished: Sequence[str]) -> None:
+    """Checks the logs of METHODS: what was killed resumed, what failed was tried again or not, what finished ran once."""
     for method in ("stage", "dvc", "worker"):
         starts = re.findall(r"from step (\d)", log(f"refine@a-{method}"))
         assert starts == ["0", "1"], f"{method}: {starts}"
@@ -137,7 +139,7 @@ def check_faults() -> None:
     assert log("refine@a-refused").count(": from step ") == 1
     say("failing cell: three attempts; refused settings: one")
     assert not list(Path(".scratch/cluster").glob("*/logs/evaluate@a-fails.log"))
-    for cell in ("plain", "stage", "dvc", "worker", "lost", "preempted"):
+    for cell in finished:
         assert len(re.findall("Running stage", log(f"evaluate@a-{cell}"))) == 1, cell
         assert len(re.findall("Running stage", log("download@a"))) == 1
     say("dependents of failed cells skipped, all others finished, every stage ran once")
