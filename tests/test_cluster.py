@@ -66,6 +66,7 @@ class Toy:
 
 def project(folder: Path) -> Toy:
     shutil.copytree(HERE / "toy", folder)
+    (folder / "pipeline.yaml").rename(folder / "dvc.yaml")
     for command in ("git init -q", f"{sys.executable} -m dvc init -q"):
         subprocess.run(command.split(), cwd=folder, check=True)
     (folder / ".gitignore").write_text("/data/\n/runs/\n/evals/\n/.scratch/\n")

@@ -6,6 +6,7 @@ as the reports; they run in the project itself.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,9 @@ def opened(root: Path) -> Iterator[Repo]:
         with Repo(str(root), _wait_for_lock=True) as repo:
             yield repo
     except DvcException as error:
-        raise FdError(f"{root}: {one_line(error)}") from None
+        raise FdError(
+            f"{root}: {one_line(error)}" + (f": {one_line(error.__cause__)}" if error.__cause__ else "")
+        ) from None
 
 
 def read_pipeline(
@@ -66,6 +69,7 @@ def read_pipeline(
         chosen = {name: cell for name, cell in cells.items() if name in wanted}
         upstream = {stage.addressing for name in chosen for stage in networkx.descendants(graph, order[name])}
         if renew and (first := [name for name in before if name in upstream]):
+            logging.getLogger("dvc").setLevel(logging.ERROR)  # no line for each stage that did not change
             repo.reproduce(first)
         made = {out.def_path: name for name in chosen for out in order[name].outs}
         deps = {dep.def_path for name in {*chosen, *upstream} for dep in order[name].deps}
@@ -174,11 +178,11 @@ def merge(root: Path, done: Mapping[str, Entry], remote: str | None) -> None:
         done: entries of the cells.
         remote: the DVC remote that has outputs which the cache lacks.
     """
-    with opened(root) as repo:
-        with repo.lock, replacing(root / LOCK) as temporary:
-            dump_yaml(str(temporary), {"schema": "2.0", "stages": _lock(root) | dict(done)})
-        repo.reset()
-        if done and remote:
+    if not done:
+        return
+    with opened(root) as repo, repo.lock, replacing(root / LOCK) as temporary:
+        dump_yaml(str(temporary), {"schema": "2.0", "stages": _lock(root) | dict(done)})
+    with opened(root) as repo:  # it reads the new file
+        if remote:
             repo.fetch(targets=list(done), remote=remote)
-        if done:
-            repo.checkout(targets=list(done), force=True)
+        repo.checkout(targets=list(done), force=True)

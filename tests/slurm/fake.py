@@ -52,7 +52,7 @@ def _run(number: str, job: dict[str, Any]) -> None:
     write(number, job | {"state": "running"})
     env = os.environ | {"SLURM_JOB_ID": number, "SLURM_RESTART_COUNT": str(job["runs"])}
     with Path(job["output"]).open("ab") as log:
-        code = subprocess.run(job["command"], env=env, stdout=log, stderr=log, check=False).returncode
+        code = subprocess.run(["sh", *job["command"]], env=env, stdout=log, stderr=log, check=False).returncode
     requeued = jobs()[number]["state"] == "requeued"
     state = "requeued" if requeued else "failed" if code else "done"
     write(number, job | {"state": state, "runs": job["runs"] + 1, "code": code})

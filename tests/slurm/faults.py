@@ -68,6 +68,7 @@ def node(cell: str) -> str:
 def project(folder: Path, methods: dict[str, dict[str, object]]) -> None:
     shutil.copytree(HERE.parent / "toy", folder)
     os.chdir(folder)
+    Path("pipeline.yaml").rename("dvc.yaml")
     Path("params.yaml").write_text(json.dumps({"tasks": {"a": {}}, "methods": methods}))
     Path("cluster.yaml").write_text(Path("cluster.yaml").read_text().replace("gpus: 0.5", "gpus: 0.25"))
     Path(".gitignore").write_text("/data/\n/runs/\n/evals/\n/.scratch/\n")
