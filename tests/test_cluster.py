@@ -6,25 +6,41 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
+import yaml
 from edits import outcome
 from slurm import fake
 
 from fd.cli.cluster_commands import _submitting
 from fd.cli.program import app
-from fd.cluster import ray_engine, slurm
+from fd.cluster import makespan, ray_engine, slurm
+from fd.cluster.cells import Cell
 from fd.cluster.resources import Resources
 from fd.cluster.submission import all_of
+from fd.settings.refine_settings import Refine
+from fd.settings.settings_file import SettingsFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC's own, of pygtrie
 HERE = Path(__file__).parent
+DEFAULTS: dict[str, Any] = {
+    "gpus": 0.0,
+    "cores": 3,
+    "memory": None,
+    "hours": None,
+    "retries": 1,
+    "partition": None,
+    "slurm": (),
+    "ray": {},
+}
 NAMES = ["download@a", "refine@a-m1", "refine@a-m2", "evaluate@a-m1", "evaluate@a-m2"]
 
 
@@ -144,7 +160,7 @@ def test_a_snapshot_has_edits_and_new_files_but_no_secrets(toy: Toy, queue: Path
     Path("report.py").write_text("# edited\n")
     for name in (".dvc/config.local", "key.pem", ".env"):
         Path(name).write_text("[core]\n    machine = token\n" if name.startswith(".dvc") else "token")
-    before = subprocess.run(["git", "status", "--short"], capture_output=True, check=True).stdout
+    before = changed_files()
     toy.cluster("slurm", "download@a")
     (made,) = all_of(toy.folder)
     listed = subprocess.run(["tar", "-tf", made.tree], capture_output=True, text=True, check=True).stdout.split()
@@ -154,9 +170,12 @@ def test_a_snapshot_has_edits_and_new_files_but_no_secrets(toy: Toy, queue: Path
         subprocess.run(["tar", "-xOf", made.tree, "report.py"], capture_output=True, check=True).stdout == b"# edited\n"
     )
     assert made.folder.parent.stat().st_mode & 0o777 == 0o700
-    assert (
-        subprocess.run(["git", "status", "--short"], capture_output=True, check=True).stdout
-        == before + b"?? listing.txt\n"
+    assert changed_files() == before | {"?? dvc.lock", "?? listing.txt"}  # the index of the user is as it was
+
+
+def changed_files() -> set[str]:
+    return set(
+        subprocess.run(["git", "status", "--short"], capture_output=True, text=True, check=True).stdout.splitlines()
     )
 
 
@@ -173,17 +192,7 @@ def test_a_snapshot_has_edits_and_new_files_but_no_secrets(toy: Toy, queue: Path
     ],
 )
 def test_resources_become_options_of_sbatch(needed: dict[str, Any], shards: int | None, options: list[str]) -> None:
-    defaults = {
-        "gpus": 0.0,
-        "cores": 3,
-        "memory": None,
-        "hours": None,
-        "retries": 1,
-        "partition": None,
-        "slurm": (),
-        "ray": {},
-    }
-    assert slurm.options(Resources(**{**defaults, **needed}), shards) == ["--cpus-per-task=3", *options]
+    assert slurm.options(Resources(**{**DEFAULTS, **needed}), shards) == ["--cpus-per-task=3", *options]
 
 
 def test_a_gpu_has_the_shards_that_slurm_tells(queue: Path) -> None:
@@ -220,11 +229,46 @@ def test_cells_that_do_not_exist_and_names_that_are_no_file_names_are_refused(to
     assert code == 2 and "no cells were submitted yet" in told
 
 
-def test_nodes_that_share_only_a_remote_run_no_stage_twice(
-    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=["folder", "s3"])
+def bucket(request: pytest.FixtureRequest, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The toy's DVC remote `bucket`: a folder, or a bucket of an S3 server on loopback."""
+    if request.param == "folder":
+        dvc("remote", "add", "bucket", str(tmp_path / "bucket"))
+        yield
+        return
+    for package in ("dvc_s3", "moto"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install dvc-s3 'moto[server]'")
+    import boto3
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{(port := str(free.getsockname()[1]))}"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port], stderr=subprocess.PIPE
+    )
+    try:
+        assert server.stderr is not None
+        while b"Running on" not in (line := server.stderr.readline()):
+            assert line, "the server ended"
+        Thread(target=server.stderr.read, daemon=True).start()
+        boto3.client("s3", endpoint_url=url).create_bucket(Bucket="cells")
+        dvc("remote", "add", "bucket", "s3://cells/fidec")
+        dvc("remote", "modify", "bucket", "endpointurl", url)
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+def dvc(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)
+
+
+def test_nodes_that_share_only_a_remote_run_no_stage_twice(toy: Toy, bucket: None, tmp_path: Path) -> None:
     """Each cell is made on a node of its own, as Ray would, then once more by a driver that knows nothing of the first."""
-    subprocess.run([sys.executable, "-m", "dvc", "remote", "add", "bucket", str(tmp_path / "bucket")], check=True)
     ran = made_on_nodes(toy, tmp_path / "first")
     assert ran == dict.fromkeys(NAMES, True)
     toy.cluster("collect")
@@ -273,3 +317,44 @@ def fidec(*arguments: str, code: int = 0) -> str:
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
+
+
+def cells(**needs: tuple[str, ...]) -> dict[str, Cell]:
+    return {name: Cell(name, "refine", needed, "") for name, needed in needs.items()}
+
+
+@pytest.mark.parametrize(("gpus", "hours"), [(1.0, 2.0), (0.5, 3.0)])
+def test_cells_that_share_a_gpu_run_side_by_side(gpus: float, hours: float) -> None:
+    """Two cells need a third, each half a GPU and an hour."""
+    half = {"refine": Resources(**{**DEFAULTS, "gpus": 0.5})}
+    three = cells(a=(), b=("a",), c=("a",))
+    found = makespan.estimate(three, dict.fromkeys(three, 3600.0), half, gpus=gpus, cores=64)
+    assert found == makespan.Estimate(hours * 3600, 1.5 * 3600, 9 * 3600)
+
+
+def test_the_cell_that_most_depends_on_comes_first() -> None:
+    whole = {"refine": Resources(**{**DEFAULTS, "gpus": 1.0})}
+    four = cells(short=(), long=(), after=("long",), last=("after",))
+    found = makespan.estimate(four, dict.fromkeys(four, 1.0), whole, gpus=2, cores=64)
+    assert found.makespan == 3
+
+
+def test_a_time_is_measured_or_a_mean_or_computed_from_the_steps() -> None:
+    values = SettingsFile(yaml.safe_load((HERE / "tiny.yaml").read_text()))
+    named = {
+        name: Cell(name, name.split("@")[0], (), f"python -m stages.x --task umaze{rest}")
+        for name, rest in {
+            "refine@a": " --method fidec", "refine@b": " --method fidec", "pretrain@a": "", "evaluate@a": " --method fidec",
+            "geometry@a": "",
+        }.items()
+    }  # fmt: skip
+    shares = {kind: Resources(**{**DEFAULTS, "gpus": 0.5}) for kind in ("refine", "pretrain", "evaluate", "geometry")}
+    found = makespan.times(named, {"refine@a": 7.0}, values, shares, 0.1)
+    assert found["refine@a"] == makespan.Time(7.0, "measured") and found["refine@b"] == makespan.Time(7.0, "mean of 1")
+    assert found["pretrain@a"].source == "computed"
+    assert found["pretrain@a"].seconds == pytest.approx(40 * 0.1 * 0.19 / 0.5)
+    assert found["geometry@a"].seconds == 0
+    computed = makespan.times(named, {}, values, shares, 0.1)
+    steps = values.section(Refine, "refine", "umaze", "fidec").steps
+    assert computed["refine@a"].seconds == pytest.approx(steps * 0.1 / 0.5)
+    assert computed["evaluate@a"].seconds > 0
