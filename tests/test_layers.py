@@ -36,7 +36,8 @@ ALLOWED = {
     "results": "storage settings",
     "report": "storage method settings policy reference results",
     "theory": "networks method settings report",
-    "cli": "runtime storage settings policy export reference results report",
+    "cluster": "runtime storage method settings",
+    "cli": "runtime storage settings policy export reference results report cluster",
 }
 OUTSIDE = {"stages", "benchmarks"}  # may import everything, and nothing imports them
 

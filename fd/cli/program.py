@@ -6,6 +6,7 @@ import typer
 
 from fd.cli import (
     check_settings,
+    cluster_commands,
     detection_power,
     dvc_lock,
     export_policy,
@@ -29,6 +30,7 @@ app.command("watch")(watch_runs.command)
 app.command("export")(export_policy.command)
 app.command("power")(detection_power.command)
 app.command("unlock")(dvc_lock.command)
+app.add_typer(cluster_commands.app, name="cluster")
 
 
 def main() -> None:
