@@ -115,7 +115,7 @@ def eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 def eigvalsh(matrices: Tensor) -> Tensor:
     """The eigenvalues alone; see `eigh`."""
-    parts = matrices.reshape(-1, *matrices.shape[-2:]).split(EIGH)
+    parts = torch.split(matrices.reshape(-1, *matrices.shape[-2:]), EIGH)
     return torch.cat([torch.linalg.eigvalsh(part) for part in parts]).view(matrices.shape[:-1])
 
 
