@@ -115,7 +115,7 @@ def estimate(
         cores: in all.
     """
     tail = {name: 0.0 for name in cells}
-    for name in reversed(cells):
+    for name in reversed(list(cells)):
         for need in cells[name].needs:
             tail[need] = max(tail[need], tail[name] + seconds[name])
     rank = sorted(cells, key=lambda name: -tail[name] - seconds[name])
