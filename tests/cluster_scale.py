@@ -30,8 +30,9 @@ def main(suite: str, folder: Path) -> None:
     project = copied(folder / "project")
     for name in ("suites", "cluster.yaml"):
         (project / name).symlink_to(ROOT / name)
-    (folder / "sbatch").write_text(SBATCH)
-    (folder / "sbatch").chmod(0o755)
+    for program, script in {"sbatch": SBATCH, "sinfo": "#!/bin/sh\n", "squeue": "#!/bin/sh\n"}.items():
+        (folder / program).write_text(script)
+        (folder / program).chmod(0o755)
     (folder / "count").write_text("0\n")
     path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
     os.environ.update(

@@ -35,8 +35,9 @@ def main(folder: Path) -> None:
     drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     until(lambda: began("refine@a-lost"), "refine@a-lost does not begin")
     raylet = next(p for p in psutil.Process(worker("refine@a-lost")).parents() if p.name() == "raylet")
-    raylet.kill()
-    say("the raylet of refine@a-lost is killed")
+    for process in (raylet, *raylet.children(recursive=True)):  # as a power cut would
+        process.kill()
+    say("the raylet of refine@a-lost and all that it started are killed")
     until(lambda: log("refine@a-lost").count(": from step ") > 1, "not continued elsewhere")
     say(f"refine@a-lost goes on: {log('refine@a-lost').splitlines()[-1]}")
     told = [driver.communicate()[0] for driver in drivers]

@@ -121,7 +121,7 @@ def test_cells_on_slurm_are_what_a_serial_reproduction_makes(toy: Toy, queue: Pa
         assert serial.repro() == ["listing", *NAMES, "report"]
         wanted = serial.made()
     assert "5 jobs queued" in toy.cluster("slurm")
-    assert "0 jobs queued" in toy.cluster("slurm")  # they wait in the queue
+    assert "0 jobs queued" in toy.cluster("slurm", "download@a")  # it waits in the queue
     fake.run()
     assert [job["name"] for job in fake.jobs().values()] == NAMES
     assert all(toy.state(cell)["ran"] for cell in NAMES)

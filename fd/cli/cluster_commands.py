@@ -153,6 +153,6 @@ def _submitting(
         needed = read_resources(file, found.kinds)
         made = submission.prepare(ROOT, found, {kind: each.retries for kind, each in needed.items()}, remote)
         missing = [name for name in found.cells if name not in found.done]
-        made.forget(missing, {name: entry for entries in recorded for name, entry in entries.items()})
+        made.forget(missing, recorded)
         typer.echo(f"{len(missing)} of {len(found.cells)} cells to make, snapshot {made.folder.name}")
         yield made, missing, needed

@@ -18,7 +18,7 @@ def progress(submission: Submission, jobs: Collection[str] | None) -> dict[str, 
 
     Args:
         submission: of the cells.
-        jobs: cells whose jobs wait or run in Slurm; None: the cells are not in Slurm.
+        jobs: cells whose jobs wait or run in Slurm; None: nothing is known of them.
     """
     found: dict[str, str] = {}
     for name, cell in submission.cells.items():
@@ -31,8 +31,8 @@ def progress(submission: Submission, jobs: Collection[str] | None) -> dict[str, 
             found[name] = "skipped"
         elif state and _is_held(submission, name):
             found[name] = "running"
-        else:  # a job that left the queue without a word was cancelled, or its node lost for good
-            found[name] = "failed" if jobs is not None and state and name not in jobs else "waiting"
+        else:  # a job that left the queue without a word was cancelled
+            found[name] = "failed" if jobs is not None and name not in jobs else "waiting"
     return found
 
 

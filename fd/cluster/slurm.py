@@ -41,7 +41,7 @@ def submit(submission: Submission, cells: Iterable[str], resources: Mapping[str,
     script, shards = submission.folder / "job.sh", shards_of_a_gpu()
     write_text(script, SCRIPT)
     (queued := jobs_file(submission)).touch()
-    jobs = alive(submission)
+    jobs = alive(submission) or {}
     before = len(jobs)
     for name in cells:
         if name in jobs:
@@ -86,19 +86,19 @@ def options(needed: Resources, shards: int | None) -> list[str]:
 def shards_of_a_gpu() -> int | None:
     """Into how many shards Slurm divides a GPU: the least of all nodes with shards; 0: none are divided; None: it has no GPUs."""
     found = set()
-    for node in _ask("sinfo", "--noheader", "--Node", "--format=%G"):
+    for node in _ask("sinfo", "--noheader", "--Node", "--format=%G") or ():
         number = {kind: int(count) for kind, count in re.findall(r"(gpu|shard):(?:[^:,()]+:)?(\d+)", node)}
         if "gpu" in number:
             found.add(number.get("shard", 0) // number["gpu"])
     return min(found - {0}, default=0) if found else None
 
 
-def alive(submission: Submission) -> dict[str, str]:
-    """Numbers of the jobs of a submission that wait or run, by the name of the cell."""
+def alive(submission: Submission) -> dict[str, str] | None:
+    """Numbers of the jobs of a submission that wait or run, by the name of the cell; None if there is no squeue to tell."""
     path = jobs_file(submission)
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    present = set(_ask("squeue", "--noheader", "--format=%A")) if lines else set()
-    return {name: job for name, job in map(str.split, lines) if job in present}
+    present = _ask("squeue", "--noheader", "--format=%A")
+    return None if present is None else {name: job for name, job in map(str.split, lines) if job in present}
 
 
 def jobs_file(submission: Submission) -> Path:
@@ -106,12 +106,12 @@ def jobs_file(submission: Submission) -> Path:
     return submission.folder / "jobs"
 
 
-def _ask(*command: str) -> list[str]:
-    """Lines of a program of Slurm; none if there is no such program."""
+def _ask(*command: str) -> list[str] | None:
+    """Lines of a program of Slurm; None if there is no such program."""
     try:
         return _output(command).split("\n")[:-1]
     except FileNotFoundError:
-        return []
+        return None
 
 
 def _output(command: Iterable[str]) -> str:

@@ -78,11 +78,11 @@ class Submission:
         """Replace the state of a cell."""
         write_text(self.folder / "states" / cell, json.dumps(state))
 
-    def forget(self, cells: Iterable[str], known: Mapping[str, Entry] | None = None) -> None:
-        """Drop the states of cells that are to run, unless a worker has finished since the entries `known` were read."""
+    def forget(self, cells: Iterable[str], seen: Sequence[Mapping[str, Entry]] = ()) -> None:
+        """Drop the states of cells that are to run, unless a worker has told an entry that was not among those `seen`."""
         for cell in cells:
             entry = self.state(cell).get("entry")
-            if entry is None or known is None or known.get(cell) == entry:
+            if entry is None or any(entries.get(cell) == entry for entries in seen):
                 (self.folder / "states" / cell).unlink(missing_ok=True)
 
     def entries(self) -> dict[str, Entry]:
@@ -120,7 +120,11 @@ def prepare(root: Path, pipeline: Pipeline, retries: Mapping[str, int], remote: 
     (root / FOLDER).chmod(0o700)  # the snapshot may hold what the user keeps from others
     tree = _tree(root, pipeline.sources)
     folder = (root / FOLDER / tree[:DIGITS]).resolve()
-    submission = Submission(folder, pipeline.cells, pipeline.done, dict(retries), str(pipeline.cache), remote)
+    cells, known = pipeline.cells, pipeline.done
+    if (folder / "plan.json").exists():  # its workers may be at work
+        before = load(folder)
+        cells, known = before.cells | cells, before.known | known
+    submission = Submission(folder, cells, known, dict(retries), str(pipeline.cache), remote)
     submission.save()
     if not submission.tree.exists():
         with replacing(submission.tree) as temporary:
