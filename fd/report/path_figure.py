@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,11 +15,18 @@ from matplotlib.path import Path
 
 from fd.report.figures import LEGEND_ROW, PER_ROW, TITLE
 from fd.report.style import BACKGROUND, COLOURS, DARK, WIDTH
-from fd.results.films import Film, Films, Maze, Walk
+from fd.results.films import Film, Films, Maze, Point, Walk
 
-LOOKS = {True: (COLOURS[2], "-", "success"), False: (COLOURS[3], (0, (3, 1)), "failure")}
-START, GOAL = ("o", "start"), ("*", "goal")
-PANEL = 1.85  # inches, height of a panel with its title
+LOOKS: dict[bool, dict[str, Any]] = {  # of failures, drawn first, and successes
+    False: {"color": COLOURS[3], "marker": "x", "label": "failure and its end"},
+    True: {"color": COLOURS[2], "marker": "", "label": "success"},
+}
+MARK: dict[str, Any] = {"color": DARK, "linestyle": "", "markeredgewidth": 0}
+START, GOAL = (
+    MARK | {"marker": "o", "markersize": 4, "label": "start"},
+    MARK | {"marker": "*", "markersize": 7, "label": "goal"},
+)
+PANEL = 1.95  # inches, height of a panel with its title
 
 
 def paths(films: Films) -> Figure:
@@ -30,7 +38,7 @@ def paths(films: Films) -> Figure:
         figure = Figure(figsize=(WIDTH, 0.5))
         figure.text(0.5, 0.5, "no episodes in a maze were replayed", ha="center", va="center")
         return figure
-    columns = min(PER_ROW, len(panels))
+    columns = min(PER_ROW, max(sum(name == task for name, _ in panels) for task, _ in panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(WIDTH * columns / PER_ROW, PANEL * rows + LEGEND_ROW), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -42,11 +50,8 @@ def paths(films: Films) -> Figure:
         axis.set_title(title, fontsize=size, parse_math=False)
     for axis in axes[len(panels) :]:
         axis.remove()
-    lines = [Line2D([], [], color=colour, linestyle=line, label=text) for colour, line, text in LOOKS.values()]
-    lines += [
-        Line2D([], [], color=DARK, marker=mark, linestyle="", markeredgewidth=0, label=text)
-        for mark, text in (START, GOAL)
-    ]
+    lines = [Line2D([], [], **look, markersize=4) for look in reversed(LOOKS.values())]
+    lines += [Line2D([], [], **mark) for mark in (START, GOAL)]
     figure.legend(handles=lines, loc="outside upper center", ncols=len(lines) if columns > 2 else 2)
     return figure
 
@@ -58,17 +63,16 @@ def reached(film: Film) -> int:
 
 def _panel(axis: Axes, film: Film) -> None:
     assert film.record.maze is not None
-    _walls(axis, film.record.maze)
-    for success in (False, True):
-        colour, line, _ = LOOKS[success]
-        some = [walk for walk in film.record.paths if walk.success == success]
-        axis.plot(*_joined(some), color=colour, linestyle=line, linewidth=0.7, alpha=0.7)
-    for (mark, _), places in (
-        (START, [w.points[0] for w in film.record.paths]),
-        (GOAL, [w.goal for w in film.record.paths]),
-    ):
-        axis.plot(*zip(*sorted(set(places)), strict=True), mark, color=DARK, markersize=4, markeredgewidth=0, alpha=0.7)
-    axis.set_xlabel(f"{reached(film)} of {len(film.record.paths)}")
+    walks, maze = film.record.paths, film.record.maze
+    _walls(axis, maze)
+    for success, look in LOOKS.items():
+        some = [walk for walk in walks if walk.success == success]
+        axis.plot(*_joined(some), color=look["color"], linewidth=0.6, alpha=0.6)
+        ends = [walk.points[-1] for walk in some]
+        axis.plot(*_columns(ends), color=look["color"], marker=look["marker"], linestyle="", markersize=3)
+    for mark, places in (START, [walk.points[0] for walk in walks]), (GOAL, [walk.goal for walk in walks]):
+        axis.plot(*_columns(_centres(maze, places)), **mark)
+    axis.set_xlabel(f"{reached(film)} of {len(walks)}")
     axis.set(aspect="equal", xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     axis.grid(visible=False)
@@ -82,7 +86,17 @@ def _walls(axis: Axes, maze: Maze) -> None:
     axis.add_patch(PathPatch(Path.make_compound_path(*squares), facecolor=BACKGROUND, edgecolor="none"))
 
 
+def _centres(maze: Maze, places: Sequence[Point]) -> list[Point]:
+    """The centres of the cells in which the places lie."""
+    first, width = np.array(maze.first), np.array(maze.next) - np.array(maze.first)
+    found = {tuple(np.rint((np.array(place) - first) / width)) for place in places}
+    return [(float(x), float(y)) for x, y in (first + np.array(cell) * width for cell in sorted(found))]
+
+
 def _joined(walks: Sequence[Walk]) -> tuple[list[float], list[float]]:
     """x and y of all paths as one line, with gaps."""
-    points = [point for walk in walks for point in (*walk.points, (math.nan, math.nan))]
+    return _columns([point for walk in walks for point in (*walk.points, (math.nan, math.nan))])
+
+
+def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]

@@ -38,7 +38,7 @@ FRAMES, EACH = 60, 60  # most frames of an animation, and milliseconds of each
 STRIP = 6  # frames of a strip
 LARGEST = 300_000  # bytes of a file of pictures
 QUALITIES = (75, 50, 25, 0)  # of WebP; the first with which a file is not too large
-POINTS = 60  # most points of a path, and its end
+SPACING = 0.4  # cells of a maze between two points of a path that is kept
 RENDERERS = ("egl", "osmesa")  # tried in this order, if MUJOCO_GL names none
 RECORD = "film.json"
 Pictures = tuple[bytes, bytes, int]  # strip, animation, steps from one frame to the next
@@ -116,7 +116,7 @@ def film(
     record = {"task": subject.task, "method": subject.method, "data_sha256": manifest.sha256}
     record |= {"weights": {path.name: digest(path) for path in sorted(subject.run.glob("*.safetensors"))}}
     record |= {"step": policy.step, "episodes": len(rows), "differ": len(differ), "shots": shots, "maze": maze}
-    record |= {"paths": [_path(episodes, row) for row in rows] if maze else []}
+    record |= {"paths": [_path(episodes, row, maze) for row in rows] if maze else []}
     record |= {"renderer": renderer, "unrendered": reason, "files": digests(built)}
     write_record(built / RECORD, record)
     shutil.rmtree(episodes)
@@ -191,13 +191,15 @@ def filmer(manifest: Manifest, frame_stack: int) -> Callable[[tuple[int, NDArray
         renderer, camera, frames = mujoco.Renderer(inner.model, SIZE, SIZE), _camera(env, mujoco), list[Image.Image]()
         for step, action in enumerate([None, *actions]):
             beat()
-            if action is not None:
-                env.step(action)
+            ended = action is not None and any(env.step(action)[2:4])
             if step % every == 0 or step == len(actions):
+                mujoco.mj_kinematics(inner.model, inner.data)  # wrappers move the mark of a goal after a reset
                 renderer.update_scene(inner.data, camera)
                 frames.append(Image.fromarray(renderer.render()))
         renderer.close()
         env.close()
+        if not ended:
+            raise FdError(f"the episode of seed {seed} did not end with its last action, as it did before")
         yield webp([strip(frames)]), webp(frames), every
 
     return serve
@@ -249,12 +251,15 @@ def _recorded(folder: Path, row: Episode) -> dict[str, NDArray[Any]]:
         return dict(file)
 
 
-def _path(folder: Path, row: Episode) -> dict[str, Any]:
-    """An episode in a maze, for a figure."""
-    told = _recorded(folder, row)
-    points, every = told["path"], -(-row.length // POINTS)
-    thinned = np.concatenate([points[:-1:every], points[-1:]])
-    return {"success": row.success, "goal": told["goal"].round(3).tolist(), "points": thinned.round(3).tolist()}
+def _path(folder: Path, row: Episode, maze: dict[str, Any]) -> dict[str, Any]:
+    """An episode in a maze, for a figure: a point wherever it is SPACING away from the last one, and the end."""
+    told, spacing = _recorded(folder, row), SPACING * abs(maze["next"][0] - maze["first"][0])
+    points = [told["path"][0]]
+    for point in told["path"]:
+        if np.linalg.norm(point - points[-1]) >= spacing:
+            points.append(point)
+    points.append(told["path"][-1])
+    return {"success": row.success, "goal": told["goal"].round(3).tolist(), "points": np.round(points, 3).tolist()}
 
 
 def _seed(row: Episode) -> int:
