@@ -39,7 +39,13 @@ METHODS = ("deflow", "fidec", "ifql")
 REFINE, EVALUATE = ({f"{stage}@umaze-{method}" for method in METHODS} for stage in ("refine", "evaluate"))
 FILM = {"film@umaze-fidec"}
 PAGES = {"report", "ablate@metric", "regress"}
-CELLS = {"code", "settings", "download@umaze", "pretrain@umaze", "geometry@umaze", "theory"} | REFINE | EVALUATE | FILM | PAGES
+CELLS = (
+    {"code", "settings", "download@umaze", "pretrain@umaze", "geometry@umaze", "theory"}
+    | REFINE
+    | EVALUATE
+    | FILM
+    | PAGES
+)
 
 
 @dataclass(frozen=True)
@@ -213,9 +219,15 @@ FIDEC = ("methods", "fidec")
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], set[str]]] = {
     "a switch of a method": (edited(*FIDEC, "train", "score", to="velocity"), {"refine@umaze-fidec"} | PAGES),
     "an override of a method": (edited(*FIDEC, "refine", to={"tau": 0.5}), {"refine@umaze-fidec"} | PAGES),
-    "how a method acts": (edited(*FIDEC, "act", to={"best_of": 2, "refinements": 2}), {"evaluate@umaze-fidec"} | FILM | PAGES),
+    "how a method acts": (
+        edited(*FIDEC, "act", to={"best_of": 2, "refinements": 2}),
+        {"evaluate@umaze-fidec"} | FILM | PAGES,
+    ),
     "an override of a task": (edited("tasks", "umaze", "refine", to={"discount": 0.9}), REFINE | PAGES),
-    "an override of its evaluation": (edited("tasks", "umaze", "evaluate", to={"episodes": 2}), EVALUATE | FILM | PAGES),
+    "an override of its evaluation": (
+        edited("tasks", "umaze", "evaluate", to={"episodes": 2}),
+        EVALUATE | FILM | PAGES,
+    ),
     "its data": (edited("tasks", "umaze", "data", "seed", to=1), {"download@umaze"} | PAGES),
     "the seeds": (edited("seeds", to=[0, 1, 2]), {"pretrain@umaze", "geometry@umaze"} | REFINE | PAGES),
     "pretraining": (edited("pretrain", "learning_rate", to=2e-3), {"pretrain@umaze", "regress"}),

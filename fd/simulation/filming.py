@@ -25,7 +25,7 @@ from fd.errors import FdError
 from fd.policy import Policy
 from fd.runtime.progress import Progress
 from fd.settings.simulation_settings import Evaluate
-from fd.simulation.environments import make_env
+from fd.simulation.environments import ALLOWED, make_env
 from fd.simulation.episodes import Episode, Key, streams
 from fd.simulation.evaluation import Subject, load_actor
 from fd.simulation.rollout import Rollout
@@ -174,7 +174,7 @@ def rendered(
             continue
         with pool:
             return dict(zip(jobs, pool.do([(job, 1) for job in jobs.values()]), strict=True)), renderer, None
-    return {}, None, reason
+    return {}, None, f"{reason} (allowed in MUJOCO_GL: {ALLOWED})"
 
 
 def filmer(manifest: Manifest, frame_stack: int) -> Callable[[tuple[int, NDArray[np.float32]]], Iterator[Pictures]]:
@@ -286,15 +286,16 @@ def _goal(env: gymnasium.Env[Any, Any]) -> Any:
 
 
 def _camera(env: gymnasium.Env[Any, Any], mujoco: Any) -> Any:
-    """OGBench's own in front of a table, one above a maze, else the environment's own unless the default is nearer."""
+    """OGBench's own in front of a table, one above a maze, else that of gymnasium unless the default is nearer."""
     inner = _inner(env)
     if "front" in [inner.model.camera(place).name for place in range(inner.model.ncam)]:
         return "front"
     camera = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(inner.model, camera)
     if maze_of(env):
-        camera.azimuth, camera.elevation = 90, -90
+        camera.azimuth, camera.elevation, camera.distance = 90, -90, 0.8 * camera.distance
     else:
+        camera.lookat[:] = np.median(inner.data.geom_xpos, axis=0)
         own = inner.mujoco_renderer.default_cam_config or {}
         for name, value in own.items():
             setattr(camera, name, min(value, camera.distance) if name == "distance" else value)
