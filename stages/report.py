@@ -9,7 +9,7 @@ import typer
 
 from fd.reference import published as reference
 from fd.report import ablation_page, main_page
-from fd.results import estimates, flow_shape, origins, training_log
+from fd.results import estimates, films, flow_shape, origins, training_log
 from fd.results.grid import grid_of
 from fd.runtime.command_line import (
     BehaviourOption,
@@ -20,6 +20,7 @@ from fd.runtime.command_line import (
     RunsOption,
     main,
 )
+from fd.settings.report_settings import Filmed
 from fd.settings.settings_file import read_settings
 from fd.storage.files import write_folder
 from fd.storage.outputs import check_file
@@ -35,6 +36,9 @@ def command(
     data: DataOption = Path("data"),
     behaviour: BehaviourOption = Path("behaviour"),
     geometry: GeometryOption = Path("geometry"),
+    filmed: Annotated[Path, typer.Option("--films", help="Folder of the films, one subfolder per task.")] = Path(
+        "films"
+    ),
     published: Annotated[Path, typer.Option("--reference", help="Folder of the published scores.")] = Path("reference"),
     out: Annotated[Path, typer.Option(help="Folder of the reports; each suite has its own subfolder.")] = Path(
         "reports"
@@ -57,6 +61,7 @@ def command(
             for method in plan.constrained
         },
         shapes=flow_shape.gather_shapes(plan, geometry, provenance),
+        films=films.gather_films(values.part(Filmed, "film"), filmed, provenance),
         provenance=provenance,
         reference=reference.load_reference(published),
         ablations=[

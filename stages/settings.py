@@ -19,7 +19,7 @@ from fd.storage.files import write_folder
 CELLS = ("suite", "seeds", "tasks", "methods", "refine", "evaluate")
 SECTIONS = {
     "ablate": (*CELLS, "report"),
-    "report": (*CELLS, "report", "ablations", "online"),
+    "report": (*CELLS, "report", "ablations", "online", "film"),
     "report_online": (*CELLS, "report", "online"),
     "regress": (*CELLS, "regress", "network", "pretrain"),
 }

@@ -164,6 +164,7 @@ def suite_params(tasks: dict[str, str], methods: Sequence[str]) -> dict[str, Any
     params["tasks"] = {name: entry | {"data": entry["data"] | {"dataset": dataset}} for name, dataset in tasks.items()}
     params["methods"] = {name: params["methods"][name] for name in methods}
     params["ablations"] = {}
+    params["film"] = {"tasks": [], "methods": []}
     params["seeds"] = list(SEEDS)
     params["refine"] |= {
         "steps": STEPS[-1],

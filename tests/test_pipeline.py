@@ -29,6 +29,7 @@ PARTS = (
     ".gitignore",
     "dvc.yaml",
     "code",
+    "films/.gitignore",
     "fd",
     "stages",
     "reference",
@@ -36,8 +37,15 @@ PARTS = (
 )
 METHODS = ("deflow", "fidec", "ifql")
 REFINE, EVALUATE = ({f"{stage}@umaze-{method}" for method in METHODS} for stage in ("refine", "evaluate"))
+FILM = {"film@umaze-fidec"}
 PAGES = {"report", "ablate@metric", "regress"}
-CELLS = {"code", "settings", "download@umaze", "pretrain@umaze", "geometry@umaze", "theory"} | REFINE | EVALUATE | PAGES
+CELLS = (
+    {"code", "settings", "download@umaze", "pretrain@umaze", "geometry@umaze", "theory"}
+    | REFINE
+    | EVALUATE
+    | FILM
+    | PAGES
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     values["methods"] = {name: values["methods"][name] for name in METHODS}
     values["ablations"]["metric"]["values"] = {"identity": "deflow", "state": "fidec"}
     values["evaluate"]["episodes"] = 1
+    values["film"] = {"tasks": ["umaze"], "methods": ["fidec"]}
     made = Pipeline(folder, values)
     made.write(values)
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
@@ -210,9 +219,15 @@ FIDEC = ("methods", "fidec")
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], set[str]]] = {
     "a switch of a method": (edited(*FIDEC, "train", "score", to="velocity"), {"refine@umaze-fidec"} | PAGES),
     "an override of a method": (edited(*FIDEC, "refine", to={"tau": 0.5}), {"refine@umaze-fidec"} | PAGES),
-    "how a method acts": (edited(*FIDEC, "act", to={"best_of": 2, "refinements": 2}), {"evaluate@umaze-fidec"} | PAGES),
+    "how a method acts": (
+        edited(*FIDEC, "act", to={"best_of": 2, "refinements": 2}),
+        {"evaluate@umaze-fidec"} | FILM | PAGES,
+    ),
     "an override of a task": (edited("tasks", "umaze", "refine", to={"discount": 0.9}), REFINE | PAGES),
-    "an override of its evaluation": (edited("tasks", "umaze", "evaluate", to={"episodes": 2}), EVALUATE | PAGES),
+    "an override of its evaluation": (
+        edited("tasks", "umaze", "evaluate", to={"episodes": 2}),
+        EVALUATE | FILM | PAGES,
+    ),
     "its data": (edited("tasks", "umaze", "data", "seed", to=1), {"download@umaze"} | PAGES),
     "the seeds": (edited("seeds", to=[0, 1, 2]), {"pretrain@umaze", "geometry@umaze"} | REFINE | PAGES),
     "pretraining": (edited("pretrain", "learning_rate", to=2e-3), {"pretrain@umaze", "regress"}),
@@ -229,6 +244,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], set[str]]] = 
     ),
     "a method more": (with_another_method, {"refine@umaze-fidec-damped", "evaluate@umaze-fidec-damped"} | PAGES),
     "a method less": (without_ifql, PAGES),
+    "no films": (edited("film", to={"tasks": [], "methods": []}), {"report"}),
     "an ablation more": (with_another_ablation, {"ablate@critic", "report"}),
     "what an ablation is about": (edited("ablations", "metric", "about", to="the metric"), {"ablate@metric", "report"}),
 }
@@ -245,7 +261,7 @@ def test_an_edit_makes_exactly_these_cells_stale(name: str, ready: Pipeline) -> 
 def test_a_switch_runs_its_cells_and_a_removed_method_leaves_the_report(ready: Pipeline) -> None:
     edit, stale = EDITS["a switch of a method"]
     ready.write(edit(ready.values))
-    assert ready.repro() - {"settings"} == stale | {"evaluate@umaze-fidec"}
+    assert ready.repro() - {"settings"} == stale | {"evaluate@umaze-fidec"} | FILM
     ready.write(without_ifql(edit(ready.values)))
     assert ready.repro() - {"settings"} == PAGES
     folder = ready.folder / "reports" / "tiny"
@@ -261,22 +277,24 @@ def test_a_switch_runs_its_cells_and_a_removed_method_leaves_the_report(ready: P
 
 # An edit of a module of each package -> the stages that it makes stale; what comes after them follows.
 CODE_EDITS: dict[str, set[str]] = {
-    "fd/wrappers.py": {"download@umaze"} | EVALUATE,
-    "fd/policy.py": REFINE | EVALUATE,
-    "fd/runtime/device.py": {"pretrain@umaze", "geometry@umaze", "theory"} | REFINE | EVALUATE,
-    "fd/storage/run_record.py": {"pretrain@umaze", "geometry@umaze"} | REFINE | EVALUATE,
+    "fd/wrappers.py": {"download@umaze"} | EVALUATE | FILM,
+    "fd/policy.py": REFINE | EVALUATE | FILM,
+    "fd/runtime/device.py": {"pretrain@umaze", "geometry@umaze", "theory"} | REFINE | EVALUATE | FILM,
+    "fd/storage/run_record.py": {"pretrain@umaze", "geometry@umaze"} | REFINE | EVALUATE | FILM,
     "fd/networks/adam.py": {"pretrain@umaze", "theory"} | REFINE,
     "fd/method/fisher.py": {"geometry@umaze", "theory"} | REFINE,
     "fd/method/spectra.py": {"geometry@umaze"},
     "fd/method/agent.py": REFINE,
     "fd/settings/report_settings.py": PAGES,
-    "fd/simulation/rollout.py": EVALUATE,
+    "fd/simulation/rollout.py": EVALUATE | FILM,
+    "fd/simulation/filming.py": FILM,
     "fd/training/bank.py": REFINE,
     "fd/training/flow_training.py": {"pretrain@umaze"},
     "fd/training/flow_geometry.py": {"geometry@umaze"},
     "fd/datasets/waypoint.py": {"download@umaze"},
     "fd/reference/published.py": {"report"},
     "fd/results/flow_shape.py": {"report"},
+    "fd/results/films.py": {"report"},
     "fd/results/statistics.py": PAGES,
     "fd/report/ablation_figure.py": {"ablate@metric", "report"},
     "fd/report/regression.py": {"regress"},

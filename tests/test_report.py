@@ -28,7 +28,15 @@ from stages.report import app
 
 FILES = {
     *("index.html", "report.md", "scores.md", "scores.csv", "scores.tex", "curves.csv", "metrics.json"),
-    *("scores.svg", "learning_curves.svg", "constraint.svg", "behaviour.svg", "published.md", "published.csv"),
+    *(
+        "scores.svg",
+        "learning_curves.svg",
+        "constraint.svg",
+        "behaviour.svg",
+        "paths.svg",
+        "published.md",
+        "published.csv",
+    ),
 }
 # Mean score of a seed over its last two evaluations; the two seeds of a cell are the two entries.
 FINALS = {

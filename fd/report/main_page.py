@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,14 @@ from fd.report.ablation_page import AblationFindings, ablation_values
 from fd.report.behaviour_figure import behaviour
 from fd.report.behaviour_section import behaviour_section
 from fd.report.constraint_section import constraint_section
+from fd.report.path_figure import paths, reached
 from fd.report.rendering import render_block, render_markdown
 from fd.report.style import style, svg
 from fd.report.table import Table
 from fd.report.text import clock, cut, protocol
 from fd.report.web_page import render_web_page
 from fd.results.estimates import Results
+from fd.results.films import Film, Films
 from fd.results.flow_shape import FlowShape
 from fd.results.grid import Grid, GridTask
 from fd.results.origins import Provenance, mixed
@@ -29,6 +32,7 @@ SECTIONS = {  # of the HTML file, by the block of the template; the introduction
     "scores": "Scores",
     "curves": "Learning curves",
     "published": "Published scores",
+    "films": "The policies in the simulator",
     "behaviour": "The behaviour before refinement",
     "constraint": "The constraint",
     "ablations": "Ablations",
@@ -44,6 +48,7 @@ def render_report(
     *,
     training: Mapping[tuple[str, str], TrainingLog],
     shapes: Mapping[str, FlowShape],
+    films: Films,
     provenance: Provenance,
     reference: Reference,
     ablations: Sequence[AblationFindings],
@@ -64,9 +69,11 @@ def render_report(
             "learning_curves.svg": svg(figures.learning_curves(results)),
             "constraint.svg": svg(figures.constraint(results.plan, training)),
             "behaviour.svg": svg(behaviour(shapes)),
+            "paths.svg": svg(paths(films)),
         }
     values = _results(results, comparisons) | _provenance(results.plan, provenance)
     values |= {"behaviour": behaviour_section(results, shapes), "constraint": constraint_section(results, training)}
+    values |= _films(films)
     turned = {  # methods as rows: a click on the head of a task sorts them
         "scores": tables.scores_table(results, comparisons, turned=True),
         "caption": tables.caption(results, turned=True),
@@ -103,6 +110,7 @@ def _web_page(
         "titles": SECTIONS,
         "sections": {name: text for name, text in sections.items() if text},
         "published": published,
+        "shots": values["shots"],
         "ablations": {
             name: [render_block(ABLATION, block, each) for block in ("difference", "findings")]
             for name, (each, _) in found.items()
@@ -157,6 +165,35 @@ def _provenance(plan: Grid, provenance: Provenance) -> dict[str, Any]:
         "rates": [r.steps_per_second for r in provenance.evaluate.values() if r.steps_per_second is not None],
         "machines": machines,
         "versions": provenance.versions(),
+    }
+
+
+def _films(films: Films) -> dict[str, Any]:
+    """Values of the template about the replayed episodes."""
+    cells = {(task, method): film for task, of_task in films.items() for method, film in of_task.items()}
+    records = [film.record for film in cells.values()]
+    return {
+        "films": films,
+        "reached": {cell: (reached(film), len(film.record.paths)) for cell, film in cells.items() if film.record.maze},
+        "differ": sum(record.differ for record in records),
+        "replayed": sum(record.episodes for record in records),
+        "unrendered": sorted({record.unrendered for record in records if record.unrendered}),
+        "shots": {
+            cell: [_shot(*cell, film, place) for place in range(len(film.record.shots))] for cell, film in cells.items()
+        },
+    }
+
+
+def _shot(task: str, method: str, film: Film, place: int) -> dict[str, str]:
+    """A filmed episode: its kind, what it shows in words, and the addresses of its pictures, which are data."""
+    shot = film.record.shots[place]
+    names = {"strip": f"{shot.kind}-strip.webp", "animation": f"{shot.kind}.webp"}
+    told = f"seed {shot.seed}, episode {shot.episode}, {shot.length} steps"
+    told += f", return {shot.return_:.1f}" if shot.kind in ("highest", "lowest") else ""
+    return {"kind": shot.kind, "told": told, "every": str(shot.every)} | {
+        part: f"data:image/webp;base64,{b64encode(film.pictures[name]).decode()}"
+        for part, name in names.items()
+        if name in film.pictures
     }
 
 

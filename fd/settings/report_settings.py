@@ -1,4 +1,4 @@
-"""Sections of params.yaml that only reports read: `report`, `regress` and `ablations`."""
+"""Sections of params.yaml that only reports read: `report`, `regress`, `ablations` and `film`."""
 
 from __future__ import annotations
 
@@ -31,3 +31,10 @@ class Ablation(Strict):
 
     about: Annotated[str, Within(min_length=1, max_length=200)]
     values: Annotated[dict[str, Slug], Within(min_length=2), DISTINCT]
+
+
+class Filmed(Strict):
+    """Tasks and methods of the stage `film`; none: no films."""
+
+    tasks: Annotated[tuple[Slug, ...], DISTINCT]
+    methods: Annotated[tuple[Slug, ...], DISTINCT]

@@ -19,7 +19,7 @@ from fd.settings.machine_settings import Compute
 from fd.settings.messages import known, validated
 from fd.settings.online_settings import Finetuning
 from fd.settings.refine_settings import Refine, Train, spec_of
-from fd.settings.report_settings import Ablation, Regress, Report
+from fd.settings.report_settings import Ablation, Filmed, Regress, Report
 from fd.settings.settings_file import SettingsFile
 from fd.settings.simulation_settings import Act, Evaluate
 from fd.settings.theory_settings import Theory
@@ -75,6 +75,7 @@ class WholeFile(Strict):
     methods: Annotated[dict[Slug, Method], Within(min_length=1)]
     ablations: dict[Slug, Ablation]
     online: Online
+    film: Filmed
     network: Network
     pretrain: Pretrain
     geometry: Geometry
@@ -93,6 +94,10 @@ def check_whole_file(settings: SettingsFile) -> None:
     for name, ablation in whole.ablations.items():
         for label, method in ablation.values.items():
             known(method, whole.methods, f"ablations.{name}.values.{label}")
+    for name in whole.film.tasks:
+        known(name, whole.tasks, "film.tasks")
+    for name in whole.film.methods:
+        known(name, whole.methods, "film.methods")
     for name, task in whole.tasks.items():
         settings.section(Network, "network", name)
         settings.section(Pretrain, "pretrain", name)
