@@ -301,7 +301,7 @@ def test_cells_on_ray_are_what_a_serial_reproduction_makes(toy: Toy, monkeypatch
     pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
     toy.settings(m1={"steps": 3, "kill": "worker"}, m2={"exit": 2})
     told = fidec("cluster", "ray", code=2)
-    assert "3/5 done" not in told and "refine@a-m2 failed" in told and "evaluate@a-m2 skipped" in told
+    assert "refine@a-m2 failed" in told and "evaluate@a-m2 skipped" in told
     assert re.findall(r"from step (\d)", toy.log("refine@a-m1")) == ["0", "1"]
     toy.settings(m2={"steps": 1})
     fidec("cluster", "ray")

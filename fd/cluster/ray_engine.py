@@ -15,7 +15,7 @@ from typing import Any
 from fd.cluster.resources import Resources
 from fd.cluster.submission import Submission, load
 from fd.cluster.worker import DONE, NO_ATTEMPT_LEFT, REFUSED
-from fd.errors import FdError
+from fd.errors import FdError, one_line
 from fd.runtime import closure
 from fd.storage.files import replacing, write_text
 from fd.storage.locks import locked
@@ -121,9 +121,12 @@ def submit(
         import ray
     except ImportError:
         raise FdError("ray: is not installed, allowed: pip install 'fisher-decorator[ray]'") from None
-    ray.init(
-        address or "local", include_dashboard=None if address else False, logging_level="error", log_to_driver=False
-    )
+    try:
+        ray.init(
+            address or "local", include_dashboard=None if address else False, logging_level="error", log_to_driver=False
+        )
+    except Exception as error:  # noqa: BLE001, Ray has no type for it
+        raise FdError(f"ray {address or 'on this machine'}: does not start or answer: {one_line(error)}") from None
     try:
         there = ray.cluster_resources()
         if not there.get("GPU"):
