@@ -60,6 +60,7 @@ def download(
     """Exit code of the stage on a task `walk` with the given data."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     task = next(iter(values["tasks"].values()))
+    values["film"] = {"tasks": [], "methods": []}
     values["tasks"] = {"walk": task | {"data": data}}
     values["download"]["mirrors"] = [mirror]
     Path("params.yaml").write_text(yaml.safe_dump(values))

@@ -53,6 +53,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data = next(iter(values["tasks"].values()))["data"]
     sections: dict[str, Any] = {"network": {}, "pretrain": {}, "refine": {}}
     values["seeds"], values["compute"] = list(SEEDS), {**values["compute"], "device": "cpu", "workers": 1}
+    values["film"] = {"tasks": [], "methods": []}
     values["tasks"] = {
         "reacher": {
             "data": data,

@@ -204,3 +204,13 @@ def test_a_name_that_does_not_exist_is_refused(tmp_path: Path, name: str, unknow
     write_params(tmp_path, settings(METHOD) | {"film": {"tasks": [], "methods": []} | {name: [unknown]}})
     with pytest.raises(FdError, match=rf"film\.{name}: '{unknown}' does not exist, allowed: "):
         read_settings(tmp_path / "params.yaml")
+
+
+def test_damage_is_named_by_the_report(project: Path) -> None:
+    for path in sorted(FOLDER.iterdir()):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        code, told = outcome(report.app, [f"--reference={ROOT / 'reference'}"])
+        assert code == 2 and told.startswith(f"{path}: ") and "\n" not in told
+        path.write_bytes(content)
+    assert not Path("reports").exists()

@@ -53,6 +53,7 @@ def printed(dataset: str, *more: str) -> str:
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_printed_entry_is_a_task(dataset: str, tmp_path: Path) -> None:
     settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    settings["film"] = {"tasks": [], "methods": []}
     settings["tasks"] = yaml.safe_load(printed(dataset))
     settings["refine"] |= {"log_every": 1000}
     path = tmp_path / "params.yaml"

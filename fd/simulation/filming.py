@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from fd.storage.transitions import Manifest
 SIZE = 240  # pixels on each side of a picture
 FRAMES, EACH = 50, 70  # most frames of an animation, and milliseconds of each
 STRIP = 6  # frames of a strip
-ABOVE = 1.25  # distance of a camera from a maze, in widths of the maze; it sees 0.83 of its distance
+ABOVE = 1.35  # distance of a camera from a maze, in widths of the maze; it sees 0.83 of its distance
 LARGEST = 300_000  # bytes of a file of pictures
 QUALITIES = (
     75,
@@ -47,6 +46,7 @@ QUALITIES = (
 SPACING = 0.5  # cells of a maze between two points of a path that is kept
 RENDERERS = ("egl", "osmesa")  # tried in this order, if MUJOCO_GL names none
 RECORD = "film.json"
+Job = tuple[int, NDArray[np.float32]]  # an episode: seed of its reset, actions [T, A]
 Pictures = tuple[bytes, bytes, int]  # strip, animation, steps from one frame to the next
 
 
@@ -108,16 +108,17 @@ def film(
     env = make_env(manifest, frame_stack=policy.spec.frame_stack)
     maze = maze_of(env)
     env.close()
-    jobs = {kind: (_seed(row), _recorded(episodes, row)["actions"]) for kind, row in chosen(rows, manifest).items()}
-    make = partial(filmer, manifest, policy.spec.frame_stack)
-    told, renderer, reason = rendered(f"film {subject.task} {subject.method}", make, jobs, settings.timeout)
+    kinds = chosen(rows, manifest)
+    jobs = {kind: (_seed(row), _recorded(episodes, row)["actions"]) for kind, row in kinds.items()}
+    name, stack = f"film {subject.task} {subject.method}", policy.spec.frame_stack
+    told, renderer, reason = rendered(name, manifest, stack, jobs, settings.timeout)
     for kind, (strip, animation, _) in told.items():
         (built / f"{kind}-strip.webp").write_bytes(strip)
         (built / f"{kind}.webp").write_bytes(animation)
     shots = [
         {"kind": kind, "seed": row.seed, "episode": row.episode, "return_": row.return_, "length": row.length}
         | {"every": told[kind][2] if kind in told else None}
-        for kind, row in chosen(rows, manifest).items()
+        for kind, row in kinds.items()
     ]
     record: dict[str, Any] = {"task": subject.task, "method": subject.method, "data_sha256": manifest.sha256}
     record |= {"weights": {path.name: digest(path) for path in sorted(subject.run.glob("*.safetensors"))}}
@@ -159,17 +160,16 @@ def maze_of(env: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
 
 
 def rendered(
-    name: str, make: Callable[[], Any], jobs: dict[str, tuple[int, NDArray[np.float32]]], timeout: float
+    name: str, manifest: Manifest, frame_stack: int, jobs: Mapping[str, Job], timeout: float
 ) -> tuple[dict[str, Pictures], str | None, str | None]:
-    """Pictures of episodes, given as (seed of the reset, actions); the renderer; or why there is none.
+    """Pictures of episodes; the renderer; or why there is none.
 
     A renderer is loaded once in a process and may end it: each is tried in a process of its own.
     """
     reason = None
     for renderer in [value] if (value := os.environ.get("MUJOCO_GL", "").strip()) else RENDERERS:
         try:
-            with _environment("MUJOCO_GL", renderer):
-                pool = Workers(name, make, [()], timeout=timeout)
+            pool = Workers(name, filmer, [(manifest, frame_stack, renderer)], timeout=timeout)
         except FdError as error:
             reason = f"{reason}; {error}" if reason else str(error)
             continue
@@ -178,15 +178,16 @@ def rendered(
     return {}, None, f"{reason} (allowed in MUJOCO_GL: {ALLOWED})"
 
 
-def filmer(manifest: Manifest, frame_stack: int) -> Callable[[tuple[int, NDArray[np.float32]]], Iterator[Pictures]]:
-    """In a process of its own: load mujoco with the renderer that MUJOCO_GL names; return what films an episode."""
-    enter(f"the renderer {os.environ['MUJOCO_GL']}")
+def filmer(manifest: Manifest, frame_stack: int, renderer: str) -> Callable[[Job], Iterator[Pictures]]:
+    """In a process of its own: load mujoco with a renderer; return what films an episode."""
+    enter(f"the renderer {renderer}")
+    os.environ["MUJOCO_GL"] = renderer
     os.environ.pop("PYOPENGL_PLATFORM", None)  # mujoco sets it, and refuses another value
     import mujoco
 
     mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 1, 1).close()
 
-    def serve(job: tuple[int, NDArray[np.float32]]) -> Iterator[Pictures]:
+    def serve(job: Job) -> Iterator[Pictures]:
         seed, actions = job
         enter("an episode being filmed")
         env = make_env(manifest, frame_stack=frame_stack)
@@ -194,15 +195,16 @@ def filmer(manifest: Manifest, frame_stack: int) -> Callable[[tuple[int, NDArray
         inner, every = _inner(env), -(-len(actions) // (FRAMES - 1))
         size = inner.model.vis.global_
         size.offwidth, size.offheight = max(SIZE, size.offwidth), max(SIZE, size.offheight)
-        renderer, camera, frames = mujoco.Renderer(inner.model, SIZE, SIZE), _camera(env, mujoco), list[Image.Image]()
+        scene, camera, frames = mujoco.Renderer(inner.model, SIZE, SIZE), _camera(env, mujoco), list[Image.Image]()
         for step, action in enumerate([None, *actions]):
             beat()
             ended = action is not None and any(env.step(action)[2:4])
             if step % every == 0 or step == len(actions):
-                mujoco.mj_kinematics(inner.model, inner.data)  # wrappers move the mark of a goal after a reset
-                renderer.update_scene(inner.data, camera)
-                frames.append(Image.fromarray(renderer.render()))
-        renderer.close()
+                shown = copy(inner.data)  # controllers read positions of the step before, which must stay
+                mujoco.mj_kinematics(inner.model, shown)  # wrappers move the mark of a goal after a reset
+                scene.update_scene(shown, camera)
+                frames.append(Image.fromarray(scene.render()))
+        scene.close()
         env.close()
         if not ended:
             raise FdError(f"the episode of seed {seed} did not end with its last action, as it did before")
@@ -304,17 +306,3 @@ def _camera(env: gymnasium.Env[Any, Any], mujoco: Any) -> Any:
         for name, value in own.items():
             setattr(camera, name, min(value, camera.distance) if name == "distance" else value)
     return camera
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Within the context, a variable has a value, which processes inherit."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
