@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
