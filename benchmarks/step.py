@@ -299,7 +299,9 @@ class Variant:
         self.agent, adam = stock.agent(case, spec)
         bank = stock.bank(spec, case.seeds) if case.regime == "bank" else None
         seeds = range(case.seeds)
-        one, self._draws = updates(self.agent, adam, stock.replay, bank, seeds=seeds, batch_size=BATCH)
+        one, self._draws = updates(
+            self.agent, adam, stock.replay, bank, seeds=seeds, batch_size=BATCH, execution=case.execution
+        )
         self._update: Update = one
         self._joined = list(adam.joined.values())
         self._window = Window(seeds, case.method, BLOCK)

@@ -83,20 +83,23 @@ def numbers(update_seeds: tuple[int, ...], step: int, like: list[Tensor]) -> lis
     return [of(one, number) for number, one in enumerate(like)]
 
 
-def prepared(method: str, device: torch.device, seeds: tuple[int, ...]) -> tuple[Agent, Update, Draws]:
+def prepared(
+    method: str, device: torch.device, seeds: tuple[int, ...], execution: str = "eager"
+) -> tuple[Agent, Update, Draws]:
     """An agent, its update and the random numbers of the steps."""
     known, changes = METHODS[method]
     agent = agent_of(known, *seeds, **changes).to(device)
     base = None if method.endswith("-fresh") else bank(agent, seeds, device)
     steps = Optimiser(agent.trained(), 1e-3)
-    return agent, *updates(agent, steps, replay_of(ROWS, 50, device=device), base, seeds=seeds, batch_size=SIZE)
+    replay = replay_of(ROWS, 50, device=device)
+    return agent, *updates(agent, steps, replay, base, seeds=seeds, batch_size=SIZE, execution=execution)
 
 
 def trained(
     method: str, device: torch.device, execution: str, steps: int, seeds: tuple[int, ...] = SEEDS
 ) -> tuple[Agent, list[dict[str, list[float]]]]:
     """An agent after some updates, and the metrics of each."""
-    agent, update, draws = prepared(method, device, seeds)
+    agent, update, draws = prepared(method, device, seeds, execution)
     update, like, metrics = executed(update, agent, execution, method), draws.at(0), []
     for step in range(steps):
         told = update(step % agent.spec.policy_every, numbers(seeds, step, like))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fd.errors import FdError, one_line
+from fd.networks.impala import ImpalaEncoder
 
 # (phase, random numbers) -> metrics. Phases differ in their operations; no phase may read a number of a GPU on the CPU.
 Update = Callable[[int, list[Tensor]], dict[str, Tensor]]
@@ -31,8 +32,15 @@ def executed(update: Update, module: nn.Module, execution: str, label: str) -> U
     """
     if execution.startswith("compiled"):
         print(f"{label}: compiling, a minute the first time", file=sys.stderr, flush=True)
-        module.compile(dynamic=False)
+        module.compile(
+            dynamic=False, options=options(images=any(isinstance(x, ImpalaEncoder) for x in module.modules()))
+        )
     return Recorded(update) if execution.endswith("graph") else update
+
+
+def options(*, images: bool) -> dict[str, bool]:
+    """Of the compiler, for fewer launches on a GPU; without effect on a CPU. Sums over the pixels of a batch are too long for one."""
+    return {"combo_kernels": True, "split_reductions": images}
 
 
 class Recorded:

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from fd.errors import FdError
 from fd.method.agent import Agent, update
-from fd.method.batch import Noise
+from fd.method.batch import Batch, FlowSamples, Noise
 from fd.method.fisher import EXACT_DIVERGENCE
 from fd.method.spec import Spec
 from fd.networks.adam import Optimiser
 from fd.training.augmentation import draw_crops
 from fd.training.bank import Bank
-from fd.training.execution import Update
+from fd.training.execution import Update, options
 from fd.training.loop import BLOCK, Draws, Run, train
 from fd.training.replay import Replay
 
@@ -35,18 +35,21 @@ def refine(agent: Agent, replay: Replay, bank: Bank | None, run: Run) -> None:
             " graph can record (allowed: eager, or a bank)"
         )
     adam = agent.optimiser()
-    one, draws = updates(agent, adam, replay, bank, seeds=run.seeds, batch_size=run.schedule.batch_size)
+    one, draws = updates(
+        agent, adam, replay, bank, seeds=run.seeds, batch_size=run.schedule.batch_size, execution=run.execution
+    )
     train(one, draws, agent, adam, run, period=agent.spec.policy_every)
 
 
 def updates(
     agent: Agent, adam: Optimiser, replay: Replay, bank: Bank | None, *, seeds: Sequence[int], batch_size: int,
-    purpose: str = "refine", choose: Callable[[Tensor], Tensor] | None = None,
+    purpose: str = "refine", choose: Callable[[Tensor], Tensor] | None = None, execution: str = "eager",
 ) -> tuple[Update, Draws]:  # fmt: skip
     """One update of every seed on its own batch, and the random numbers of the steps; phases: see `Spec.policy_every`.
 
     `purpose`: of the random streams. `choose`: maps random numbers [S, B] below SPAN to rows [S, B]; without it, every transition of the
-    replay is equally likely.
+    replay is equally likely. `execution`: of the update, see `fd.training.execution.execution`; a replay without `choose` is
+    compiled, too.
 
     Deviation: with a bank, base actions are those of the uncropped images, even if the other networks see crops.
     """
@@ -64,16 +67,23 @@ def updates(
             numbers.append(draw_crops(stream, (BLOCK, batch_size), probability=spec.augmentation))
         return numbers + [_draw(name, (BLOCK, *shape), stream) for name, shape in shapes.items()]
 
+    def gathered(chosen: Tensor, picks: Tensor | None, crops: Tensor | None) -> tuple[Batch, FlowSamples | None]:
+        rows = replay.starts[chosen] if choose is None else choose(chosen)
+        base = None if bank is None or picks is None else bank.gather(rows, picks[:, 0], picks[:, 1])
+        return replay.batch(rows, next_actions=agent.target_policy is not None, crops=crops), base
+
+    gather = gathered
+    if execution.startswith("compiled") and choose is None:
+        gather = torch.compile(gathered, dynamic=False, options=options(images=bool(spec.encoder)))
+
     def one(phase: int, numbers: list[Tensor]) -> dict[str, Tensor]:
         chosen, *numbers = numbers
-        rows = replay.starts[chosen] if choose is None else choose(chosen)
-        base = crops = None
+        picks = crops = None
         if bank is not None:
             picks, *numbers = numbers
-            base = bank.gather(rows, picks[:, 0], picks[:, 1])
         if spec.augmentation:
             crops, *numbers = numbers
-        batch = replay.batch(rows, next_actions=agent.target_policy is not None, crops=crops)
+        batch, base = gather(chosen, picks, crops)
         drawn = dict(zip(shapes, numbers, strict=True))
         if "fisher_t" in drawn:
             drawn["fisher_t"] = low + (high - low) * drawn["fisher_t"]
