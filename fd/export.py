@@ -42,6 +42,8 @@ class Acting(nn.Module):
         needed = {policy.flow: spec.acts_by_flow, policy.net: spec.policy != "flow", policy.critic: best_of > 1}
         self.nets = nn.ModuleList(net for net, is_needed in needed.items() if is_needed)
         self.requires_grad_(False)
+        for parameter in self.parameters():
+            parameter.data = parameter.clone()  # a file holds each by itself, not as views of one matrix
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Actions [B, A] for observations [B, O], or [B, H, W, C], and noise [B, best_of * A]."""

@@ -301,6 +301,7 @@ CODE_EDITS: dict[str, set[str]] = {
     "fd/theory/gap.py": {"theory"},
     "stages/geometry.py": {"geometry@umaze"},
     "fd/cli/program.py": set(),
+    "fd/cluster/worker.py": set(),
     "stages/refine.py": REFINE,
 }
 
