@@ -22,16 +22,13 @@ from dvc.utils.serialize import dump_yaml, load_yaml
 from fd.cluster.parent import end_with_parent
 from fd.cluster.pipeline import LOCK
 from fd.cluster.submission import Submission, load
+from fd.cluster.worker import AGAIN, DONE, REFUSED
 
-REFUSED, FAILED = (
-    2,
-    75,
-)  # exit codes: the stage refused its input, as `fd.runtime.command_line` does; anything else went wrong
 LINKS = ["reflink", "hardlink", "symlink", "copy"]
 
 
 def main(folder: str, cell: str, parent: str) -> int:
-    """Make a cell in its workspace, an empty folder; returns the exit code. Ends with its parent, the process of this number."""
+    """Make a cell in its workspace, an empty folder; returns an exit code of `fd.cluster.worker`. Ends with its parent, the process of this number."""
     end_with_parent(int(parent))
     submission = load(Path(folder))
     workspace = submission.workspace(cell)
@@ -46,11 +43,11 @@ def main(folder: str, cell: str, parent: str) -> int:
         submission.tell(cell, submission.state(cell) | _made(submission, cell))
     except ReproductionError as error:
         print(f"{cell}: {error}: {error.__cause__}", flush=True)
-        return REFUSED if re.search(rf"exited with {REFUSED}$", str(error.__cause__)) else FAILED
+        return REFUSED if re.search(rf"exited with {REFUSED}$", str(error.__cause__)) else AGAIN
     except DvcException as error:
         print(f"{cell}: {error}", flush=True)
-        return FAILED
-    return 0
+        return AGAIN
+    return DONE
 
 
 def _made(submission: Submission, cell: str) -> dict[str, Any]:
