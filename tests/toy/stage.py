@@ -39,7 +39,9 @@ while step < settings.get("steps", 1):
     new.replace(checkpoint)
     if start == 0 and step == 1 and (whom := settings.get("kill")):
         os.kill(ancestor(PROGRAMS[whom]) if whom in PROGRAMS else os.getpid(), signal.SIGKILL)
-        time.sleep(0.5)
+        end = time.monotonic() + 60  # on a busy machine the signal takes its time
+        while os.getppid() == parent and time.monotonic() < end:
+            time.sleep(0.01)
     if os.getppid() != parent:  # as fd.runtime.signals.end_with_dvc
         sys.exit("error: DVC is gone")
 if code := settings.get("exit", 0):
