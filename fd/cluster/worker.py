@@ -54,6 +54,8 @@ def _attempt(submission: Submission, cell: str) -> int:
     before = submission.state(cell)
     if "entry" in before:
         return DONE
+    if before.get("state") == "failed":  # so another driver's worker told; a submission forgets what failed before
+        return NO_ATTEMPT_LEFT
     attempt, most = before.get("attempts", 0) + 1, submission.retries[submission.cells[cell].kind] + 1
     if attempt > most:  # the workers before were killed, or their nodes lost
         submission.tell(cell, before | {"state": "failed"})
