@@ -3,7 +3,8 @@
     python tests/cluster_equal.py ray                         # with the extra `ray`
     tests/slurm/run.sh python tests/cluster_equal.py slurm    # with Slurm on this machine
 
-Both tasks of tests/tiny.yaml with five methods; `fidec` on `umaze` loses its node after a checkpoint. Prints what it finds and fails at the first claim that does not hold.
+Both tasks of tests/tiny.yaml with five methods; `fidec` on `umaze` loses its node after a checkpoint. Prints what it finds and fails at
+the first claim that does not hold.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def main(engine: str, folder: Path) -> None:
     assert found.keys() == wanted.keys() == same | timed, wanted.keys() - same - timed
     assert all(untimed(found[path]) == untimed(wanted[path]) for path in timed)
     say(
-        f"the same stages, order, commands, settings and dependencies; {len(same)} files are identical, {len(timed)} differ in {TIMES}"
+        f"the same stages, order, commands, settings and dependencies; {len(same)} files are identical, {len(timed)} differ in"
+        f" {', '.join(sorted(TIMES))}"
     )
 
 

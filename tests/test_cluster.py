@@ -9,10 +9,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -246,21 +246,18 @@ def bucket(request: pytest.FixtureRequest, toy: Toy, tmp_path: Path, monkeypatch
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port], stderr=subprocess.PIPE
-    )
-    try:
-        assert server.stderr is not None
-        while b"Running on" not in (line := server.stderr.readline()):
-            assert line, "the server ended"
-        Thread(target=server.stderr.read, daemon=True).start()
-        boto3.client("s3", endpoint_url=url).create_bucket(Bucket="cells")
-        dvc("remote", "add", "bucket", "s3://cells/fidec")
-        dvc("remote", "modify", "bucket", "endpointurl", url)
-        yield
-    finally:
-        server.kill()
-        server.wait()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
+    with (told := tmp_path / "server.log").open("wb") as log, subprocess.Popen(command, stderr=log) as server:
+        try:
+            while "Running on" not in told.read_text():
+                assert server.poll() is None, told.read_text()
+                time.sleep(0.1)
+            boto3.client("s3", endpoint_url=url).create_bucket(Bucket="cells")
+            dvc("remote", "add", "bucket", "s3://cells/fidec")
+            dvc("remote", "modify", "bucket", "endpointurl", url)
+            yield
+        finally:
+            server.kill()
 
 
 def dvc(*arguments: str) -> None:
