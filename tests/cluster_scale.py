@@ -20,6 +20,7 @@ from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 from test_pipeline import copied
 
+from fd.cluster.pipeline import settings_of
 from fd.cluster.submission import all_of
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,7 @@ def forge(project: Path) -> None:
     """Tells each cell as done, with a file of its own as each output."""
     (submission,) = all_of(project)
     made: dict[str, str] = {}
+    parsed: dict[str, Any] = {}
     with Repo() as repo:
         order = {stage.addressing: stage for stage in networkx.dfs_postorder_nodes(repo.index.graph)}
         for name in submission.cells:
@@ -69,7 +71,7 @@ def forge(project: Path) -> None:
             entry: dict[str, Any] = {"cmd": stage.cmd, "deps": [], "params": {}, "outs": []}
             for dep in stage.deps:
                 if isinstance(dep, ParamsDependency):
-                    entry["params"][dep.def_path] = dep.get_hash().value
+                    entry["params"][dep.def_path] = settings_of(dep, parsed)
                 else:
                     value = made.get(dep.def_path) or dep.get_hash().value
                     entry["deps"].append({"path": dep.def_path, "hash": "md5", "md5": value})

@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import dpath
 import networkx
 from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage.loader import StageLoader
-from dvc.utils.serialize import dump_yaml, load_yaml
+from dvc.utils.serialize import dump_yaml, load_path, load_yaml
 
 from fd.cluster.cells import Cell, Entry, Pipeline
 from fd.errors import FdError, one_line
@@ -126,10 +127,11 @@ def _done(
     done: dict[str, Entry] = {}
     outputs: dict[str, str] = {}  # hash by path, of cells that are done
     sources: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     for name in cells:
         stage = order[name]
         for entry in (entries[name] for entries in recorded if name in entries):
-            same = _is_of(stage, entry, made, outputs, sources)
+            same = _is_of(stage, entry, made, outputs, sources, parsed)
             if same and (not cached or _is_cached(stage, entry)):
                 done[name] = entry
                 outputs |= {out["path"]: out["md5"] for out in entry["outs"]}
@@ -138,8 +140,9 @@ def _done(
 
 
 def _is_of(
-    stage: Any, entry: Entry, made: Mapping[str, str], outputs: Mapping[str, str], sources: dict[str, Any]
-) -> bool:
+    stage: Any, entry: Entry, made: Mapping[str, str], outputs: Mapping[str, str], sources: dict[str, Any],
+    parsed: dict[str, Any],
+) -> bool:  # fmt: skip
     """Whether a run of the stage would have the command, settings and dependencies of an entry."""
     read = {dep["path"]: dep.get("md5") for dep in entry.get("deps", ())}
     if entry.get("cmd") != stage.cmd or set(read) != {
@@ -148,7 +151,7 @@ def _is_of(
         return False
     for dep in stage.deps:
         if isinstance(dep, ParamsDependency):
-            same = entry.get("params", {}).get(dep.def_path) == dep.get_hash().value
+            same = entry.get("params", {}).get(dep.def_path) == settings_of(dep, parsed)
         elif dep.def_path in made:
             same = read[dep.def_path] == outputs.get(dep.def_path)
         else:
@@ -158,6 +161,17 @@ def _is_of(
         if not same:
             return False
     return True
+
+
+def settings_of(dep: ParamsDependency, parsed: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a stage reads, without those that are missing; `parsed` keeps each file, which DVC would read for each stage."""
+    if dep.def_path not in parsed:
+        parsed[dep.def_path] = load_path(dep.fs_path, dep.repo.fs)
+    found = {}
+    for name in dep.params:
+        with suppress(KeyError):
+            found[name] = dpath.get(parsed[dep.def_path], name, separator=".")
+    return found
 
 
 def _is_cached(stage: Any, entry: Entry) -> bool:
