@@ -296,6 +296,7 @@ def made_on_nodes(toy: Toy, folder: Path) -> dict[str, bool]:
 
 def test_cells_on_ray_are_what_a_serial_reproduction_makes(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else the cells wait for the other tests
     toy.settings(m1={"steps": 3, "kill": "worker"}, m2={"exit": 2})
     told = fidec("cluster", "ray", code=2)
     assert "refine@a-m2 failed" in told and "evaluate@a-m2 skipped" in told
@@ -312,6 +313,8 @@ def fidec(*arguments: str, code: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "fd.cli", *arguments], capture_output=True, text=True, check=False, env=env
     )
+    if "ray on this machine: does not start" in done.stderr:
+        pytest.skip("Ray gives itself 30 s to start, too few on a machine as busy as this one")
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
