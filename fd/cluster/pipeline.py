@@ -196,7 +196,10 @@ def merge(root: Path, done: Mapping[str, Entry], remote: str | None) -> None:
         return
     with opened(root) as repo, repo.lock, replacing(root / LOCK) as temporary:
         dump_yaml(str(temporary), {"schema": "2.0", "stages": _lock(root) | dict(done)})
-    with opened(root) as repo:  # it reads the new file
-        if remote:
-            repo.fetch(targets=list(done), remote=remote)
-        repo.checkout(targets=list(done), force=True)
+    with opened(root) as repo, repo.lock:  # it reads the new file, once: with targets, DVC would read it for each
+        stages = [stage for stage in repo.index.stages if stage.addressing in done]
+        for stage in stages if remote else ():
+            for objects in stage.get_used_objs(remote=remote).values():
+                repo.cloud.pull(objects, remote=remote)
+        for stage in stages:
+            stage.checkout(force=True)
