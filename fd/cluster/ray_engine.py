@@ -160,8 +160,10 @@ def _gather(ray: Any, submission: Submission, tasks: Mapping[str, Any], tell: Ca
     """Wait for all tasks; returns the names of the cells that failed or were skipped."""
     names, left, failed = {task: name for name, task in tasks.items()}, list(tasks.values()), list[str]()
     while left:
-        (task,), left = ray.wait(left, num_returns=1)
-        name = names[task]
+        ready, left = ray.wait(left, num_returns=1, timeout=1.0)  # a signal is handled between two calls
+        if not ready:
+            continue
+        name = names[(task := ready[0])]
         try:
             state = ray.get(task)
         except (ray.exceptions.RayError, CellFailed, Unfinished) as error:
