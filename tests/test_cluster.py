@@ -142,6 +142,8 @@ def test_what_is_killed_resumes_and_what_fails_spares_the_others(toy: Toy, queue
         assert re.findall(r"from step (\d)", toy.log(f"refine@a-{whom}")) == ["0", "1"]
         assert toy.state(f"refine@a-{whom}")["state"] == "done"
     assert toy.log("refine@a-m1").count("attempt") == 3  # retries: 2
+    of_another_driver = (sys.executable, "-m", "fd.cluster.worker", str(all_of(toy.folder)[0].folder), "refine@a-m2")
+    assert subprocess.run(of_another_driver, cwd=HERE.parent, check=False).returncode == 1
     assert toy.log("refine@a-m2").count("attempt") == 1  # refused settings stay refused
     code, told = outcome(app, ["cluster", "status"])
     assert code == 1 and "refine    3/5 done, 2 failed" in told and "evaluate  0/1 done, 1 skipped" in told
