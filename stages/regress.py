@@ -11,6 +11,7 @@ import typer
 
 from fd.errors import FdError
 from fd.report import baseline, regression
+from fd.report.rendering import render_markdown
 from fd.results import estimates, origins
 from fd.results.grid import grid_of
 from fd.runtime.command_line import BehaviourOption, DataOption, EvalsOption, ParamsOption, RunsOption, main
@@ -62,7 +63,7 @@ def command(
     except FdError as error:
         if gate or update:
             raise
-        text, failed = f"## Scores against the baseline\n\n**Cannot be compared.** {error}\n", False
+        text, failed = render_markdown(regression.TEMPLATE, {"error": error}), False
     if out is None:
         typer.echo(text, nl=False)
     else:

@@ -121,7 +121,7 @@ def test_a_stage_depends_on_the_list_of_its_program(stage: str) -> None:
 def test_a_stage_depends_on_the_templates_of_its_pages() -> None:
     """Those that its modules name, and what these include or extend; the whole folder if they are many."""
     for name, stage in STAGES.items():
-        modules = {m for m in closure(stage["cmd"].split()[2]) if m.startswith("fd.report.")}
+        modules = {m for m in closure(stage["cmd"].split()[2]) if m.startswith(("fd.report.", "fd.theory."))}
         waiting = [
             word for module in modules for word in re.findall(r'"(\w+\.\w+\.jinja)"', source(module).read_text())
         ]

@@ -17,7 +17,6 @@ from test_d4rl import DOOR
 
 from fd.report import figures, tables
 from fd.report.style import COLOURS, style
-from fd.report.text import cut
 from fd.results import training_log
 from fd.results.estimates import Results, gather_estimates, leaders
 from fd.results.grid import COLOURED, grid_of
@@ -181,12 +180,12 @@ def test_captions_say_where_intervals_are_cut(report: Path, suite: Path) -> None
 def test_ends_of_the_axes_are_told_by_task() -> None:
     wide, narrow = Summary(50.0, 9.0, -30.0, 130.0), Summary(50.0, 1.0, 40.0, 60.0)
     ranges = {"a": (0.0, 100.0), "b": (-3.14159, 142.0), "c": (0.0, 100.0)}
-    assert cut(ranges, [("a", narrow), ("b", narrow), ("c", narrow)]) == ""
-    assert cut(ranges, [("a", wide), ("b", narrow)]) == ", cut at 0 and 100"
+    assert figures.cut(ranges, [("a", narrow), ("b", narrow), ("c", narrow)]) == ""
+    assert figures.cut(ranges, [("a", wide), ("b", narrow)]) == ", cut at 0 and 100"
     told = ", cut at 0 and 100 (a, c); -3.1 and 142 (b)"
-    assert cut(ranges, [("a", wide), ("b", wide), ("c", wide)]) == told
-    assert cut({"b": (-3.14159, 120.0)}, [("b", wide)]) == ", cut at -3.1 and 120"
-    assert cut(ranges, [("a", Summary(100.0, float("nan"), float("nan"), float("nan")))]) == ""
+    assert figures.cut(ranges, [("a", wide), ("b", wide), ("c", wide)]) == told
+    assert figures.cut({"b": (-3.14159, 120.0)}, [("b", wide)]) == ", cut at -3.1 and 120"
+    assert figures.cut(ranges, [("a", Summary(100.0, float("nan"), float("nan"), float("nan")))]) == ""
 
 
 @pytest.mark.parametrize(
@@ -576,12 +575,12 @@ def test_of_many_methods_each_has_a_row_and_panels_of_its_own(made: Path) -> Non
     summaries = {(task, name): few.summaries[task, "fidec"] for task, name in cells}
     aggregates = dict.fromkeys(names, few.aggregates["fidec"])
     many = Results(replace(plan, methods=names, constrained=names), evaluations, finals, summaries, aggregates)
-    assert [line.split(" | ")[0] for line in tables.scores_markdown(few).splitlines()[2:4]] == ["| near", "| far"]
-    lines = tables.scores_markdown(many).splitlines()
-    assert lines[0] == "| method | near | far | all tasks, IQM | all tasks, mean |"
-    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in names]
-    assert "Bold: the highest estimate of a column" in tables.caption(many)
-    assert r"fidec-7 & $\mathbf{95.0" in tables.scores_latex(many)
+    assert [row[0] for row in tables.scores_table(few).rows[:2]] == ["near", "far"]
+    table, latex = tables.scores_table(many), tables.scores_latex(many)
+    assert table.head == ("method", "near", "far", "all tasks, IQM", "all tasks, mean")
+    assert [row[0] for row in table.rows] == list(names)
+    assert "Bold: the highest estimate of a column" in latex
+    assert r"fidec-7 & $\mathbf{95.0" in latex
     with style():
         pairs = figures.constraint(many.plan, dict.fromkeys(cells, log))
         curves, scores = figures.learning_curves(many), figures.scores(many)
@@ -595,5 +594,6 @@ def test_of_many_methods_each_has_a_row_and_panels_of_its_own(made: Path) -> Non
 def test_a_suite_of_one_task_has_no_totals_over_tasks(made: Path) -> None:
     plan = grid_of(read_settings(made / "params.yaml"), ["bc", "fidec"])
     alone = gather_estimates(replace(plan, tasks=plan.tasks[:1]), made / "evals")
-    assert "all tasks" not in tables.scores_markdown(alone) + tables.scores_latex(alone).split("label")[1]
-    assert "interquartile" not in tables.caption(alone)
+    assert [row[0] for row in tables.scores_table(alone).rows] == ["near"]
+    latex = tables.scores_latex(alone)
+    assert "interquartile" not in latex and "all tasks" not in latex.split("label")[1]

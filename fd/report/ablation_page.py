@@ -11,10 +11,10 @@ from typing import Any
 
 from fd.report import ablation_figure, budget_curves
 from fd.report.csv_text import csv_text
-from fd.report.figures import score_ranges
+from fd.report.figures import cut, score_ranges
 from fd.report.rendering import render_markdown
 from fd.report.table import Table
-from fd.report.text import clock, cut, estimates, interval, plus_minus, protocol, significant
+from fd.report.text import clock, interval, plus_minus, significant
 from fd.results import training_log
 from fd.results.estimates import Results, gather_estimates, leaders
 from fd.results.grid import Grid
@@ -141,8 +141,6 @@ def ablation_values(found: AblationFindings, folder: str = "") -> tuple[dict[str
         "axis": found.axis,
         "plan": found.results.plan,
         "keys": list(dict.fromkeys(key for value in found.axis.values for key in value.settings)),
-        "estimates": estimates(found.results.plan),
-        "protocol": protocol(found.results.plan),
         "table": _table(found),
         "curves": budget_curves.curves_table(found.results, curves, moved) if curves else None,
         "folder": folder,

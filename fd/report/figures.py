@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from fd.report.style import BACKGROUND, COLOURS, DARK, WIDTH
 from fd.results.estimates import Results
 from fd.results.grid import Grid, GridTask
+from fd.results.statistics import Summary
 from fd.results.training_log import TrainingLog
 
 MARKERS = ("o", "s", "^", "D", "v", "<", "X")
@@ -208,6 +209,22 @@ def score_range(results: Results, task: str) -> tuple[float, float]:
     """0 to 100, wider if scores of a task lie outside, as normalised returns can."""
     values = np.concatenate([results.evaluations[task, method].curve().ravel() for method in results.plan.methods])
     return min(0.0, float(values.min())), max(100.0, float(values.max()))
+
+
+def cut(ranges: Mapping[str, tuple[float, float]], shown: Sequence[tuple[str, Summary]]) -> str:
+    """`, cut at 0 and 100`: where the axes of scores cut the intervals that a figure shows; "" if they cut none.
+
+    Args:
+        ranges: ends of the axis of scores, by task.
+        shown: (task, scores with the interval) of every interval in the figure.
+    """
+    tasks: dict[str, list[str]] = {}
+    for task, (low, high) in ranges.items():
+        if any(name == task and (one.low < low - 1e-6 or one.high > high + 1e-6) for name, one in shown):
+            tasks.setdefault(f"{round(low, 1):g} and {round(high, 1):g}", []).append(task)
+    named = len(ranges) > 1 and [*tasks] != ["0 and 100"]
+    places = [f"{ends} ({', '.join(names)})" if named else ends for ends, names in tasks.items()]
+    return f", cut at {'; '.join(places)}" if places else ""
 
 
 def point(

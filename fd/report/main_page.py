@@ -17,7 +17,7 @@ from fd.report.path_figure import paths, reached
 from fd.report.rendering import render_block, render_markdown
 from fd.report.style import style, svg
 from fd.report.table import Table
-from fd.report.text import clock, cut, protocol
+from fd.report.text import clock
 from fd.report.web_page import render_web_page
 from fd.results.estimates import Results
 from fd.results.films import Film, Films
@@ -76,13 +76,13 @@ def render_report(
     values |= _films(films)
     turned = {  # methods as rows: a click on the head of a task sorts them
         "scores": tables.scores_table(results, comparisons, turned=True),
-        "caption": tables.caption(results, turned=True),
+        "turned": True,
         "time": _time(results.plan, provenance, turned=True),
     }
     run = [row for row in rows if row.scope == "task" and row.here]
     published = published_page.published_values(results, run) if run else None
     return drawn | {
-        "scores.md": f"{tables.scores_markdown(results)}\n\n{tables.caption(results)}\n",
+        "scores.md": render_markdown("scores.md.jinja", values),
         "scores.csv": tables.scores_csv(results),
         "scores.tex": tables.scores_latex(results),
         "curves.csv": tables.curves_csv(results),
@@ -137,11 +137,10 @@ def _results(results: Results, comparisons: Mapping[str, Comparison]) -> dict[st
         ends.setdefault(task, {})[method] = spots[0].mean, spots[-1].mean
     return {
         "plan": plan,
-        "protocol": protocol(plan),
         "scores": tables.scores_table(results),
-        "caption": tables.caption(results),
-        "cut_scores": cut(ranges, [(task, summary) for (task, _), summary in results.summaries.items()]),
-        "cut_curves": cut(ranges, [(task, spot) for (task, _), spots in curves.items() for spot in spots]),
+        "turned": plan.many,
+        "cut_scores": figures.cut(ranges, [(task, summary) for (task, _), summary in results.summaries.items()]),
+        "cut_curves": figures.cut(ranges, [(task, spot) for (task, _), spots in curves.items() for spot in spots]),
         "ends": ends,
         "published": tables.comparable_table(results, comparisons),
         "comparisons": comparisons,

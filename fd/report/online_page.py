@@ -15,11 +15,11 @@ from matplotlib.lines import Line2D
 from fd.reference.published import REGENERATED, SCORE_COLUMNS
 from fd.reference.tasks import BenchmarkTask, benchmark, find_task, read_table
 from fd.report.csv_text import csv_text
-from fd.report.figures import appearance
+from fd.report.figures import appearance, cut
 from fd.report.rendering import render_block, render_markdown
 from fd.report.style import DARK, WIDTH, style, svg
 from fd.report.table import Table
-from fd.report.text import cut, interval, plus_minus
+from fd.report.text import interval, plus_minus
 from fd.report.web_page import render_web_page
 from fd.results import grid as plans
 from fd.results.episode_scores import EvaluatedCell, read_episodes

@@ -17,8 +17,9 @@ from scipy.special import betaincinv
 from fd.errors import FdError
 from fd.report.baseline import Baseline
 from fd.report.csv_text import csv_text
-from fd.report.markdown import markdown_table
 from fd.report.regression import ALL, Strata, decide, dispersion, strata
+from fd.report.rendering import render_markdown
+from fd.report.table import Table
 from fd.results.statistics import Floats
 from fd.settings.report_settings import Regress
 
@@ -182,52 +183,33 @@ def power_csv(found: Power) -> str:
 
 def power_page(found: Power, baseline: Baseline, rule: Regress) -> str:
     """The page as Markdown."""
-    shares = baseline.shares()
-    size = f"{shares.shape[0]} tasks, {shares.shape[1]} methods, {shares.shape[2]} seeds"
-    about = (
-        f"Simulated by `fidec power` from the baseline ({size}), with {rule.simulations} runs per number. A regression is a drop of more"
-        f" than {rule.tolerance:g} points with a one-sided p of at most {rule.level:g} after Holm's correction for all cells and means over"
-        " tasks."
-    )
-    alarms = (
-        "Nothing has changed, but every seed of the baseline and of the run is newly drawn. The rate should be at most"
-        f" {rule.level:g}. A real run that is repeated on the same machine gives identical bytes and raises no alarm."
-    )
-    drops = (
-        f"Smallest drop of `{found.method}` on one task, or the same drop on all, that raises an alarm in {100 * POWER:g} % of runs, in"
-        " points; —: even a drop to 0 does not. Baseline and run have the same number of seeds; episodes are those of a seed's score."
-    )
-    parts = [f"# Power of the test for a regression, suite `{baseline.suite}`", about]
-    parts += ["## Spread of the seeds", _spreads(found, baseline)]
-    parts += ["## False alarms", alarms, _alarm_table(found, rule)]
-    parts += ["## Smallest detected drop", drops, _drop_table(found)]
-    return "\n\n".join(parts) + "\n"
+    values = {"baseline": baseline, "seeds": baseline.shares().shape[2], "rule": rule, "method": found.method}
+    tables = {"spreads": _spreads(found, baseline), "alarms": _alarm_table(found, rule), "drops": _drop_table(found)}
+    return render_markdown("power_page.md.jinja", values | tables | {"power": POWER})
 
 
-def _spreads(found: Power, baseline: Baseline) -> str:
+def _spreads(found: Power, baseline: Baseline) -> Table:
     deviation = "standard deviation of a seed's true rate of 50 %"
     rows = [
         [name, str(baseline.tasks[name].episodes), f"{spread:.3f}", f"{50 * np.sqrt(spread):.1f}"]
         for name, spread in zip(found.names, found.suite.spread, strict=True)
     ]
-    return markdown_table(["task", "episodes of a seed", "intraclass correlation", deviation], rows, "lr")
+    return Table(["task", "episodes of a seed", "intraclass correlation", deviation], rows, "lr")
 
 
-def _alarm_table(found: Power, rule: Regress) -> str:
+def _alarm_table(found: Power, rule: Regress) -> Table:
     groups = f"groups of {GROUP} runs with more than {rule.level * GROUP:g}"
     rows = [[str(row.seeds), row.drawn, f"{row.rate:.4f}", f"{row.groups:.2f}"] for row in found.alarms]
-    return markdown_table(["seeds", "drawn", f"rate in {rule.simulations} runs", groups], rows, "rlr")
+    return Table(["seeds", "drawn", f"rate in {rule.simulations} runs", groups], rows, "rlr")
 
 
-def _drop_table(found: Power) -> str:
+def _drop_table(found: Power) -> Table:
     columns = list(dict.fromkeys((row.task, row.score) for row in found.detectable))
     heads = [f"{task} (score {score:.0f})" for task, score in columns]
     rows = dict[tuple[int, int], list[str]]()
     for row in found.detectable:
         rows.setdefault((row.seeds, row.episodes), []).append(_drop(row, "—"))
-    return markdown_table(
-        ["seeds", "episodes", *heads], [[*map(str, size), *drops] for size, drops in rows.items()], "r"
-    )
+    return Table(["seeds", "episodes", *heads], [[*map(str, size), *drops] for size, drops in rows.items()], "r")
 
 
 def _drop(row: Detectable, none: str) -> str:

@@ -19,11 +19,13 @@ from scipy.special import stdtr
 
 from fd.errors import FdError
 from fd.report.baseline import Baseline
-from fd.report.markdown import markdown_table
+from fd.report.rendering import render_markdown
+from fd.report.table import Table
 from fd.results.statistics import Floats
 from fd.settings.report_settings import Regress
 
 ALL = "all tasks"  # the mean over them
+TEMPLATE = "regression_page.md.jinja"
 
 
 @dataclass(frozen=True)
@@ -236,27 +238,11 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 def verdict_page(verdict: Verdict) -> str:
     """The verdict as Markdown, for a comment on a pull request."""
-    rule, count = verdict.rule, len(verdict.rows)
-    found = [f"{row.method} on {row.task}" for row in verdict.rows if row.regression]
-    head = f"**Regression: {', '.join(found)}.**" if found else "**No regression.**"
-    if all(row.identical for row in verdict.rows):
-        head = "**No regression: every episode is identical to the baseline.**"
-    about = (
-        f"Mean scores of the suite `{verdict.suite}` in percent. A regression is a drop of more than {rule.tolerance:g} points with a"
-        f" one-sided p of at most {rule.level:g}, corrected for {count} comparisons (Holm). Seeds are the unit of replication."
-    )
     rows = []
     for row in verdict.rows:
         change = f"{row.after - row.before:+.1f}" if not row.identical else "0"
         word = "**regression**" if row.regression else "identical" if row.identical else ""
         p = "" if row.identical else f"{row.p:.2g}"
         rows.append([row.task, row.method, f"{row.before:.1f}", f"{row.after:.1f}", change, p, word])
-    warnings = ["Differences from the baseline:", "", *(f"- {text}" for text in verdict.warnings)]
-    parts = [
-        "## Scores against the baseline",
-        head,
-        markdown_table(["task", "method", "baseline", "now", "change", "p", ""], rows, "llrrrrl"),
-        about,
-        "\n".join(warnings) if verdict.warnings else "",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    table = Table(["task", "method", "baseline", "now", "change", "p", ""], rows, "llrrrrl")
+    return render_markdown(TEMPLATE, {"verdict": verdict, "table": table})

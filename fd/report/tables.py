@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from fd.reference.published import METHODS, Comparison, PublishedFigure
 from fd.report.csv_text import csv_text
-from fd.report.markdown import markdown_table
+from fd.report.rendering import TEMPLATES, render_markdown
 from fd.report.table import Table
-from fd.report.text import estimates, interval, plus_minus
+from fd.report.text import interval, plus_minus
 from fd.results.estimates import AGGREGATE, Results, leaders
 
 
@@ -23,37 +23,6 @@ class ScoreRow:
     estimates: dict[str, str]
     intervals: dict[str, str]
     best: set[str]
-
-
-def caption(results: Results, *, turned: bool | None = None) -> str:
-    """A paragraph that explains the numbers of the table of scores; `turned` as in `scores_table`."""
-    plan = results.plan
-    line = "column" if (plan.many if turned is None else turned) else "row"
-    if len(plan.seeds) == 1:
-        text = f"{estimates(plan)} Bold: the highest of a {line}."
-    else:
-        totals = (
-            f" Last {line}s: the interquartile mean over all tasks and seeds with its {plan.percent()} % bootstrap"
-            f" interval ({plan.bootstrap} draws of seeds within tasks), and the mean."
-        )
-        text = (
-            f"{estimates(plan)}{totals if len(plan.tasks) > 1 else ''} Bold: the highest estimate of a {line}, and every"
-            " other whose interval overlaps its interval."
-        )
-    made = [task.name for task in plan.tasks if task.source == "generate"]
-    which = "all tasks" if len(made) == len(plan.tasks) else ", ".join(made)
-    if made:
-        text += f" Data of {which}: generated here, so no published score is comparable."
-    reasons: dict[str, list[str]] = {}
-    for task in plan.tasks:
-        if task.differs:
-            reasons.setdefault(task.differs, []).append(task.name)
-    return text + "".join(f" {', '.join(names)}: {reason}." for reason, names in reasons.items())
-
-
-def scores_markdown(results: Results) -> str:
-    """The table of scores as Markdown, without its caption."""
-    return markdown_table(*scores_table(results))
 
 
 def scores_table(
@@ -78,7 +47,7 @@ def scores_table(
 
 
 def scores_latex(results: Results) -> str:
-    """The table of scores for a paper, with its caption; needs the package booktabs."""
+    """The table of scores for a paper, with its caption."""
     plan = results.plan
     rows: list[list[str]] = []
     for row in _rows(results):
@@ -92,20 +61,9 @@ def scores_latex(results: Results) -> str:
     head = ["method" if plan.many else "task", *map(_escape, plan.methods)]
     if plan.many:
         head, *rows = map(list, zip(head, *rows, strict=True))
-    body = [" & ".join(cells) + (r" \\" if len(cells) > 1 else "") for cells in rows]
-    text = _escape(caption(results)).replace("±", r"$\pm$")
-    columns = "l" + "r" * (len(head) - 1)
-    above = [r"\begin{table}", r"\centering", rf"\caption{{{text}}}", r"\label{tab:scores}"]
-    table = [
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        " & ".join(head) + r" \\",
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join([*above, *table, r"\end{table}", ""])
+    caption = render_markdown("scores_caption.md.jinja", {"plan": plan, "turned": plan.many}).rstrip()
+    escaped = _escape(caption).replace("±", r"$\pm$")
+    return TEMPLATES.get_template("scores.tex.jinja").render(head=head, rows=rows, caption=escaped)
 
 
 def scores_csv(results: Results) -> str:

@@ -52,6 +52,14 @@ class Grid:
         """Whether there are more methods than colours; each method then has its own panel in the curves and its own row in tables."""
         return len(self.methods) > COLOURED
 
+    @property
+    def protocols(self) -> dict[tuple[int, tuple[int, ...]], list[str]]:
+        """Names of the tasks, by the episodes and the training steps of the evaluations that make the score."""
+        found: dict[tuple[int, tuple[int, ...]], list[str]] = {}
+        for task in self.tasks:
+            found.setdefault((task.episodes, task.final_steps), []).append(task.name)
+        return found
+
     def percent(self) -> str:
         """The confidence level in percent, `95`."""
         return f"{100 * self.confidence:g}"

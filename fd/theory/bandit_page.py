@@ -1,4 +1,4 @@
-"""The page's sections on the bandit: every method at one budget, and value against KL over budgets."""
+"""The bandit on the page: every method at one budget, and value against KL over budgets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fd.report.markdown import markdown_table
+from fd.report.table import Table
 from fd.theory import bandit
 from fd.theory.bandit import BanditOutcome
 from fd.theory.demonstrations import TheoryFindings
@@ -16,34 +16,21 @@ SHOWN_KL = (0.1, 0.3)  # nats, at which gains are compared in the table
 HELD = 0.1  # distance of penalty / budget from 1 up to which a multiplier counts as holding its budget
 
 
-def sections(found: TheoryFindings) -> list[str]:
-    """Paragraphs of both sections."""
-    return [
-        "## 4. A bandit with several modes",
-        "![Actions of every method](bandit.svg)",
-        _bandit_caption(found),
-        _bandit_table(found.at_common_budget),
-        "## 5. Value against KL",
-        "![Gain in value against true KL, for every metric on both layouts](tradeoff.svg)",
-        _tradeoff_caption(found),
-        _tradeoff_table(found),
-    ]
+def bandit_values(found: TheoryFindings) -> dict[str, Any]:
+    """Values of the template about the bandit."""
+    runs = found.over_budgets
+    return {
+        "at_common_budget": _bandit_table(found.at_common_budget),
+        "bandit": bandit,
+        "over_budgets": _tradeoff_table(found),
+        "refinements": len(runs),
+        "folds": sum(outcome.folds for outcome in runs),
+        "held": HELD,
+        "off": sum(abs(outcome.spent - 1) > HELD for outcome in runs if outcome.spent is not None),
+    }
 
 
-def _bandit_caption(found: TheoryFindings) -> str:
-    settings = found.settings
-    return (
-        "Shading: density of the behaviour. Contours: the reward, from 0.1 in steps of 0.2; cross: its peak, off the support. Red: actions of one"
-        " seed. Rows: parallel modes, so that the single matrix F of a state fits all of them, and crossed modes, so that it fits none."
-        f" The critic is fitted only to rewards of behaviour actions. Every refinement has the budget {settings.budget:g}"
-        f" on its own trace-normalised penalty, at t = {settings.t_eps:g}; fql has alpha = {settings.alpha:g}. `fidec-stein` computes the"
-        " score at the action itself and adds div δ. This form is 0 for every displacement, however long, that does not change the behaviour's"
-        " density (div(p δ) = 0), and it equals the KL only for short displacements, so its budget does not bound |δ|. `fidec-local` has a"
-        " matrix at each action, the curvature of -log p there. `bc` shows the flow's own errors: all other methods start from its actions, including those between the modes."
-    )
-
-
-def _bandit_table(outcomes: Sequence[BanditOutcome]) -> str:
+def _bandit_table(outcomes: Sequence[BanditOutcome]) -> Table:
     rows = []
     plan = bandit.layouts()
     for layout, method, group in _groups(outcomes):
@@ -59,14 +46,7 @@ def _bandit_table(outcomes: Sequence[BanditOutcome]) -> str:
             ]
         )
     header = ["layout", "method", "value", "off support (%)", "modes kept", "mean (a - a_b)²", "KL (nats)"]
-    return (
-        markdown_table(header, rows)
-        + "\n\nMean ± standard deviation over seeds. Off support: share of actions where the behaviour's density is below the level that"
-        f" {bandit.SUPPORT:.0%} of its own mass exceeds, so an exact copy of the behaviour scores 1 %. Modes kept: modes with at least"
-        f" {bandit.KEPT:.0%} of their mass. KL: the KL of the displacement T under the known behaviour, by quadrature. It excludes the clip at"
-        " ±1 and the flow's own error, which bc shows (bc has no T). It is not known for fql, which is not a displacement, or if T folds the"
-        " plane for a seed. An equal budget is not an equal KL: compare both value and KL."
-    )
+    return Table(header, rows)
 
 
 def _divergence(group: Sequence[BanditOutcome]) -> str:
@@ -100,23 +80,7 @@ def bandit_metrics(found: TheoryFindings) -> dict[str, dict[str, dict[str, float
     return metrics
 
 
-def _tradeoff_caption(found: TheoryFindings) -> str:
-    settings, runs = found.settings, found.over_budgets
-    folds = sum(outcome.folds for outcome in runs)
-    off = sum(abs(outcome.spent - 1) > HELD for outcome in runs if outcome.spent is not None)
-    return (
-        f"The refinements of section 4 with the budgets {', '.join(f'{budget:g}' for budget in settings.budgets)}, all trained as one stack."
-        f" Flows, critics, base actions and t = {settings.t_eps:g} are the same for all metrics. Gain: mean reward of the displaced actions"
-        " minus that of the base actions of the same seed. KL: true KL of the displacement under the known behaviour, as in section 4."
-        f" Points: one seed ({len(settings.seeds)}); curves: mean gain against geometric mean of the KL at each budget. {folds} of"
-        f" {len(runs)} displacements fold the plane and are left out. Table: gain at equal KL, and KL at equal gain as a share of the KL"
-        " under `identity`, both between the points of each seed's own curve by a power law: mean and, in brackets, range over the seeds"
-        " (for the share: over seeds and gains that both curves reach). Penalty / budget: at the end of training, over all base actions,"
-        f" least and greatest over budgets and seeds; {off} of {len(runs)} are off by more than {HELD:.0%}."
-    )
-
-
-def _tradeoff_table(found: TheoryFindings) -> str:
+def _tradeoff_table(found: TheoryFindings) -> Table:
     rows = []
     for layout, method, curves, isotropic in _compared(found):
         gains = [[curve.gain_at(kl) for curve in curves] for kl in SHOWN_KL]
@@ -134,7 +98,7 @@ def _tradeoff_table(found: TheoryFindings) -> str:
             ]
         )
     header = ["layout", "metric", "method", *(f"gain at {kl:g} nats" for kl in SHOWN_KL)]
-    return markdown_table([*header, "KL at equal gain / identity's", "penalty / budget"], rows)
+    return Table([*header, "KL at equal gain / identity's", "penalty / budget"], rows)
 
 
 def _compared(
