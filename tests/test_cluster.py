@@ -202,19 +202,21 @@ def test_a_gpu_has_the_shards_that_slurm_tells(queue: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "edit", "message"),
+    ("edit", "message"),
     [
-        ("cluster.yaml", "gpus: 1.5", "gpus: 1.5, allowed: a share of one GPU, or a whole number"),
-        ("cluster.yaml", "gpu: 1", "unknown key 'gpu', allowed: gpus, cores"),
-        ("cluster.yaml", 'slurm: ["; rm"]', "allowed: an option of sbatch as one word"),
-        ("cluster.yaml", "partition: a b", "'a b', allowed: letters, digits"),
-        ("cluster.yaml", "gpus: 99.0", "allowed: less than or equal to 64"),
+        ("gpus: 1.5", "gpus: 1.5, allowed: a share of one GPU, or a whole number"),
+        ("gpu: 1", "unknown key 'gpu', allowed: gpus, cores"),
+        ('slurm: ["; rm"]', "allowed: an option of sbatch as one word"),
+        ("partition: a b", "'a b', allowed: letters, digits"),
+        ("gpus: 99.0", "allowed: less than or equal to 64"),
+        ("slurm: [--dependency=singleton]", "'--dependency=singleton', allowed: options that"),
+        ("ray: {GPU: 1.0}", "'GPU', allowed: other resources"),
     ],
 )
 def test_resources_that_do_not_exist_are_refused_before_anything_is_queued(
-    place: str, edit: str, message: str, toy: Toy, queue: Path
+    edit: str, message: str, toy: Toy, queue: Path
 ) -> None:
-    path = Path(place)
+    path = Path("cluster.yaml")
     path.write_text(path.read_text().replace("gpus: 0.5", edit))
     code, told = outcome(app, ["cluster", "slurm"])
     assert code == 2 and told.startswith("cluster.yaml: kinds.refine") and message in told

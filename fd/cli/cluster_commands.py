@@ -95,13 +95,15 @@ def collect_command() -> None:
 
 @app.command("plan")
 def plan_command(
-    gpus: Annotated[float, typer.Option(min=0.25, help="Number of GPUs.")],
+    gpus: Annotated[float, typer.Option(min=0.25, max=1e5, help="Number of GPUs.")],
     globs: Globs = None,
-    cores: Annotated[int | None, typer.Option(min=1, help="Number of cores; default: 8 a GPU.")] = None,
+    cores: Annotated[int | None, typer.Option(min=1, max=10**7, help="Number of cores; default: 8 a GPU.")] = None,
     step: Annotated[
         float,
         typer.Option(
-            min=0.0, help="Milliseconds of a step of refinement on a GPU, where no cell was measured; docs/speed.md."
+            min=0.0,
+            max=1e6,
+            help="Milliseconds of a step of refinement on a GPU, where no cell was measured; docs/speed.md.",
         ),
     ] = 0.4,
     resources: File = Path("cluster.yaml"),

@@ -17,6 +17,8 @@ from fd.storage.untrusted import read_text, read_yaml
 Word = Annotated[str, Form(r"^[A-Za-z0-9][A-Za-z0-9_,.:-]*$", "letters, digits and _,.:-")]
 Option = Annotated[str, Form(r"^--[a-z][a-z-]*(=.*)?$", "an option of sbatch as one word, like --account=lab")]
 
+OWN = {"array", "chdir", "dependency", "job-name", "kill-on-invalid-dep", "no-requeue", "open-mode", "output", "parsable", "requeue", "signal", "wrap"}  # fmt: skip
+
 
 class Resources(Strict):
     """What a cell gets."""
@@ -31,9 +33,13 @@ class Resources(Strict):
     ray: dict[Word, Positive]  # further resources that Ray knows by name
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _allowed(self) -> Self:
         if self.gpus > 1 and not self.gpus.is_integer():
             raise ValueError(f"gpus: {self.gpus}, allowed: a share of one GPU, or a whole number")
+        if taken := [option for option in self.slurm if option[2:].partition("=")[0] in OWN]:
+            raise ValueError(f"slurm: {taken[0]!r}, allowed: options that `fidec cluster` does not set itself")
+        if taken := [name for name in self.ray if name in ("CPU", "GPU", "memory")]:
+            raise ValueError(f"ray: {taken[0]!r}, allowed: other resources; this one has a key of its own")
         return self
 
 
