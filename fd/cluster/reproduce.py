@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 import sys
-import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,7 @@ def main(folder: str, cell: str, parent: str) -> int:
     submission = load(Path(folder))
     workspace = submission.workspace(cell)
     os.chdir(workspace)
-    with tarfile.open(submission.tree) as tree:
-        tree.extractall(workspace, filter="data")
+    shutil.unpack_archive(submission.tree, workspace, "tar")
     (workspace / ".scratch").symlink_to(submission.folder.parent.parent)
     needs = submission.cells[cell].needs
     entries = {name: submission.state(name).get("entry") or submission.known[name] for name in needs}
