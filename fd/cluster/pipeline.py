@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -184,6 +184,12 @@ def _lock(root: Path) -> dict[str, Entry]:
     return dict(load_yaml(str(path)).get("stages") or {}) if path.exists() else {}
 
 
+def pull(repo: Repo, stages: Iterable[Any], remote: str) -> None:
+    """Copy the outputs of stages from a remote to the cache, in one go: DVC's own pull reads dvc.lock once for each target."""
+    found = {name for stage in stages for names in stage.get_used_objs(remote=remote).values() for name in names}
+    repo.cloud.pull(found, remote=remote)
+
+
 def merge(root: Path, done: Mapping[str, Entry], remote: str | None) -> None:
     """Write the entries of cells to dvc.lock in one go, and bring their outputs into the project.
 
@@ -198,8 +204,7 @@ def merge(root: Path, done: Mapping[str, Entry], remote: str | None) -> None:
         dump_yaml(str(temporary), {"schema": "2.0", "stages": _lock(root) | dict(done)})
     with opened(root) as repo, repo.lock:  # it reads the new file, once: with targets, DVC would read it for each
         stages = [stage for stage in repo.index.stages if stage.addressing in done]
-        for stage in stages if remote else ():
-            for objects in stage.get_used_objs(remote=remote).values():
-                repo.cloud.pull(objects, remote=remote)
+        if remote:
+            pull(repo, stages, remote)
         for stage in stages:
             stage.checkout(force=True)

@@ -20,7 +20,7 @@ from dvc.stage.cache import _can_hash, _get_stage_hash
 from dvc.utils.serialize import dump_yaml, load_yaml
 
 from fd.cluster.parent import end_with_parent
-from fd.cluster.pipeline import LOCK
+from fd.cluster.pipeline import LOCK, pull
 from fd.cluster.submission import Submission, load
 from fd.cluster.worker import AGAIN, DONE, REFUSED
 
@@ -28,7 +28,10 @@ LINKS = ["reflink", "hardlink", "symlink", "copy"]
 
 
 def main(folder: str, cell: str, parent: str) -> int:
-    """Make a cell in its workspace, an empty folder; returns an exit code of `fd.cluster.worker`. Ends with its parent, the process of this number."""
+    """Make a cell in its workspace, an empty folder; returns an exit code of `fd.cluster.worker`.
+
+    It ends with its parent, the process of this number.
+    """
     end_with_parent(int(parent))
     submission = load(Path(folder))
     workspace = submission.workspace(cell)
@@ -86,9 +89,7 @@ def _fetch_run(repo: Any, cell: str, remote: str) -> None:
         target = here.fs.join(here.path, "runs", key[:2], key, there.fs.name(path))
         here.makedirs(here.fs.parent(target))
         there.fs.get_file(path, target)
-        found = repo.stage_cache._create_stage(load_yaml(target))
-        for objects in found.get_used_objs(remote=remote).values():
-            repo.cloud.pull(objects, remote=remote)
+        pull(repo, [repo.stage_cache._create_stage(load_yaml(target))], remote)
 
 
 def _push_run(repo: Any, cell: str, remote: str) -> None:
