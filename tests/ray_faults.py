@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 from slurm.faults import FIDEC, HERE, LONG, METHODS, began, check_faults, log, made, output, project, say, until
@@ -22,22 +23,14 @@ from fd.cluster.ray_engine import LOOPBACK, QUIET
 
 
 def main(folder: Path) -> None:
-    os.environ.update(LOOPBACK | QUIET | {"RAY_worker_niceness": "0", "PYTHONPATH": str(HERE.parents[1])})
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    from ray.cluster_utils import Cluster
-
     project(folder / "cluster", {name: values for name, values in METHODS.items() if name != "preempted"})
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})  # the drivers are on the head, which stays
-    for _ in range(2):
-        cluster.add_node(num_cpus=2)
+    cluster = started(num_cpus=2)
     command = (*FIDEC, "ray", "--address", cluster.address)
     say(f"listening: {sorted({place for process in ours() for place in listening(process)})}")
     drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     until(lambda: began("refine@a-lost"), "refine@a-lost does not begin")
-    raylet = next(p for p in psutil.Process(worker("refine@a-lost")).parents() if p.name() == "raylet")
-    for process in (raylet, *raylet.children(recursive=True)):  # as a power cut would
-        process.kill()
-    say("the raylet of refine@a-lost and all that it started are killed")
+    say(f"the raylet of refine@a-lost, {lose('refine@a-lost')}, and all that it started are killed")
     until(lambda: log("refine@a-lost").count(": from step ") > 1, "not continued elsewhere")
     say(f"refine@a-lost goes on: {log('refine@a-lost').splitlines()[-1]}")
     told = [driver.communicate()[0] for driver in drivers]
@@ -69,8 +62,24 @@ def mended(methods: dict[str, dict[str, object]], command: tuple[str, ...]) -> N
     print(output(*command), output(*FIDEC, "collect"))
 
 
-def worker(cell: str) -> int:
-    return next(p.pid for p in ours() if "fd.cluster.worker" in p.cmdline() and cell in p.cmdline())
+def started(**node: float) -> Any:
+    """A Ray with two such nodes besides the head, which stays and on which the drivers are."""
+    os.environ.update(LOOPBACK | QUIET | {"RAY_worker_niceness": "0", "PYTHONPATH": str(HERE.parents[1])})
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(2):
+        cluster.add_node(**node)
+    return cluster
+
+
+def lose(cell: str) -> int:
+    """Kills the raylet of a cell's node and all that it started, as a power cut would; its number."""
+    worker = next(p for p in ours() if "fd.cluster.worker" in p.cmdline() and cell in p.cmdline())
+    raylet = next(p for p in worker.parents() if p.name() == "raylet")
+    for process in (raylet, *raylet.children(recursive=True)):
+        process.kill()
+    return raylet.pid
 
 
 def ours() -> list[psutil.Process]:

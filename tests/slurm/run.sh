@@ -21,7 +21,7 @@ trap end EXIT
 
 chmod 755 "$folder"
 mkdir -p "$folder"/{state,spool/n1,spool/n2,log,munge}
-touch "$folder"/gpu{0,1}
+for gpu in 0 1; do mknod "$folder/gpu$gpu" c 1 3; done # Slurm takes only devices; these lead to /dev/null
 chmod 700 "$folder/munge"
 dd if=/dev/urandom of="$folder/munge/key" bs=128 count=1 status=none
 chmod 400 "$folder/munge/key"
