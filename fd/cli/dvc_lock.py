@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from fd.errors import FdError
 from fd.storage.locks import locked
 
 
@@ -21,6 +22,8 @@ def command(
     folder: Annotated[Path, typer.Option(help="The project's DVC folder.")] = Path(".dvc"),
 ) -> None:
     """Remove DVC's lock file tmp/rwlock, unless a running DVC process owns it."""
+    if not folder.is_dir():
+        raise FdError(f"{folder}: no such folder, allowed: the folder .dvc of a project")
     path = folder / "tmp" / "rwlock"
     if path.exists() and Path("/proc/self").exists():  # /proc is needed to look up processes
         with locked(path.with_name("rwlock.lock")):  # DVC takes the same lock to read and write the list

@@ -12,6 +12,7 @@ import typer
 from fd.errors import FdError
 from fd.reference.suites import suite_texts
 from fd.runtime.command_line import ParamsOption
+from fd.settings.messages import known
 from fd.settings.settings_file import parse_settings
 from fd.storage.files import write_text
 from fd.storage.untrusted import read_text, read_yaml
@@ -27,16 +28,15 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite local edits of the settings file.")] = False,
 ) -> None:
     """Copy a suite to the settings file; without --force, local edits are not overwritten."""
-    known = suite_texts(suites, published)
-    if name not in known:
-        raise FdError(f"{suites}: {name!r} does not exist, allowed: {', '.join(known)}")
-    if params_file.exists() and not force and is_edited(params_file, known):
+    texts = suite_texts(suites, published)
+    known(name, texts, str(suites))
+    if params_file.exists() and not force and is_edited(params_file, texts):
         raise FdError(
-            f"{params_file}: has local edits, it equals none of {', '.join(known)}; copy it elsewhere, or overwrite it with"
+            f"{params_file}: has local edits, it equals none of {', '.join(texts)}; copy it elsewhere, or overwrite it with"
             f" `fidec suite {name} --force`"
         )
-    parse_settings(known[name], f"suite {name}")
-    write_text(params_file, known[name])
+    parse_settings(texts[name], f"suite {name}")
+    write_text(params_file, texts[name])
 
 
 def is_edited(path: Path, suites: Mapping[str, str]) -> bool:
