@@ -30,6 +30,8 @@ def main(folder: Path) -> None:
     say(f"listening: {sorted({place for process in ours() for place in listening(process)})}")
     drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     until(lambda: began("refine@a-lost"), "refine@a-lost does not begin")
+    # The lost node must not hold the failing cell, whose starts are counted.
+    until(lambda: log("refine@a-fails").count(": from step ") == 3, "refine@a-fails is not tried three times")
     say(f"the raylet of refine@a-lost, {lose('refine@a-lost')}, and all that it started are killed")
     until(lambda: log("refine@a-lost").count(": from step ") > 1, "not continued elsewhere")
     say(f"refine@a-lost goes on: {log('refine@a-lost').splitlines()[-1]}")
