@@ -13,6 +13,7 @@ import pytest
 import yaml
 from edits import change_params, outcome, refused
 from example_suite import MACHINE, ROOT, SEEDS, STEPS, edit_record, suite_params, write_csv, write_suite
+from matplotlib.figure import Figure
 from test_d4rl import DOOR
 
 from fd.report import figures, tables
@@ -563,6 +564,18 @@ def test_a_long_legend_leaves_the_panels_alone(made: Path) -> None:
         assert min(axes.get_window_extent().height for axes in figure.axes) > figure.dpi  # an inch
 
 
+@pytest.mark.parametrize("high", [1.0, 1.02, 3.0, 40.0, 1e6])
+@pytest.mark.parametrize("low", [0.001, 0.0029, 7.0])
+def test_a_log_axis_has_two_to_seven_numbers(low: float, high: float) -> None:
+    with style():
+        axis = Figure().subplots()
+        axis.plot([low, low * high])
+        figures.log_scale(axis)
+        bottom, top = axis.get_ylim()
+        shown = [label.get_text() for label in axis.get_yticklabels() if bottom <= label.get_position()[1] <= top]
+    assert 2 <= len(shown) <= 7 and len({*shown}) == len(shown)
+
+
 def test_of_many_methods_each_has_a_row_and_panels_of_its_own(made: Path) -> None:
     assert len(COLOURS) == COLOURED
     plan = grid_of(read_settings(made / "params.yaml"), ["bc", "fql", "fidec"])
@@ -584,9 +597,10 @@ def test_of_many_methods_each_has_a_row_and_panels_of_its_own(made: Path) -> Non
     with style():
         pairs = figures.constraint(many.plan, dict.fromkeys(cells, log))
         curves, scores = figures.learning_curves(many), figures.scores(many)
-    titles = [f"{task}, {name}" for task, name in cells]
-    assert [axes.get_title() for axes in curves.axes] == titles
-    assert [title for axes in pairs.axes if (title := axes.get_title())] == titles
+    headings = ["near\n", "far\n"]
+    for figure in (curves, pairs):
+        assert [title for axes in figure.axes if (title := axes.get_title())] == [*names, *names]
+        assert [title for axes in figure.axes if (title := axes.get_title(loc="left"))] == headings
     assert not curves.legends and not scores.legends
     assert [label.get_text() for label in scores.axes[0].get_yticklabels()] == list(names)
 

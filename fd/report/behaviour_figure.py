@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fd.report.figures import LEGEND_ROW, PER_ROW, TITLE, log_scale
+from fd.report.figures import LEGEND_ROW, PER_ROW, STEP, log_scale, title
 from fd.report.style import COLOURS, DARK, WIDTH
 from fd.results.flow_shape import FlowShape, Quantiles
 from fd.results.statistics import Floats
@@ -42,7 +42,7 @@ def behaviour(shapes: Mapping[str, FlowShape]) -> Figure:
         _loss(above, shape, steps)
         _conditions(middle, shape, steps)
         _widths(below, shape)
-        above.set_title(name, fontsize=float(above.title.get_fontsize()) * min(1, TITLE / len(name)), parse_math=False)
+        title(above, name, shapes)
         if column == 0:
             above.set_ylabel("loss")
             middle.set_ylabel("condition\nnumber k")
@@ -69,10 +69,10 @@ def _conditions(axis: Axes, shape: FlowShape, steps: Floats) -> None:
         if form == LOCAL[-1]:
             axis.fill_between(steps, low, high, color=COLOUR[form], alpha=0.15, linewidth=0)
         axis.plot(steps, median, **_look(form), marker="o", markersize=2.5, markeredgewidth=0)
-    axis.set_ylim(bottom=1)
     log_scale(axis, span=30)
+    axis.set_ylim(bottom=1)
     axis.margins(x=0.03)
-    axis.set_xlabel("step (thousands)")
+    axis.set_xlabel(STEP)
 
 
 def _widths(axis: Axes, shape: FlowShape) -> None:

@@ -1,12 +1,13 @@
 """Figures of the report. A method has the same colour, marker and line style in all figures, given by its place in params.yaml.
 
-If there are more methods than colours, each method has its own panel in the curves, and all methods look the same.
+If there are more methods than colours, each method has its own panel in the curves, each task starts a row of them, and all
+methods look the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,10 @@ FEW = 6  # methods that a panel of half the width has room for
 CURVE, CURVE_OF_ONE, PAIR, PAIR_OF_ONE = 1.75, 1.05, 3.3, 1.9  # heights of panels, and of pairs of panels
 NAME, ROUND_NAMES = 0.17, 0.55  # heights of a row of `scores`, and of the margins above and below the rows
 LEGEND_ROW = 0.17
+STEP = "step (thousands)"
 TITLE = 20  # characters of a panel's title that fit at full size
+
+Group = tuple[GridTask, Sequence[str]]  # the task and the methods of a panel
 
 
 def appearance(plan: Grid, method: str) -> dict[str, Any]:
@@ -60,7 +64,10 @@ def learning_curves(results: Results) -> Figure:
         for task in plan.tasks
         for method in plan.methods
     }
-    for panel, (task, methods) in zip(panels, groups, strict=True):
+    for index, (panel, (task, methods)) in enumerate(zip(panels, groups, strict=True)):
+        if not methods:
+            panel.remove()
+            continue
         low, high = score_range(results, task.name)
         steps = np.array(task.steps) / 1000
         if plan.many:
@@ -73,9 +80,10 @@ def learning_curves(results: Results) -> Figure:
             panel.fill_between(steps, band[:, 0], band[:, 1], color=look["color"], alpha=0.13, linewidth=0)
             panel.plot(steps, curve[:, 0], **look, markersize=3, markeredgewidth=0, clip_on=False, zorder=3)
         panel.set(ylim=(low, high))
-        _title(plan, panel, task, methods)
+        _title(plan, panel, groups, index)
         panel.margins(x=0.03)
-    _label(panels, "step (thousands)", "score (%)")
+    _label(panels, "score (%)")
+    figure.supxlabel(STEP, size="medium")
     if not plan.many:
         _legend(figure, plan, plan.methods)
     return figure
@@ -96,7 +104,7 @@ def scores(results: Results) -> Figure:
             spots = np.full(len(seeds), place + 0.32)
             panel.plot(seeds, spots, "o", color=DARK, markersize=2, markeredgewidth=0, alpha=0.55, clip_on=False)
         panel.set(xlim=(low, high))
-        _title(plan, panel, task, plan.methods)
+        title(panel, task.name, [one.name for one in plan.tasks])
     if several:
         for place, method in enumerate(plan.methods):
             total = results.aggregates[method]
@@ -132,13 +140,15 @@ def constraint(plan: Grid, training: Mapping[tuple[str, str], TrainingLog]) -> F
     for index, (task, methods) in enumerate(groups):
         block, column = divmod(index, columns)
         above, below = axes[2 * block, column], axes[2 * block + 1, column]
-        _constraint(plan, task, methods, training, (above, below))
-        below.set_xlabel("step (thousands)" if index + columns >= len(groups) else "")
+        if methods:
+            _constraint(plan, task, methods, training, (above, below))
+            _title(plan, above, groups, index)
         if column == 0:
             above.set_ylabel("multiplier λ")
             below.set_ylabel("penalty c")
     for axis in axes.flat:
         axis.set_visible(bool(axis.has_data()))
+    figure.supxlabel(STEP, size="medium")
     budget = [Line2D([], [], color=DARK, linewidth=0.9, linestyle="--", label="budget")] if plan.budgets else []
     _legend(figure, plan, [] if plan.many else plan.constrained, marked=False, extra=budget)
     figure.align_ylabels()
@@ -149,18 +159,27 @@ def _look(plan: Grid, method: str) -> dict[str, Any]:
     return ALONE if plan.many else appearance(plan, method)
 
 
-def _groups(plan: Grid, methods: Sequence[str]) -> list[tuple[GridTask, Sequence[str]]]:
-    """Task and methods of each panel: all methods, or only one if there are many."""
-    return [(task, group) for task in plan.tasks for group in (zip(methods) if plan.many else [methods])]
+def _groups(plan: Grid, methods: Sequence[str]) -> list[Group]:
+    """Task and methods of each panel: all methods, or one if there are many; then none in the panels left of a task's last row."""
+    alone = (*zip(methods), *[()] * (-len(methods) % PER_ROW))
+    return [(task, group) for task in plan.tasks for group in (alone if plan.many else (methods,))]
 
 
-def _title(plan: Grid, panel: Axes, task: GridTask, methods: Sequence[str]) -> None:
-    """Titles a panel with its task or its one method, in smaller type if the title would overlap the next one."""
-    name = task.name
-    if plan.many and len(methods) == 1:
-        name = methods[0] if len(plan.tasks) == 1 else f"{name}, {methods[0]}"
+def title(panel: Axes, name: str, names: Iterable[str]) -> None:
+    """Title a panel, in type of a size at which the longest of `names`, the titles of the figure, would not overlap the next."""
     size = float(panel.title.get_fontsize())
-    panel.set_title(name, fontsize=size * min(1, TITLE / len(name)), parse_math=False)
+    panel.set_title(name, fontsize=size * min(1, TITLE / max(map(len, names))), parse_math=False)
+
+
+def _title(plan: Grid, panel: Axes, groups: Sequence[Group], index: int) -> None:
+    """Title a panel with its task, or with its one method; then the first panel of each of several tasks has the task above."""
+    task, methods = groups[index]
+    if not plan.many:
+        title(panel, task.name, [one.name for one in plan.tasks])
+        return
+    title(panel, methods[0], plan.methods)
+    if groups[index - 1][0] is not task:
+        panel.set_title(f"{task.name}\n", loc="left", fontweight="bold", parse_math=False)
 
 
 def _constraint(
@@ -180,7 +199,6 @@ def _constraint(
             axis.plot(band["step"] / 1000, band["mean"], **look, linewidth=1)
         log_scale(axis)
         axis.margins(x=0.02)
-    _title(plan, pair[0], task, methods)
     pair[0].tick_params(axis="x", labelbottom=False)
     budgets = {method: plan.budgets[task.name, method] for method in methods if (task.name, method) in plan.budgets}
     for method, budget in budgets.items():
@@ -241,18 +259,23 @@ def point(
 
 
 def log_scale(axis: Axes, span: float = 300) -> None:
-    """Logarithmic y axis with plain numbers: at 1, 2 and 5 of each decade, or only at 1 if the axis spans the ratio `span`."""
+    """Logarithmic y axis with plain numbers: at 1, 2 and 5 of each decade, or only at 1 if the axis spans the ratio `span`.
+
+    It spans at least the ratio 5, so that two of these numbers are on it.
+    """
     axis.set_yscale("log", nonpositive="mask")
     low, high = axis.get_ylim()
+    widen = max(1, math.sqrt(5 * low / high))
+    low, high = low / widen, high * widen
+    axis.set_ylim(low, high)
     subs = (1.0, 2.0, 5.0) if high / low < span else (1.0,)
     axis.yaxis.set_major_locator(LogLocator(subs=subs))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _label(panels: Sequence[Axes], x: str, y: str) -> None:
+def _label(panels: Sequence[Axes], y: str) -> None:
     for index, panel in enumerate(panels):
-        panel.set_xlabel(x if index + PER_ROW >= len(panels) else "")
         if index % PER_ROW == 0:
             panel.set_ylabel(y)
         if panel.get_ylim() == (0, 100):
