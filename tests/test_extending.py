@@ -39,6 +39,7 @@ def extended(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     patched = {patch(folder, block) for block in re.findall(r"```diff\n(.*?)```", PAGE, re.DOTALL)}
     assert len(patched) == 2  # and params.yaml: three files
     (entry,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    entry = entry.replace("*residual", "*fidec")  # the mark of the tiny suite
     text = (ROOT / "tests" / "tiny.yaml").read_text().replace("ablations:\n", f"{entry}ablations:\n", 1)
     values = yaml.safe_load(text)
     values["tasks"] = {TASK: values["tasks"][TASK]}

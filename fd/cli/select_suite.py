@@ -35,8 +35,9 @@ def command(
             f"{params_file}: has local edits, it equals none of {', '.join(texts)}; copy it elsewhere, or overwrite it with"
             f" `fidec suite {name} --force`"
         )
-    parse_settings(texts[name], f"suite {name}")
+    values = parse_settings(texts[name], f"suite {name}")
     write_text(params_file, texts[name])
+    print(f"{params_file}: suite {name}, {len(values.tasks)} tasks, {len(values.methods)} methods")
 
 
 def is_edited(path: Path, suites: Mapping[str, str]) -> bool:

@@ -120,7 +120,7 @@ def submit(
     try:
         import ray
     except ImportError:
-        raise FdError("ray: is not installed, allowed: pip install 'fisher-decorator[ray]'") from None
+        raise FdError("ray: is not installed, allowed: pip install --editable '.[ray]'") from None
     try:
         ray.init(
             address or "local", include_dashboard=None if address else False, logging_level="error", log_to_driver=False
