@@ -59,7 +59,7 @@ def read_running(root: Path) -> list[Running]:
         FdError: there is no such folder, or a file in it is damaged.
     """
     if not root.is_dir():
-        raise FdError(f"{root}: no such folder, so nothing has been run here; allowed: the folder .scratch of a project")
+        raise FdError(f"{root}: no such folder, so no stage has run here; allowed: .scratch of a project")
     found = []
     for path in sorted(root.glob(f"*/{ANNOUNCED}")):
         try:
