@@ -36,7 +36,7 @@ setup:
 
 # The lock is a constraint, not a list to install: torch brings what the machine's kind of build needs.
 $(BIN)/.ready: pyproject.toml requirements.lock
-	rm -f $@
+	@rm -f $@
 	@echo "make: installs the packages into .venv, about two minutes" >&2
 	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[dev]'
 	touch $@
