@@ -90,10 +90,12 @@ def _table(shapes: Mapping[str, FlowShape], gains: Mapping[str, Mapping[str, str
 def _gain(results: Results, task: str, form: str) -> Summary | None:
     """Difference of the final scores of the method that uses a matrix and the isotropic one, paired by seed; None without both.
 
-    If their names go on alike, as in a suite with several budgets (`fidec-0003`, `deflow-0003`), the mean over all such pairs.
+    Where no method has the plain name of the isotropic one, the mean over all pairs whose names go on alike, as in a suite with
+    several budgets (`fidec-0003`, `deflow-0003`).
     """
     scores = {method: found for (name, method), found in results.finals.items() if name == task}
-    endings = [method.removeprefix(ISOTROPIC) for method in scores if method.startswith(ISOTROPIC)]
+    known = [ISOTROPIC] if ISOTROPIC in scores else [method for method in scores if method.startswith(ISOTROPIC)]
+    endings = [method.removeprefix(ISOTROPIC) for method in known]
     pairs = [(METHODS[form] + ending, ISOTROPIC + ending) for ending in endings]
     gains = [scores[method] - scores[isotropic] for method, isotropic in pairs if method in scores]
     return summarise(np.mean(gains, axis=0), results.plan.confidence) if gains else None
