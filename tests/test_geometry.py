@@ -382,21 +382,21 @@ def test_of_several_budgets_the_mean_over_the_pairs_is_told(suite: Path) -> None
     pairs = {f"{name}-{budget}": methods[name] for name in ("deflow", "fidec") for budget in ("0003", "0010")}
     params["methods"] = pairs | {"fidec-desmooth-0003": methods["fidec"]}
     gained = {"fidec-0003": 2.0, "fidec-0010": 6.0, "fidec-desmooth-0003": 10.0}
-    write_suite(
-        suite, params, constraint=lambda *_: (1.0, 0.01, 0.004),
-        score=lambda task, method, seed, step, episode: 50 + 10 * seed + gained.get(method, 0),
-    )  # fmt: skip
-    told = page(suite)
+
+    def made() -> str:
+        write_suite(
+            suite, params, constraint=lambda *_: (1.0, 0.01, 0.004),
+            score=lambda task, method, seed, step, episode: 50 + 10 * seed + gained.get(method, 0),
+        )  # fmt: skip
+        return page(suite)
+
+    told = made()
     assert "fidec minus deflow = +4.0 [4.0, 4.0] points, fidec-desmooth minus deflow = +10.0 [10.0, 10.0]" in told
     assert "the difference is the mean over the pairs" in told
     # With the plain names among them, the difference is theirs alone.
     params["methods"] |= {name: methods[name] for name in ("deflow", "fidec")}
     gained["fidec"] = 1.0
-    write_suite(
-        suite, params, constraint=lambda *_: (1.0, 0.01, 0.004),
-        score=lambda task, method, seed, step, episode: 50 + 10 * seed + gained.get(method, 0),
-    )  # fmt: skip
-    told = page(suite)
+    told = made()
     assert "measured difference of score: fidec minus deflow = +1.0 [1.0, 1.0] points." in told
     assert "the mean over the pairs" not in told
 

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from fd.reference.published import REGENERATED, SCORE_COLUMNS
 from fd.reference.tasks import BenchmarkTask, benchmark, find_task, read_table
 from fd.report.csv_text import csv_text
-from fd.report.figures import appearance, cut
+from fd.report.figures import STEP, appearance, cut
 from fd.report.rendering import render_block, render_markdown
 from fd.report.style import DARK, WIDTH, style, svg
 from fd.report.table import Table
@@ -277,7 +277,7 @@ def _figure(found: OnlineFindings) -> Drawing:
             panel.fill_between(steps, band[:, 0], band[:, 1], color=look["color"], alpha=0.13, linewidth=0)
             panel.plot(steps, [s.mean for s in summaries], **look, markersize=3, markeredgewidth=0, clip_on=False)
         panel.axvline(going.start / 1000, color=DARK, linewidth=0.9, linestyle="--")
-        panel.set(title=task.name, ylim=(low, high), xlabel="step (thousands)")
+        panel.set(title=task.name, ylim=(low, high), xlabel=STEP)
         if index % columns == 0:
             panel.set_ylabel("score (%)")
     looks = {method: appearance(found.plan, method) for method in found.methods}
